@@ -1,64 +1,63 @@
-//! The composition root of `usernsd agent`: opens the peers, joins them to the tasks, and ends
-//! them again.
+//! The composition root of `usernsd agent`: opens the peers, connects them to the tasks, and stops them again.
 //!
-//! In this topology one process does it all. The seam for two: everything that needs privilege is
-//! behind [`Containers`] and writes the store; everything a network can reach reads the state
-//! document.
+//! In this topology one process does it all. The seam for two: everything that needs privilege is behind [`Containers`]
+//! and writes the store; everything a network can reach reads the state document.
 
+use std::convert::Infallible;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Context, anyhow};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::compose;
 use usernsd_agent::alive::{self, Pulse};
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
-use usernsd_agent::decide::Decider;
+use usernsd_agent::decide::{Decider, PodFacts};
 use usernsd_agent::launched::follow::Follow;
-use usernsd_agent::plugin::Plugin;
+use usernsd_agent::plugin::{Listed, Plugin};
 use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::units::Units;
 use usernsd_config::{Authorization, Mechanism, Settings};
+use usernsd_domain::container::CriId;
 use usernsd_domain::node::Peer;
 use usernsd_domain::provision::HostPath;
-use usernsd_inspect::ask;
+use usernsd_domain::unit::Scope;
+use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::doctor::{Doctor, DoctorConfig, Rounds};
+use usernsd_inspect::doctor::{Doctor, Rounds};
 use usernsd_inspect::handles::NodeHandles;
 use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
 use usernsd_inspect::survey::Surveyor;
-use usernsd_linux::host::{HostError, HostRoot};
+use usernsd_linux::host::HostRoot;
 use usernsd_linux::landlock::{Place as Written, Writing};
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer;
 use usernsd_linux::seccomp::Families;
 use usernsd_linux::userdb::UserDb;
-use usernsd_peers::cri;
 use usernsd_peers::cri::Endpoints;
 use usernsd_peers::kube::Kube;
 use usernsd_report::features::FeatureFile;
-use usernsd_report::gate::{self, protection};
+use usernsd_report::gate::protection;
 use usernsd_report::http::{self, Listener, Routes};
-use usernsd_report::metrics::{HttpMetrics, Method, Metrics, SurveyFn};
+use usernsd_report::metrics::{HttpMetrics, Method, Metrics};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::snapshot::Store;
 use usernsd_report::state::{self, About, Sources, State};
+use usernsd_tasks::Tasks;
 
-/// A request of the runtime that is in work for longer than this means that the agent hangs: the
-/// runtime has dropped the plugin by then.
-const STUCK: Duration = Duration::from_secs(10);
-/// How long the tasks may take to end.
-const GRACE: Duration = Duration::from_secs(5);
+/// Time between two looks whether there are new pods, for the check that compares what they ask for.
+const NEW_PODS: Duration = Duration::from_secs(10);
+/// Threads for looks at containers that wait for systemd or a file; a few are enough.
+const BLOCKING: usize = 8;
 
 /// What needs more privileges than the agent keeps.
 #[derive(Debug)]
@@ -99,7 +98,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let open = confinement::confine(split, &written(settings), readable.as_deref())?;
     // Who serves a network and asks an API server makes sockets of it too; who only serves has the
     // listener's.
-    let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
+    let reviews = listener.is_some().then(|| compose::reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
     usernsd_linux::seccomp::confine(families)?;
     Ok(Prepared { inspector, listener, reviews, v1, open })
@@ -138,34 +137,67 @@ fn written(settings: &Settings) -> Vec<Written> {
     places
 }
 
-fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
-    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
-    Ok(match settings.protection.authorization {
-        Authorization::None => None,
-        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
-    })
+/// What the tasks of the agent share.
+struct Agent {
+    settings: Settings,
+    started: SystemTime,
+    store: Store,
+    metrics: Metrics,
+    surveyor: Arc<Surveyor>,
+    containers: Arc<Containers>,
+    systemd_user: Option<Arc<SystemdUser>>,
+    bundles: Arc<Bundles>,
+    endpoints: Endpoints,
+    /// Asks for a resync.
+    resync: Arc<Notify>,
+    /// What the runtime listed when it was joined over NRI.
+    listed: Arc<Listed>,
+    /// True once everything that ran before the agent was looked at, and it is known who is in the start path.
+    ready: watch::Sender<bool>,
+    tasks: Tasks,
 }
+
+/// Questions of threads that wait for a container's start, for the tasks that ask the peers.
+struct Questions {
+    pods: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+    units: mpsc::Receiver<Question<String, Option<Scope>>>,
+}
+
+/// The state document as it is now.
+type StateNow = Arc<dyn Fn() -> State + Send + Sync>;
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Something the agent cannot do without is missing.
+/// Something the agent cannot do without is missing, or a task ended by itself.
 pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // Looks at containers that wait for systemd or a file; a few are enough.
-        .max_blocking_threads(8)
-        .thread_keep_alive(Duration::from_secs(5))
-        .build()
-        .context("starting the asynchronous runtime")?;
-    let result = runtime.block_on(serve(settings, prepared));
-    runtime.shutdown_timeout(GRACE);
-    result
+    compose::run_role(BLOCKING, serve(settings, prepared))
 }
 
 async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
-    let started = SystemTime::now();
     let Prepared { inspector, listener, reviews, v1, open } = prepared;
+    warn_of_limits(&open, v1.as_deref());
+    let (mut agent, questions) = Agent::new(settings, inspector)?;
+
+    let plugin = agent.join_nri()?;
+    agent.follow_launched_plugins(plugin.clone());
+    agent.ask_systemd(questions.units);
+    let looked = agent.watch_runtime(questions.pods);
+    agent.check_node()?;
+
+    let state = agent.state();
+    agent.write_features(&state)?;
+    let state_server = agent.serve_state(&state)?;
+    let http_server =
+        listener.map(|listener| agent.serve_http(listener, reviews, &state, plugin.clone())).transpose()?;
+
+    let ended = agent.until_stopped(plugin, looked).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    compose::stop(agent.tasks, (http_server, state_server)).await;
+    ended
+}
+
+fn warn_of_limits(open: &confinement::Open, v1: Option<&Path>) {
     if let Some(warning) = open.warning() {
         warn!("{warning}");
     }
@@ -175,313 +207,290 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
             "this node runs cgroup v1, where delegation is unsafe; no cgroup is handed over until it boots with cgroup v2"
         );
     }
-    let store = Store::new(started);
-    let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
-    let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
-    let look: SurveyFn = {
-        let surveyor = Arc::clone(&surveyor);
-        Arc::new(move |snapshot| surveyor.shared(snapshot))
-    };
-    let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
-    let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
-    let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
-    let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
-    let systemd_user = systemd_user(&settings);
-    let decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, systemd_user.clone());
-    let containers = Arc::new(Containers::new(decider, store.clone(), metrics.clone()));
-    let (stop, stopping) = watch::channel(false);
-    let resync = Arc::new(Notify::new());
-    let bundles = Arc::new(bundles(&settings));
-    let endpoints = endpoints(&settings);
-    let mut tasks = tokio::task::JoinSet::new();
+}
 
-    // NRI, on its own thread.
-    let (listed, from_nri) = mpsc::unbounded_channel();
-    let (sight, sight_questions) = ask::channel(neighbour::PATIENCE, Duration::ZERO);
-    let plugin = settings
-        .nri
-        .as_ref()
-        .map(|nri| Arc::new(Plugin::new(nri.sockets.clone(), nri.index).with_sight(sight)));
-    let nri_thread = match &plugin {
-        Some(plugin) => {
-            // Until it is seen whether the runtime launched one of its own.
-            plugin.hold();
-            let (plugin, containers) = (Arc::clone(plugin), Arc::clone(&containers));
-            let thread = std::thread::Builder::new().name("nri".to_owned());
-            Some(thread.spawn(move || plugin.run(&containers, &listed)).context("starting the NRI thread")?)
-        }
-        None => {
-            store.off(Peer::Nri, started);
-            None
-        }
-    };
+// === impl Agent ===
 
-    // A plugin that the runtime launched makes joining needless.
-    let follow = Follow {
-        directory: settings.host_root.join(usernsd_peers::launched::DIRECTORY),
-        containers: Arc::clone(&containers),
-        join: {
-            let plugin = plugin.clone();
-            Box::new(move |wanted| {
-                if let Some(plugin) = &plugin {
-                    plugin.set_wanted(wanted);
-                }
-            })
-        },
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    tasks.spawn(follow.run(stopping.clone()));
-    let called_first: Arc<dyn Fn() -> bool + Send + Sync> = {
-        let store = store.clone();
-        Arc::new(move || store.is_called_first())
-    };
-
-    // systemd.
-    match &settings.systemd {
-        Some(systemd) => {
-            let units = Units {
-                bus: systemd.bus_socket.clone(),
-                containers: Arc::clone(&containers),
-                bundles: Arc::clone(&bundles),
-                called_first: Arc::clone(&called_first),
-                questions: unit_questions,
-                resync: Arc::clone(&resync),
-                systemd_user,
-            };
-            tasks.spawn(units.run(stopping.clone()));
-        }
-        None => {
-            store.off(Peer::Systemd, started);
-            // Dropped: whoever asks hears at once that nobody answers.
-            drop(unit_questions);
-        }
+impl Agent {
+    fn new(settings: Settings, inspector: Inspector) -> anyhow::Result<(Agent, Questions)> {
+        let started = SystemTime::now();
+        let store = Store::new(started);
+        let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
+        let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
+        let surveying = Arc::clone(&surveyor);
+        let look = Arc::new(move |snapshot: &_| surveying.shared(snapshot));
+        let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
+        let (ask_runtime, pods) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
+        let (ask_systemd, units) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
+        let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
+        let systemd_user = systemd_user(&settings);
+        let decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, systemd_user.clone());
+        let agent = Agent {
+            containers: Arc::new(Containers::new(decider, store.clone(), metrics.clone())),
+            bundles: Arc::new(compose::bundles(&settings)),
+            endpoints: compose::endpoints(&settings),
+            settings,
+            started,
+            store,
+            metrics,
+            surveyor,
+            systemd_user,
+            resync: Arc::default(),
+            listed: Arc::default(),
+            ready: watch::Sender::new(false),
+            tasks: Tasks::new(),
+        };
+        Ok((agent, Questions { pods, units }))
     }
 
-    // The runtime over CRI.
-    tasks.spawn(neighbour::answer(Arc::clone(&endpoints), Arc::clone(&bundles), sight_questions));
-    let failed = {
-        let metrics = metrics.clone();
-        move || metrics.request_failed(Method::PodSandboxStatus)
-    };
-    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, containers.pods().clone(), failed));
-    let (ready, mut is_ready) = watch::channel(false);
-    // The first round of checks comes when the agent is in its place: before, it would report for a whole
-    // interval that nobody is called before containers start.
-    let (in_place, is_in_place) = watch::channel(false);
-    let rounds = Rounds {
-        doctor: Arc::new(doctor(&settings)?),
-        store: store.clone(),
-        every: settings.resync,
-        ready: is_in_place,
-    };
-    tasks.spawn(rounds.run(stopping.clone()));
-    let runtime = RuntimeWatch {
-        endpoints,
-        containers: Arc::clone(&containers),
-        bundles,
-        called_first,
-        listed: from_nri,
-        resync,
-        every: settings.resync,
-        repair: settings.repair,
-        ready,
-    };
-    tasks.spawn(runtime.run(stopping.clone()));
+    /// Joins the runtime over NRI, on a thread of its own, unless a plugin that the runtime launched serves it.
+    fn join_nri(&mut self) -> anyhow::Result<Option<Arc<Plugin>>> {
+        let Some(nri) = &self.settings.nri else {
+            self.store.off(Peer::Nri, self.started);
+            return Ok(None);
+        };
+        let (sight, questions) = ask::channel(neighbour::PATIENCE, Duration::ZERO);
+        let plugin = Arc::new(Plugin::new(nri.sockets.clone(), nri.index).with_sight(sight));
+        // Until it is seen whether the runtime launched a plugin.
+        plugin.hold();
+        let (endpoints, bundles) = (Arc::clone(&self.endpoints), Arc::clone(&self.bundles));
+        self.tasks.spawn("nri-neighbours", neighbour::answer(endpoints, bundles, questions));
+        let (joining, leaving) = (Arc::clone(&plugin), Arc::clone(&plugin));
+        let (containers, listed) = (Arc::clone(&self.containers), Arc::clone(&self.listed));
+        // It ends once the request in work is answered.
+        self.tasks
+            .spawn_thread("nri", move || joining.run(&containers, &listed), move || leaving.stop())
+            .context("starting the NRI thread")?;
+        Ok(Some(plugin))
+    }
 
-    // What others may know.
-    let about =
-        About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let state: Arc<dyn Fn() -> State + Send + Sync> = {
-        let store = store.clone();
+    /// Takes the reports of plugins that the runtime launched. While one serves the runtime, `joining` is not needed.
+    fn follow_launched_plugins(&mut self, joining: Option<Arc<Plugin>>) {
+        let follow = Follow {
+            directory: self.settings.host_root.join(usernsd_peers::launched::DIRECTORY),
+            containers: Arc::clone(&self.containers),
+            join: Box::new(move |wanted| {
+                if let Some(plugin) = &joining {
+                    plugin.set_wanted(wanted);
+                }
+            }),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.tasks.spawn("launched-plugins", follow.run());
+    }
+
+    /// Answers `questions` about units, and follows systemd's signals. Without systemd the questions are dropped, so
+    /// that nobody waits for an answer.
+    fn ask_systemd(&mut self, questions: mpsc::Receiver<Question<String, Option<Scope>>>) {
+        let Some(systemd) = &self.settings.systemd else {
+            self.store.off(Peer::Systemd, self.started);
+            return;
+        };
+        let units = Units {
+            bus: systemd.bus_socket.clone(),
+            containers: Arc::clone(&self.containers),
+            bundles: Arc::clone(&self.bundles),
+            questions,
+            resync: Arc::clone(&self.resync),
+            systemd_user: self.systemd_user.clone(),
+        };
+        self.tasks.spawn("systemd", units.run());
+    }
+
+    /// Answers `questions` about pods, and follows the runtime over CRI. The receiver becomes true after the first look
+    /// at every container.
+    fn watch_runtime(
+        &mut self,
+        questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+    ) -> watch::Receiver<bool> {
+        let metrics = self.metrics.clone();
+        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
+        let pods = self.containers.pods().clone();
+        self.tasks.spawn("pods", answer_pods(Arc::clone(&self.endpoints), questions, pods, failed));
+        let (ready, looked) = watch::channel(false);
+        let runtime = RuntimeWatch {
+            endpoints: Arc::clone(&self.endpoints),
+            containers: Arc::clone(&self.containers),
+            bundles: Arc::clone(&self.bundles),
+            listed: Arc::clone(&self.listed),
+            resync: Arc::clone(&self.resync),
+            every: self.settings.resync,
+            repair: self.settings.repair,
+            ready,
+        };
+        self.tasks.spawn("runtime", runtime.run());
+        looked
+    }
+
+    /// Checks the node in rounds. The first comes when the agent is in its place: before, it would report for a whole
+    /// interval that nobody is called before containers start.
+    fn check_node(&mut self) -> anyhow::Result<()> {
+        let rounds = Rounds {
+            doctor: Arc::new(Doctor::new(compose::examined(&self.settings, false))?),
+            store: self.store.clone(),
+            every: self.settings.resync,
+            pods_every: NEW_PODS,
+            ready: self.ready.subscribe(),
+        };
+        self.tasks.spawn("checks", rounds.run());
+        Ok(())
+    }
+
+    fn state(&self) -> StateNow {
+        let about = About {
+            node: node_name(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started,
+        };
+        let (store, surveyor) = (self.store.clone(), Arc::clone(&self.surveyor));
         Arc::new(move || {
             let snapshot = store.snapshot();
             State::of(&about, &snapshot, &surveyor.shared(&snapshot))
         })
-    };
-    if let Some(file) = settings.feature_file.clone() {
-        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
-        tasks.spawn(features.run(Arc::clone(&state)));
     }
-    let _state_server = {
-        let (state, metrics) = (Arc::clone(&state), metrics.clone());
+
+    /// Keeps the file for Node Feature Discovery, if one is configured.
+    fn write_features(&mut self, state: &StateNow) -> anyhow::Result<()> {
+        if let Some(file) = self.settings.feature_file.clone() {
+            let features = FeatureFile::new(HostRoot::open(&self.settings.host_root)?, file);
+            self.tasks.spawn("features", features.run(Arc::clone(state)));
+        }
+        Ok(())
+    }
+
+    fn serve_state(&self, state: &StateNow) -> anyhow::Result<state::Server> {
+        let (state, metrics) = (Arc::clone(state), self.metrics.clone());
         let sources = Sources {
             document: Box::new(move || state().render()),
             metrics: Box::new(move || metrics.render()),
-            changes: store.changes(),
+            changes: self.store.changes(),
         };
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, sources)?
-    };
-    info!(socket = %settings.state_socket.path.display(), "serving the state");
-    let first_look_done = Arc::new(AtomicBool::new(false));
-    let _http_server = match listener {
-        Some(listener) => {
-            let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
-            let shown = Arc::clone(&state);
-            let http_metrics = HttpMetrics::new().context("making the metrics")?;
-            let own_server = http_metrics.clone();
-            let routes = Routes {
-                page: Box::new(move || page::render(&Seen::now(&shown()))),
-                metrics: Box::new(move || {
-                    Box::pin(std::future::ready(metrics.render() + &own_server.render()))
-                }),
-                state: Box::new(move || Ok(state().render())),
-                healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
-                    Some(busy) if busy >= STUCK => {
-                        Err("not healthy: a request of the runtime is stuck".to_owned())
-                    }
-                    _ => Ok(()),
-                }),
-                ready: Box::new(move || match looked.load(Ordering::Relaxed) {
-                    true => Ok(()),
-                    false => Err("not ready: not every container was looked at yet".to_owned()),
-                }),
-            };
-            let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
-            let server = http::serve(listener, routes, protection)?;
-            info!(address = %server.address(), "serving metrics and health");
-            Some(server)
-        }
-        None => None,
-    };
-    // Ready when everything that ran before has been looked at, and it is known who is in the start path.
-    let mut settled = plugin.as_ref().map(|plugin| plugin.settled());
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut watchdog = watchdog();
-    let pulse = Pulse::default();
-    let in_work = plugin.clone();
-    let is_stuck = move || in_work.as_ref().is_some_and(|plugin| plugin.busy_for() >= STUCK);
-    alive::guard(pulse.clone(), is_stuck).context("starting a thread")?;
-    let mut beat = tokio::time::interval(Pulse::EVERY);
-    loop {
-        tokio::select! {
-            _ = beat.tick() => {
-                pulse.beat();
-                if observer::installed().is_some_and(|observer| !observer.is_alive()) {
-                    bail!("the process that reads other processes' namespaces ended; no container can be looked at without it");
-                }
-            }
-            is_placed = placed(&mut is_ready, settled.as_mut()), if !first_look_done.load(Ordering::Relaxed) => {
-                if is_placed {
-                    first_look_done.store(true, Ordering::Relaxed);
-                    in_place.send_replace(true);
-                    notify(&[sd_notify::NotifyState::Ready]);
-                    info!(containers = store.list().len(), "ready");
-                }
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            () = watchdog.tick() => {
-                match plugin.as_ref().map(|plugin| plugin.busy_for()) {
-                    Some(busy) if busy > STUCK => {
-                        error!(seconds = busy.as_secs(), "a request of the runtime is stuck; leaving it to the watchdog");
-                    }
-                    _ => notify(&[sd_notify::NotifyState::Watchdog]),
-                }
-            }
-            Some(ended) = tasks.join_next() => {
-                if let Err(error) = ended {
-                    return Err(error).context("a task of the agent ended");
-                }
-            }
-        }
+        let socket = &self.settings.state_socket;
+        let server = state::serve(&socket.path, &socket.allow_uids, sources)?;
+        info!(socket = %socket.path.display(), "serving the state");
+        Ok(server)
     }
 
-    info!("stopping");
-    notify(&[sd_notify::NotifyState::Stopping]);
-    stop.send_replace(true);
-    if let Some(plugin) = &plugin {
-        plugin.stop();
+    fn serve_http(
+        &self,
+        listener: Listener,
+        reviews: Option<Kube>,
+        state: &StateNow,
+        plugin: Option<Arc<Plugin>>,
+    ) -> anyhow::Result<http::Server> {
+        let (shown, state, metrics) = (Arc::clone(state), Arc::clone(state), self.metrics.clone());
+        let http_metrics = HttpMetrics::new().context("making the metrics")?;
+        let (own_server, ready) = (http_metrics.clone(), self.ready.subscribe());
+        let routes = Routes {
+            page: Box::new(move || page::render(&Seen::now(&shown()))),
+            metrics: Box::new(move || Box::pin(std::future::ready(metrics.render() + &own_server.render()))),
+            state: Box::new(move || Ok(state().render())),
+            healthy: Box::new(move || match plugin.as_ref().is_some_and(|plugin| plugin.is_stuck()) {
+                true => Err("not healthy: a request of the runtime is stuck".to_owned()),
+                false => Ok(()),
+            }),
+            ready: Box::new(move || match *ready.borrow() {
+                true => Ok(()),
+                false => Err("not ready: not every container was looked at yet".to_owned()),
+            }),
+        };
+        let protection = protection(self.settings.protection.tls.clone(), reviews, &http_metrics);
+        let server = http::serve(listener, routes, protection)?;
+        info!(address = %server.address(), "serving metrics and health");
+        Ok(server)
     }
-    tasks.abort_all();
-    if let Some(thread) = nri_thread {
-        // It ends once the request in work is answered.
-        let joined = tokio::task::spawn_blocking(move || thread.join());
-        if tokio::time::timeout(GRACE, joined).await.is_err() {
-            warn!("the NRI thread did not end in time");
+
+    /// Shows that the agent lives and when it is ready, until it is told to stop.
+    ///
+    /// # Errors
+    /// A task ended by itself, or a process without which the agent cannot work.
+    async fn until_stopped(
+        &mut self,
+        plugin: Option<Arc<Plugin>>,
+        looked: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let pulse = Pulse::default();
+        let guarded = plugin.clone();
+        let is_stuck = move || guarded.as_ref().is_some_and(|plugin| plugin.is_stuck());
+        alive::guard(pulse.clone(), is_stuck).context("starting a thread")?;
+        tokio::select! {
+            signalled = compose::signalled() => signalled,
+            ended = self.tasks.ended() => Err(ended.into()),
+            error = beat(pulse) => Err(error),
+            never = announce(looked, plugin.as_deref(), &self.ready, &self.store) => match never {},
+            never = feed_watchdog(plugin.as_deref()) => match never {},
         }
     }
-    Ok(())
 }
 
-/// Waits for the first look at every container, and until it is known whether the runtime can be joined
-/// over NRI: a container that starts between the two would be missed. False where a task has ended.
-async fn placed(looked: &mut watch::Receiver<bool>, joined: Option<&mut watch::Receiver<bool>>) -> bool {
+/// Beats as long as the main loop works and the observer lives.
+async fn beat(pulse: Pulse) -> anyhow::Error {
+    let mut ticks = tokio::time::interval(Pulse::EVERY);
+    loop {
+        ticks.tick().await;
+        pulse.beat();
+        if observer::installed().is_some_and(|observer| !observer.is_alive()) {
+            return anyhow!(
+                "the process that reads other processes' namespaces ended; no container can be looked at without it"
+            );
+        }
+    }
+}
+
+/// Announces that the agent is ready: every container was looked at, and it is known whether the runtime can be joined
+/// over NRI. A container that starts between the two would be missed.
+async fn announce(
+    mut looked: watch::Receiver<bool>,
+    plugin: Option<&Plugin>,
+    ready: &watch::Sender<bool>,
+    store: &Store,
+) -> Infallible {
     let is_looked = looked.wait_for(|looked| *looked).await.is_ok();
-    match joined {
-        Some(joined) => is_looked && joined.wait_for(|joined| *joined).await.is_ok(),
-        None => is_looked,
+    let is_placed = match plugin {
+        Some(plugin) => plugin.settled().wait_for(|settled| *settled).await.is_ok(),
+        None => true,
+    };
+    // A sender that is gone belonged to a task that ended, which ends the agent.
+    if is_looked && is_placed {
+        ready.send_replace(true);
+        notify(&[sd_notify::NotifyState::Ready]);
+        info!(containers = store.list().len(), "ready");
+    }
+    std::future::pending().await
+}
+
+/// Feeds systemd's watchdog twice in its time, if there is one, unless a request of the runtime is stuck.
+async fn feed_watchdog(plugin: Option<&Plugin>) -> Infallible {
+    let Some(time) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(time / 2);
+    loop {
+        ticks.tick().await;
+        match plugin.filter(|plugin| plugin.is_stuck()) {
+            Some(plugin) => {
+                let seconds = plugin.busy_for().as_secs();
+                error!(seconds, "a request of the runtime is stuck; leaving it to the watchdog");
+            }
+            None => notify(&[sd_notify::NotifyState::Watchdog]),
+        }
     }
 }
 
 fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
-    if settings.mechanism != Mechanism::SystemdUser {
-        return None;
-    }
-    Some(Arc::new(SystemdUser::new(UserDb::new(&settings.host_root), settings.rules.minimum_host_id)))
+    let is_wanted = settings.mechanism == Mechanism::SystemdUser;
+    let user_db = || UserDb::new(&settings.host_root);
+    is_wanted.then(|| Arc::new(SystemdUser::new(user_db(), settings.rules.minimum_host_id)))
 }
 
-fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
-    Doctor::new(DoctorConfig {
-        root: settings.host_root.clone(),
-        endpoints: settings.runtime.endpoints.clone(),
-        bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
-        is_ours: settings.bootstrap.enabled,
-        ids: settings.bootstrap.ids.clone(),
-        runtime: settings.bootstrap.runtime,
-        crio: settings.bootstrap.crio.clone(),
-        containerd_nri: settings.bootstrap.containerd_nri,
-        hook: settings.bootstrap.hook.clone(),
-        plugin: settings.bootstrap.plugin.clone(),
-        apply_sysctl: settings.bootstrap.apply_sysctl,
-        may_run_programs: false,
-    })
-}
-
-fn bundles(settings: &Settings) -> Bundles {
-    let (root, dirs) = (settings.host_root.clone(), settings.runtime.bundle_dirs.clone());
-    Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect())
-}
-
-fn endpoints(settings: &Settings) -> Endpoints {
-    let (root, named) = (settings.host_root.clone(), settings.runtime.endpoints.clone());
-    Arc::new(move || {
-        if named.is_empty() {
-            cri::discover(&root).into_iter().map(|(_, path)| path).collect()
-        } else {
-            named.clone()
-        }
-    })
-}
-
-/// The node's name: what Kubernetes calls it, where it says so, else the host's.
+/// The node's name: what Kubernetes calls it, if it is known, else the host's.
 fn node_name() -> String {
     std::env::var("NODE_NAME").unwrap_or_else(|_| {
-        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+        rustix::system::uname().nodename().to_str().map(str::to_owned).unwrap_or_default()
     })
 }
 
-/// Tells systemd, where it started the agent and wants to know.
+/// Notifies systemd, if it started the agent and expects that.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "could not tell systemd");
-    }
-}
-
-/// Ticks twice in systemd's watchdog time; never where there is none.
-struct Watchdog(Option<tokio::time::Interval>);
-
-fn watchdog() -> Watchdog {
-    Watchdog(sd_notify::watchdog_enabled().map(|time| tokio::time::interval(time / 2)))
-}
-
-impl Watchdog {
-    async fn tick(&mut self) {
-        match &mut self.0 {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => std::future::pending().await,
-        }
+        warn!(%error, "could not notify systemd");
     }
 }

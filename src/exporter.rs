@@ -6,27 +6,28 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
-use usernsd_config::{Authorization, Settings};
+use crate::compose;
+use usernsd_config::Settings;
+use usernsd_domain::privilege::EXPORTER_UID;
 use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_linux::privilege;
 use usernsd_linux::seccomp::{self, Families};
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::cluster;
 use usernsd_report::follow::{Followed, Follower};
-use usernsd_report::gate::{self, protection};
+use usernsd_report::gate::protection;
 use usernsd_report::http::{self, Routes};
 use usernsd_report::metrics::cluster::ClusterMetrics;
 use usernsd_report::metrics::{ExporterMetrics, HttpMetrics};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state;
+use usernsd_tasks::Tasks;
 
-/// For how long the tasks may take to end, before they are aborted.
-const GRACE: Duration = Duration::from_secs(5);
+/// Threads for work that blocks.
+const BLOCKING: usize = 4;
 
 /// How many scrapes are passed to the agent at the same time. The agent accepts only so many clients, and
 /// other clients need places, too.
@@ -41,81 +42,63 @@ const SCRAPES: usize = 2;
 pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
     if privilege::is_root() && !allow_root {
         bail!(
-            "usernsd exporter speaks to a network and must not be root; run it as another user, such as 65532, \
-             which stateSocket.allowUids lets read the agent's state, or say --allow-root where root is not the host's"
+            "usernsd exporter uses a network and must not be root; run it as a user that stateSocket.allowUids lets read \
+             the agent's state, such as {EXPORTER_UID}, or pass --allow-root if root is not the host's"
         );
     }
     privilege::keep_only(&[])?;
     Ok(seccomp::confine(Families::UnixAndInternet)?)
 }
 
-fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
-    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
-    Ok(match settings.protection.authorization {
-        Authorization::None => None,
-        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
-    })
-}
-
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The address cannot be served, or a task ended unexpectedly.
+/// The address cannot be served, or a task ended by itself.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .thread_keep_alive(Duration::from_secs(5))
-        .build()
-        .context("starting the asynchronous runtime")?;
-    let result = runtime.block_on(serve(settings));
-    runtime.shutdown_timeout(GRACE);
-    result
+    compose::run_role(BLOCKING, serve(settings))
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let listener = http::listen(settings.exporter.address)?;
-    let reviews = reviewer(&settings)?;
+    let reviews = compose::reviewer(&settings)?;
     let socket = settings.state_socket.path.clone();
+    let mut tasks = Tasks::new();
+
     let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
+    tasks.spawn("agent", follower.run());
     let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(follower.run());
-    let (stop, stopping) = watch::channel(false);
-    let misfits = watch::Sender::new(Arc::default());
-    let unfit = misfits.subscribe();
-    if let Some(cluster) = cluster(&settings) {
-        let (told, states) = watch::channel(None);
-        let cluster_metrics =
-            ClusterMetrics::new(&metrics, settings.exposition).context("making the metrics")?;
-        tasks.spawn(cluster::listen(followed.clone(), told));
-        let (api, options) = cluster;
-        tasks.spawn(cluster::run(options, Arc::new(api), states, cluster_metrics, misfits, stopping));
-    }
+    let misfits = report_to_cluster(&mut tasks, &settings, &followed, &metrics)?;
 
     let http_metrics = HttpMetrics::new().context("making the metrics")?;
-    let routes = routes(&followed, unfit, &metrics, &http_metrics, socket);
+    let routes = routes(&followed, misfits, &metrics, &http_metrics, socket);
     let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
     let server = http::serve(listener, routes, protection)?;
     info!(address = %server.address(), "serving metrics, health and the status page");
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        Some(ended) = tasks.join_next() => {
-            ended.context("a task of the exporter ended")?;
-            bail!("a task of the exporter ended");
-        }
+
+    let ended = tokio::select! {
+        signalled = compose::signalled() => signalled,
+        ended = tasks.ended() => Err(ended.into()),
+    };
+    compose::stop(tasks, server).await;
+    ended
+}
+
+/// Watches this node's pods and reports to the cluster, if Kubernetes is configured. The receiver gets the pods whose
+/// users do not fit.
+fn report_to_cluster(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    followed: &Followed,
+    metrics: &ExporterMetrics,
+) -> anyhow::Result<watch::Receiver<Arc<Vec<PodMappingProblems>>>> {
+    let (misfits, unfit) = watch::channel(Arc::default());
+    if let Some((api, options)) = cluster(settings) {
+        let (told, states) = watch::channel(None);
+        let metrics = ClusterMetrics::new(metrics, settings.exposition).context("making the metrics")?;
+        tasks.spawn("agent-states", cluster::listen(followed.clone(), told));
+        tasks.spawn("cluster", cluster::run(options, Arc::new(api), states, metrics, misfits));
     }
-    info!("stopping");
-    stop.send_replace(true);
-    tasks.abort_all();
-    // Waits for answers that are being sent; these no longer need this thread's runtime.
-    if tokio::task::spawn_blocking(move || drop(server)).await.is_err() {
-        warn!("the HTTP server did not end as it should");
-    }
-    Ok(())
+    Ok(unfit)
 }
 
 /// The API server and the options for it; `None` if Kubernetes is not configured.

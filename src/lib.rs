@@ -16,5 +16,6 @@
 pub mod agent;
 pub mod args;
 pub mod cli;
+mod compose;
 pub mod exporter;
 pub mod plugin;

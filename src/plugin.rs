@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
@@ -25,6 +25,7 @@ use usernsd_agent::decide::{Decider, Decision, PodFacts, Pods, Policies, Trigger
 use usernsd_agent::launched::reports::Reports;
 use usernsd_agent::runtime::answer_pods;
 use usernsd_config::{LogFormat, PluginSettings};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId, Sandbox};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::Occasion;
@@ -43,6 +44,10 @@ use usernsd_peers::cri;
 use usernsd_peers::cri::Endpoints;
 use usernsd_peers::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
 use usernsd_peers::nri::{CreateToken, Request, Session, StartToken};
+use usernsd_tasks::{TaskEnded, Tasks, name_panics};
+
+/// Threads for work of the second thread that blocks; there is none.
+const BLOCKING: usize = 1;
 
 /// The environment variable in which a runtime passes the socket's descriptor.
 const SOCKET: &str = "NRI_PLUGIN_SOCKET";
@@ -99,6 +104,7 @@ pub fn run(launched: &Launched) -> anyhow::Result<()> {
 }
 
 fn try_run(launched: &Launched) -> anyhow::Result<()> {
+    name_panics();
     // Done before there is another thread, because capabilities are per thread.
     let stream = inherited::only_socket(launched.socket)?;
     let mut problems = inherited::leave_rest();
@@ -158,9 +164,16 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         problems: problems.clone(),
         settings: settings.digest.clone(),
     };
+    let runtime = usernsd_tasks::runtime(BLOCKING).context("starting the asynchronous runtime")?;
+    let (failure, stopper) = (Arc::new(OnceLock::new()), session.stopper());
+    let failed = Arc::clone(&failure);
     std::thread::Builder::new()
         .name("link".to_owned())
-        .spawn(move || beside.run(questions))
+        .spawn(move || {
+            // The other thread waits for the runtime's next request.
+            let _ = failed.set(runtime.block_on(beside.run(questions)));
+            stopper.stop();
+        })
         .context("starting a thread")?;
     Plugin {
         session,
@@ -170,6 +183,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         busy,
         endpoints,
         place: inherited_problems(problems, &settings),
+        failure,
     }
     .serve()
 }
@@ -245,40 +259,25 @@ struct Beside {
 }
 
 impl Beside {
-    fn run(self, questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) {
+    /// Runs until a task ends by itself, which none may: without this thread the guard cannot ask the runtime, and no
+    /// agent gets reports.
+    async fn run(self, questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) -> TaskEnded {
         let Beside { reports, busy, endpoints, pods, name, mut problems, settings } = self;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                // Without this thread the guard cannot ask the runtime, and no agent gets reports.
-                warn!(%error, "could not start the plugin's second thread");
-                return;
-            }
-        };
-        runtime.block_on(async move {
-            let endpoints: Endpoints = Arc::new(move || {
-                let named = endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if named.is_empty() {
-                    cri::discover(Path::new("/")).into_iter().map(|(_, path)| path).collect()
-                } else {
-                    named
-                }
-            });
-            let answering = answer_pods(endpoints, questions, pods, || {});
-            match Listener::new(&Path::new("/").join(DIRECTORY), &name) {
-                Ok(listener) => {
-                    let serving = reports.serve(listener, Arc::new(move || busy.time()));
-                    tokio::join!(answering, serving);
-                }
-                Err(error) => {
-                    warn!(%error, "no agent can hear of what this plugin does");
-                    problems.push(format!("no agent can hear of what this plugin does: {error}"));
-                    reports.describe(settings, problems);
-                    answering.await;
-                }
-            }
+        let mut tasks = Tasks::new();
+        let endpoints: Endpoints = Arc::new(move || {
+            cri::sockets(Path::new("/"), &endpoints.lock().unwrap_or_else(PoisonError::into_inner))
         });
+        tasks.spawn("pods", answer_pods(endpoints, questions, pods, || {}));
+        match Listener::new(&Path::new("/").join(DIRECTORY), &name) {
+            Ok(listener) => tasks.spawn("reports", reports.serve(listener, Arc::new(move || busy.time()))),
+            Err(error) => {
+                let what = format!("no agent can hear of what this plugin does: {}", chain(&error));
+                warn!("{what}");
+                problems.push(what);
+                reports.describe(settings, problems);
+            }
+        }
+        tasks.ended().await
     }
 }
 
@@ -292,6 +291,8 @@ struct Plugin {
     endpoints: Arc<Mutex<Vec<PathBuf>>>,
     /// Problems of the environment in which the plugin runs.
     place: Vec<String>,
+    /// The task of the second thread that ended by itself.
+    failure: Arc<OnceLock<TaskEnded>>,
 }
 
 impl Plugin {
@@ -330,6 +331,9 @@ impl Plugin {
             if observer::installed().is_some_and(|observer| !observer.is_alive()) {
                 bail!("the process that reads other processes' namespaces ended");
             }
+        }
+        if let Some(ended) = self.failure.get() {
+            return Err(ended.clone().into());
         }
         info!("the runtime ended the connection");
         Ok(())

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
+use crate::compose;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::finding::{Finding, FindingId, Severity};
@@ -88,8 +89,7 @@ fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow:
 }
 
 fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
-    // Peers are asked one after another, so one thread is enough.
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let executor = compose::runtime()?;
     let looked = executor.block_on(bootstrap::runtime::look(root, &settings.runtime.endpoints))?;
     let node = Node { args, settings, root, looked: &looked };
     let bus = restart::bus_of(root, settings.systemd.as_ref().map(|systemd| &systemd.bus_socket));

@@ -2,17 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Serialize;
 
-use super::ps::ascii;
-use super::terminal::{Terminal, Tone};
+use super::terminal::{self, Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
+use crate::compose;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
 use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
-use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::doctor::{AgentSaid, Doctor, DoctorConfig, PodPlace};
+use usernsd_inspect::doctor::{AgentSaid, Doctor, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
 
 /// Directory of the checks' pages.
@@ -61,12 +60,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         all.extend(kept);
         Ok(())
     };
-    // Peers are asked one after another, so one thread is enough.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    runtime.block_on(doctor.look(&agent, &pods, &mut tell))?;
+    compose::runtime()?.block_on(doctor.look(&agent, &pods, &mut tell))?;
     let summary = Summary::of(&all);
     match output {
         DoctorOutput::Json => super::print(&json(&all))?,
@@ -94,33 +88,14 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         Some(Err(error)) if args.socket.is_some() => return Err(error.into()),
         Some(Err(_)) | None => AgentSaid::default(),
     };
-    let (root, dirs) = (settings.host_root.clone(), settings.runtime.bundle_dirs);
-    let pods = PodPlace {
-        rules: settings.rules,
-        limits: settings.limits,
-        bundles: Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect()),
-    };
-    let doctor = Doctor::new(DoctorConfig {
-        root: settings.host_root,
-        endpoints: settings.runtime.endpoints,
-        bus: settings.systemd.map(|systemd| systemd.bus_socket),
-        is_ours: settings.bootstrap.enabled,
-        ids: settings.bootstrap.ids,
-        runtime: match args.crio_version {
-            None => settings.bootstrap.runtime,
-            Some(version) => RuntimeOverride {
-                choice: RuntimeChoice::Only(RuntimeKind::Crio),
-                crio: Some(version),
-                ..settings.bootstrap.runtime
-            },
-        },
-        crio: settings.bootstrap.crio,
-        containerd_nri: settings.bootstrap.containerd_nri,
-        hook: settings.bootstrap.hook,
-        plugin: settings.bootstrap.plugin,
-        apply_sysctl: settings.bootstrap.apply_sysctl,
-        may_run_programs: true,
-    })?;
+    let pods =
+        PodPlace { rules: settings.rules, limits: settings.limits, bundles: compose::bundles(&settings) };
+    let mut place = compose::examined(&settings, true);
+    if let Some(version) = args.crio_version {
+        let choice = RuntimeChoice::Only(RuntimeKind::Crio);
+        place.runtime = RuntimeOverride { choice, crio: Some(version), ..place.runtime };
+    }
+    let doctor = Doctor::new(place)?;
     Ok((doctor, pods, agent))
 }
 
@@ -139,8 +114,7 @@ pub fn json(all: &[Checked]) -> String {
         verdict: &summary.verdict(),
         checks: all.iter().map(CheckState::from).collect(),
     };
-    // Strings and numbers can always be represented in JSON.
-    ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"
+    terminal::json(&document)
 }
 
 /// One category as text; with `short` only the failed checks.

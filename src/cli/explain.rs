@@ -3,15 +3,17 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use super::from_log;
-use super::ps::{ascii, harmless};
+use super::terminal::{Terminal, json, line};
 use crate::args::{ExplainArgs, Form};
+use crate::compose;
 use usernsd_config::Settings;
 use usernsd_inspect::explain::{
     Cgroup, DirectoryOwner, Explanation, Extent, Namespace, Node, ProcessRow, Target, Volume, explain,
 };
+use usernsd_linux::privilege;
 use usernsd_peers::cri;
 
 /// The longest command line that is shown, in characters.
@@ -34,15 +36,12 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     if let Some(line) = &args.from_log {
         return from_log::run(line, args.output);
     }
-    if !nix::unistd::geteuid().is_root() {
+    if !privilege::is_root() {
         bail!("explain looks into other users' processes; become root (sudo usernsd explain …)");
     }
     let (file, overrides) = args.node.into_parts();
     let node = node(Settings::load(file.as_deref(), overrides)?);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
+    let runtime = compose::runtime()?;
     let target = args.target.unwrap_or_default();
     let target = Target {
         name: &target,
@@ -51,10 +50,9 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     };
     let all = runtime.block_on(explain(&node, target))?;
     let text = match args.output {
-        // Strings and numbers can always be represented in JSON.
-        Form::Json => ascii(&serde_json::to_string_pretty(&all).unwrap_or_default()) + "\n",
+        Form::Json => json(&all),
         Form::Table => {
-            let marks = Marks::of_locale(|name| std::env::var(name).ok());
+            let marks = Marks::of(Terminal::of_stdout(true));
             all.iter().map(|one| render(one, &marks)).collect::<Vec<_>>().join("\n")
         }
     };
@@ -64,13 +62,8 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn node(settings: Settings) -> Node {
-    let endpoints = settings.runtime.endpoints;
     Node {
-        endpoints: if endpoints.is_empty() {
-            cri::discover(&settings.host_root).into_iter().map(|(_, path)| path).collect()
-        } else {
-            endpoints
-        },
+        endpoints: cri::sockets(&settings.host_root, &settings.runtime.endpoints),
         host_root: settings.host_root,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),
         state_socket: settings.state_socket.path,
@@ -83,11 +76,8 @@ pub(super) fn node(settings: Settings) -> Node {
 // === impl Marks ===
 
 impl Marks {
-    /// setlocale(3): the first of these variables that is set determines the encoding.
-    fn of_locale(variable: impl Fn(&str) -> Option<String>) -> Marks {
-        let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_lowercase();
-        if locale.contains("utf-8") || locale.contains("utf8") {
+    fn of(terminal: Terminal) -> Marks {
+        if terminal.unicode {
             Marks { good: "√", bad: "×", note: "‼" }
         } else {
             Marks { good: "ok", bad: "WRONG", note: "NOTE" }
@@ -320,11 +310,9 @@ struct Page {
 }
 
 impl Page {
-    /// Spaces are kept; all other characters that could affect a terminal are escaped.
     fn line(&mut self, name: &str, text: String) {
-        let text: Vec<String> = text.split(' ').map(harmless).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "{}", format!("{name:<LEFT$}{}", text.join(" ")).trim_end());
+        let _ = writeln!(self.text, "{}", format!("{name:<LEFT$}{}", line(&text)).trim_end());
     }
 
     fn more(&mut self, text: String) {

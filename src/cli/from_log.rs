@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::ps::{ascii, harmless};
+use super::terminal;
 use crate::args::Form;
 use usernsd_domain::message::Message;
 use usernsd_domain::message::log::{self, Found, Reading, Understood};
@@ -87,8 +87,7 @@ fn render(reading: &Reading, form: Form) -> String {
         });
         let rows: Vec<Row<'_>> =
             known.chain(unknown.iter().map(|found| Row::Unknown(Unknown::of(found)))).collect();
-        // Strings and numbers can always be represented in JSON.
-        return ascii(&serde_json::to_string_pretty(&rows).unwrap_or_default()) + "\n";
+        return terminal::json(&rows);
     }
     let texts: Vec<String> = known.iter().map(known_text).chain(unknown.iter().map(unknown_text)).collect();
     texts.join("\n")
@@ -131,8 +130,7 @@ fn unknown_text(found: &Found<Understood>) -> String {
 
 /// The line itself, and how often it occurs.
 fn head(line: &str, count: usize) -> String {
-    let line: Vec<String> = line.trim().split(' ').map(harmless).collect();
-    let mut text = format!("{:<LEFT$}{}\n", "Message", line.join(" "));
+    let mut text = format!("{:<LEFT$}{}\n", "Message", terminal::line(line.trim()));
     if count > 1 {
         let _ = writeln!(text, "{:<LEFT$}{count} times, this the last", "Seen");
     }

@@ -12,9 +12,9 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ps::{self, harmless};
+use super::ps;
 use super::status::NodeStatus;
-use super::terminal::printable;
+use super::terminal::{cell, printable};
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
 use crate::args::{Form, Output};
 use usernsd_peers::kubectl::Kubectl;
@@ -253,8 +253,7 @@ impl Cluster {
                 }
             };
             let Pod { metadata, spec, status } = agent;
-            let [node, name, phase] =
-                [&spec.node_name, &metadata.name, &status.phase].map(|text| harmless(text));
+            let [node, name, phase] = [&spec.node_name, &metadata.name, &status.phase].map(|text| cell(text));
             let row = format!("{node:<30} {name:<30} {phase:<10} {found}");
             rows.insert((spec.node_name, metadata.name), row);
         }

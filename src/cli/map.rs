@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::terminal::{Terminal, Tone as Look};
+use super::terminal::{self, Terminal, Tone as Look};
 use crate::args::Form;
 use usernsd_domain::map::words::{counted, grouped, ids};
 use usernsd_domain::map::{Grid, Holder, Map, Row, Segment, Slot};
@@ -57,7 +57,7 @@ pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
             render(&state, Terminal { width: terminal.width.or(columns), ..terminal })
         }
         // Strings and numbers can always be represented in JSON.
-        Form::Json => serde_json::to_string_pretty(&document(&state)).unwrap_or_default() + "\n",
+        Form::Json => terminal::json(&document(&state)),
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use unicode_width::UnicodeWidthStr;
 
+use super::terminal::{cell, json};
 pub use crate::args::Output;
 use usernsd_domain::container::CgroupMount;
 use usernsd_domain::delegation::Skip;
@@ -13,9 +14,6 @@ use usernsd_domain::node::{PeerState, StartPath};
 use usernsd_domain::record::{CgroupState, OutcomeName};
 use usernsd_report::state::{Container, Mapping, Named, State, read_state};
 use usernsd_report::verdict::{Assessment, Verdict, assess, in_place};
-
-/// The longest text in a cell, which is the length of Kubernetes' longest names.
-const MAX_CELL: usize = 253;
 
 /// A column: its heading, and the function that renders its cells.
 type Column = (&'static str, fn(&Container) -> String);
@@ -88,8 +86,7 @@ pub(super) fn render_containers(containers: &[Container], output: Output, header
             let columns: Vec<Column> = COLUMNS.into_iter().chain(WIDE).collect();
             table(&columns, &containers, headers)
         }
-        // Strings and numbers can always be represented in JSON.
-        Output::Json => ascii(&serde_json::to_string_pretty(&containers).unwrap_or_default()) + "\n",
+        Output::Json => json(&containers),
     }
 }
 
@@ -169,7 +166,7 @@ fn or_dash(text: &str) -> String {
 fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String {
     let heading = headers.then(|| columns.iter().map(|(name, _)| (*name).to_owned()).collect());
     let rows =
-        containers.iter().map(|container| columns.iter().map(|(_, of)| harmless(&of(container))).collect());
+        containers.iter().map(|container| columns.iter().map(|(_, of)| cell(&of(container))).collect());
     let rows: Vec<Vec<String>> = heading.into_iter().chain(rows).collect();
 
     let mut widths = vec![0; columns.len()];
@@ -192,68 +189,9 @@ fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String
     text
 }
 
-/// Escapes everything that could affect a terminal or mislead a reader: characters that move the cursor,
-/// change the direction of reading, hide, combine or break the line.
-pub(super) fn harmless(text: &str) -> String {
-    let mut out = String::new();
-    for (index, char) in text.chars().enumerate() {
-        if index == MAX_CELL {
-            out.push('…');
-            break;
-        }
-        match char {
-            '\'' | '"' => out.push(char),
-            // A space would look like the start of the next column.
-            ' ' => out.push_str("\\u{20}"),
-            // Escapes characters that are not printable, and combining marks.
-            _ => out.extend(char.escape_debug()),
-        }
-    }
-    out
-}
-
-/// Restricts JSON to ASCII: JSON itself permits C1 controls and direction marks.
-pub(super) fn ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for char in json.chars() {
-        if char.is_ascii() && char != '\x7f' {
-            out.push(char);
-        } else {
-            let mut units = [0; 2];
-            char.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn texts_that_could_affect_a_terminal_are_escaped() {
-        for (text, want) in [
-            ("web-0", "web-0"),
-            ("日本", "日本"),
-            ("\x1b[31mred", "\\u{1b}[31mred"),
-            ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
-            ("\u{9b}2J", "\\u{9b}2J"),
-            ("\u{202e}txt", "\\u{202e}txt"),
-            ("\u{2066}\u{200f}\u{61c}", "\\u{2066}\\u{200f}\\u{61c}"),
-            ("a\u{200b}b\u{feff}\u{ad}", "a\\u{200b}b\\u{feff}\\u{ad}"),
-            ("e\u{301}", "e\\u{301}"),
-            ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
-            ("\u{e0041}", "\\u{e0041}"),
-            ("two words", "two\\u{20}words"),
-            ("a\\nb", "a\\\\nb"),
-            ("it's \"it\"", "it's\\u{20}\"it\""),
-        ] {
-            assert_eq!(harmless(text), want, "{text:?}");
-        }
-        assert_eq!(harmless(&"x".repeat(9_999)).chars().count(), MAX_CELL + 1);
-    }
 
     #[test]
     fn host_ids_are_printed_as_ranges() {
@@ -291,20 +229,5 @@ mod tests {
         };
         assert_eq!(said(&of("host_user_namespace")), ("host".into(), "host".into(), false, false));
         assert_eq!(said(&of("root_is_host_root")), ("0-65535".into(), "host-root".into(), true, true));
-    }
-
-    proptest! {
-        #[test]
-        fn a_cell_never_contains_a_separator(text in any::<String>()) {
-            let cell = harmless(&text);
-            prop_assert!(!cell.chars().any(|char| char.is_control() || char.is_whitespace()), "{cell:?}");
-        }
-
-        #[test]
-        fn json_in_ascii_has_the_same_value(text in any::<String>()) {
-            let json = serde_json::to_string(&text).unwrap();
-            prop_assert!(ascii(&json).bytes().all(|byte| (b' '..=b'~').contains(&byte)));
-            prop_assert_eq!(serde_json::from_str::<String>(&ascii(&json)).unwrap(), text);
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use super::{map, ps};
 use crate::args::Form;
 use usernsd_domain::assessment::Tone;
@@ -46,7 +46,7 @@ pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
     super::print(&match output {
         Form::Table => render(&state, Terminal::of_stdout(false)),
         // Strings and numbers can always be represented in JSON.
-        Form::Json => ps::ascii(&serde_json::to_string_pretty(&status).unwrap_or_default()) + "\n",
+        Form::Json => terminal::json(&status),
     })?;
     Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::explain::node;
 use crate::args::SupportBundleArgs;
+use crate::compose;
 use usernsd_config::Settings;
 use usernsd_inspect::support::{Bundle, collect};
 use usernsd_linux::archive;
@@ -26,10 +27,7 @@ pub fn run(args: SupportBundleArgs) -> anyhow::Result<ExitCode> {
     let (file, overrides) = args.node.into_parts();
     let node = node(Settings::load(file.as_deref(), overrides)?);
     let now = SystemTime::now();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
+    let runtime = compose::runtime()?;
     let Bundle { files, missing } = runtime.block_on(collect(&node, now, args.redact));
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if args.output == Path::new("-") {

@@ -2,10 +2,13 @@
 
 use std::io::{self, IsTerminal};
 
+use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 /// The longest text of one item, in characters; the rest is cut.
 const MAX_TEXT: usize = 2_000;
+/// The longest text in a cell, which is the length of Kubernetes' longest names.
+const MAX_CELL: usize = 253;
 /// The minimum width in columns; lines are not broken further.
 const NARROWEST: usize = 30;
 
@@ -34,15 +37,59 @@ pub enum Tone {
     Strong,
 }
 
-/// Escapes characters that could affect a terminal, line by line: the text may come from containers and
-/// files.
+/// Escapes everything that could affect a terminal or mislead a reader, except the characters of `plain`: characters
+/// that move the cursor, change the direction of reading, hide, combine or break the line. A text of more than `most`
+/// characters is cut, and ends with `cut`.
+fn escape(text: &str, plain: &[char], most: usize, cut: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (index, char) in text.chars().enumerate() {
+        if index == most {
+            out.push_str(cut);
+            break;
+        }
+        if plain.contains(&char) {
+            out.push(char);
+        } else {
+            // Escapes characters that are not printable, and combining marks.
+            out.extend(char.escape_debug());
+        }
+    }
+    out
+}
+
+/// Escapes a text of several lines: it may come from containers and files.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\n' | '\'' | '"' | '\\' => out.push(char),
-            _ => out.extend(char.escape_debug()),
+    escape(text, &['\n', '\'', '"', '\\'], usize::MAX, "")
+}
+
+/// Escapes a text within a line.
+#[must_use]
+pub fn line(text: &str) -> String {
+    escape(text, &['\'', '"'], MAX_TEXT, "…")
+}
+
+/// Escapes the text of a table's cell. A space would look like the start of the next column, so it is escaped too.
+#[must_use]
+pub fn cell(text: &str) -> String {
+    escape(text, &['\'', '"'], MAX_CELL, "…").replace(' ', "\\u{20}")
+}
+
+/// A document for programs, in ASCII: JSON itself permits C1 controls and direction marks.
+#[must_use]
+pub fn json(document: &impl Serialize) -> String {
+    // Strings and numbers can always be represented in JSON.
+    ascii(&serde_json::to_string_pretty(document).unwrap_or_default()) + "\n"
+}
+
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char.is_ascii() && char != '\x7f' {
+            out.push(char);
+        } else {
+            let mut units = [0; 2];
+            char.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         }
     }
     out
@@ -92,20 +139,18 @@ impl Terminal {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Escapes everything in a text that could affect the terminal (characters that move the cursor, change
-    /// the direction of reading, hide or combine), and characters that the terminal cannot show.
+    /// Escapes a text within a line, and the characters that this terminal cannot show.
     #[must_use]
     pub fn harmless(self, text: &str) -> String {
-        let mut out = String::new();
-        for (index, char) in text.chars().enumerate() {
-            match char {
-                _ if index == MAX_TEXT => {
-                    out.push_str("...");
-                    break;
-                }
-                '\'' | '"' | '\\' => out.push(char),
-                _ if !char.is_ascii() && !self.unicode => out.extend(char.escape_unicode()),
-                _ => out.extend(char.escape_debug()),
+        let escaped = escape(text, &['\'', '"', '\\'], MAX_TEXT, "...");
+        if self.unicode {
+            return escaped;
+        }
+        let mut out = String::with_capacity(escaped.len());
+        for char in escaped.chars() {
+            match char.is_ascii() {
+                true => out.push(char),
+                false => out.extend(char.escape_unicode()),
             }
         }
         out
@@ -138,6 +183,8 @@ impl Terminal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn terminal(variables: &[(&str, &str)], is_terminal: bool, no_color: bool) -> Terminal {
@@ -151,6 +198,30 @@ mod tests {
         let text = "a \"b\" 'c' \\ ä …\nx";
         assert_eq!(printable(text), text);
         assert_eq!(printable("\u{1b}]0;x\u{7}\u{202e}"), "\\u{1b}]0;x\\u{7}\\u{202e}");
+    }
+
+    #[test]
+    fn a_cell_cannot_affect_a_terminal() {
+        for (text, want) in [
+            ("web-0", "web-0"),
+            ("日本", "日本"),
+            ("\x1b[31mred", "\\u{1b}[31mred"),
+            ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("\u{202e}txt", "\\u{202e}txt"),
+            ("\u{2066}\u{200f}\u{61c}", "\\u{2066}\\u{200f}\\u{61c}"),
+            ("a\u{200b}b\u{feff}\u{ad}", "a\\u{200b}b\\u{feff}\\u{ad}"),
+            ("e\u{301}", "e\\u{301}"),
+            ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
+            ("\u{e0041}", "\\u{e0041}"),
+            ("two words", "two\\u{20}words"),
+            ("a\\nb", "a\\\\nb"),
+            ("it's \"it\"", "it's\\u{20}\"it\""),
+        ] {
+            assert_eq!(cell(text), want, "{text:?}");
+        }
+        assert_eq!(cell(&"x".repeat(9_999)).chars().count(), MAX_CELL + 1);
+        assert_eq!(line("two words\tand \\n"), "two words\\tand \\\\n");
     }
 
     #[test]
@@ -213,5 +284,20 @@ mod tests {
         assert_eq!(Terminal::PLAIN.wrap("one two", 100, 4), "one two");
         let long = narrow.wrap(&format!("x {} y", "z".repeat(50)), 0, 2);
         assert_eq!(long.lines().count(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cell_never_contains_a_separator(text in any::<String>()) {
+            let cell = cell(&text);
+            prop_assert!(!cell.chars().any(|char| char.is_control() || char.is_whitespace()), "{cell:?}");
+        }
+
+        #[test]
+        fn json_in_ascii_has_the_same_value(text in any::<String>()) {
+            let json = json(&text);
+            prop_assert!(json.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
     }
 }

@@ -8,8 +8,9 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::explain::node;
-use super::ps::{ascii, harmless};
+use super::terminal::{json, line};
 use crate::args::{Form, WhoisArgs};
+use crate::compose;
 use usernsd_config::Settings;
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::space::{HostIds, IdType};
@@ -78,10 +79,7 @@ pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
     let wanted = wanted(&args.target, args.uid, args.gid)?;
     let (file, overrides) = args.node.into_parts();
     let node = node(Settings::load(file.as_deref(), overrides)?);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
+    let runtime = compose::runtime()?;
     let Registry { tenants, host, unseen } = runtime.block_on(gather(&node));
     let answers: Vec<Answer<'_>> =
         wanted.into_iter().map(|(space, id)| answer(space, id, &tenants, host.as_ref())).collect();
@@ -92,8 +90,7 @@ pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
     match args.output {
         Form::Json => {
             let document = Document { version: VERSION, ids: answers, unseen: &unseen };
-            // Strings and numbers can always be represented in JSON.
-            super::print(&(ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"))?;
+            super::print(&json(&document))?;
         }
         Form::Table => {
             super::print(&render(&answers, is_file))?;
@@ -153,8 +150,7 @@ fn render(answers: &[Answer<'_>], all: bool) -> String {
             let _ = writeln!(text, "{left:<16}nobody's");
         }
         for holder in &answer.holders {
-            let line: Vec<String> = sentence(&answer.id_type, holder).split(' ').map(harmless).collect();
-            let _ = writeln!(text, "{left:<16}{}", line.join(" "));
+            let _ = writeln!(text, "{left:<16}{}", line(&sentence(&answer.id_type, holder)));
         }
     }
     text

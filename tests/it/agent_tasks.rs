@@ -14,7 +14,7 @@ use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Trigger
 use usernsd_agent::decide::Decider;
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::launched::reports::Reports;
-use usernsd_agent::plugin::Plugin;
+use usernsd_agent::plugin::{Listed, Plugin};
 use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::units::Units;
@@ -155,22 +155,19 @@ impl Rig {
 /// The runtime's watcher, which resyncs when told to.
 struct Watching {
     resync: Arc<Notify>,
-    listed: mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
-    _stop: watch::Sender<bool>,
+    listed: Arc<Listed>,
 }
 
 impl Rig {
     /// Watches the runtime on `cri.sock`, as the agent does.
     fn watch(&self) -> Watching {
         let (socket, resync) = (self.socket("cri.sock"), Arc::new(Notify::new()));
-        let (stop, stopping) = watch::channel(false);
-        let (listed, from_nri) = mpsc::unbounded_channel();
+        let listed: Arc<Listed> = Arc::default();
         let watching = RuntimeWatch {
             endpoints: Arc::new(move || vec![socket.clone()]),
             containers: Arc::clone(&self.containers),
             bundles: Arc::new(Bundles::new(|_| Vec::new())),
-            called_first: Arc::new(|| false),
-            listed: from_nri,
+            listed: Arc::clone(&listed),
             resync: Arc::clone(&resync),
             every: NEVER,
             repair: RepairRules {
@@ -181,8 +178,28 @@ impl Rig {
             },
             ready: watch::Sender::new(false),
         };
-        tokio::spawn(watching.run(stopping));
-        Watching { resync, listed, _stop: stop }
+        tokio::spawn(watching.run());
+        Watching { resync, listed }
+    }
+}
+
+impl Rig {
+    /// The node as the doctor sees it, with the runtime on `cri.sock`.
+    fn place(&self) -> DoctorConfig {
+        DoctorConfig {
+            root: self.directory.path().to_owned(),
+            endpoints: vec![self.socket("cri.sock")],
+            bus: None,
+            is_ours: true,
+            ids: DesiredIds::default(),
+            runtime: RuntimeOverride::default(),
+            crio: CrioOptions::default(),
+            containerd_nri: true,
+            hook: HookOptions::default(),
+            plugin: PluginOptions::default(),
+            apply_sysctl: false,
+            may_run_programs: false,
+        }
     }
 }
 
@@ -283,14 +300,13 @@ async fn a_systemd_that_hangs_and_floods_delays_no_caller() {
         bus: socket,
         containers: Arc::clone(&rig.containers),
         bundles: Arc::new(Bundles::new(|_| Vec::new())),
-        called_first: Arc::new(|| true),
         questions,
         resync: Arc::new(Notify::new()),
         systemd_user: None,
     };
-    let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(units.run(stopping));
+    tokio::spawn(units.run());
     let store = rig.containers.store();
+    store.set_joined(joined("containerd", "2.1.9"));
     until("the bus", || store.health(Peer::Systemd).state == PeerState::Up).await;
     fake.scenario.lock().unwrap().hang = true;
     let before = fake.calls().len();
@@ -321,7 +337,7 @@ async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
     let mut questions = rig.questions.take().unwrap();
     let fake = nri_runtime::Runtime::listen();
     let plugin = Arc::new(Plugin::new(vec![fake.socket.clone()], 90));
-    let (listed, _listed) = mpsc::unbounded_channel();
+    let listed = Listed::default();
     let thread = {
         let (plugin, containers) = (Arc::clone(&plugin), Arc::clone(&rig.containers));
         std::thread::spawn(move || plugin.run(&containers, &listed))
@@ -422,30 +438,16 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
 async fn a_runtime_that_comes_back_is_reported_at_once() {
     let rig = Rig::new(SHORT);
     let store = rig.containers.store().clone();
-    let place = DoctorConfig {
-        root: rig.directory.path().to_owned(),
-        endpoints: vec![rig.socket("cri.sock")],
-        bus: None,
-        is_ours: true,
-        ids: DesiredIds::default(),
-        runtime: RuntimeOverride::default(),
-        crio: CrioOptions::default(),
-        containerd_nri: true,
-        hook: HookOptions::default(),
-        plugin: PluginOptions::default(),
-        apply_sysctl: false,
-        may_run_programs: false,
-    };
     let ready = watch::channel(true);
     let rounds = Rounds {
-        doctor: Arc::new(Doctor::new(place).unwrap()),
+        doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
         store: store.clone(),
         every: NEVER,
+        pods_every: SHORT,
         ready: ready.1,
     };
-    let (_stop, stopping) = watch::channel(false);
     store.down(Peer::Cri, SystemTime::now(), "away");
-    tokio::spawn(rounds.run(stopping));
+    tokio::spawn(rounds.run());
     let reachable = || {
         let examined = store.snapshot().examined?;
         examined.checked.iter().find(|one| one.check == Check::CriReachable).map(|one| one.word())
@@ -454,6 +456,37 @@ async fn a_runtime_that_comes_back_is_reported_at_once() {
     let _runtime = rig.runtime(guarded());
     store.up(Peer::Cri, SystemTime::now());
     until("another round", || reachable() == Some("pass")).await;
+}
+
+#[tokio::test]
+async fn what_a_new_pod_asks_for_is_known_before_the_next_round() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let runtime = rig.runtime(guarded());
+    let ready = watch::channel(true);
+    let rounds = Rounds {
+        doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
+        store: store.clone(),
+        every: NEVER,
+        pods_every: SHORT,
+        ready: ready.1,
+    };
+    tokio::spawn(rounds.run());
+    let asked = || {
+        store
+            .snapshot()
+            .examined
+            .is_some_and(|examined| examined.asked.as_ref().is_ok_and(|asked| asked.contains_key("s2")))
+    };
+    until("the first round", || store.snapshot().examined.is_some()).await;
+    assert!(!asked());
+    let annotations = [("usernsd.io/cgroup".to_owned(), "writable".to_owned())].into();
+    let status = v1::PodSandboxStatus { id: "s2".into(), annotations, ..Default::default() };
+    runtime.scenario.lock().unwrap().add_sandbox(status, Some("{}".into()));
+    let mut container = in_hosts("c2");
+    container.sandbox_id = "s2".into();
+    rig.start(&container).await;
+    until("the annotation", asked).await;
 }
 
 #[tokio::test]
@@ -612,13 +645,11 @@ async fn each_return_of_systemd_is_counted_once() {
         bus: socket.clone(),
         containers: Arc::clone(&rig.containers),
         bundles: Arc::new(Bundles::new(|_| Vec::new())),
-        called_first: Arc::new(|| true),
         questions,
         resync: Arc::new(Notify::new()),
         systemd_user: None,
     };
-    let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(units.run(stopping));
+    tokio::spawn(units.run());
     let is_up = || rig.containers.store().health(Peer::Systemd).state == PeerState::Up;
     let returns = || rig.metric("usernsd_systemd_reconnects_total");
     let working = || systemd::Scenario { version: "257".into(), ..Default::default() };
@@ -658,7 +689,7 @@ async fn each_return_of_the_runtime_over_nri_is_counted_once() {
     let rig = Rig::new(SHORT);
     let mut fake = nri_runtime::Runtime::listen();
     let plugin = Arc::new(Plugin::new(vec![fake.socket.clone()], 90));
-    let (listed, _listed) = mpsc::unbounded_channel();
+    let listed = Listed::default();
     let thread = {
         let (plugin, containers) = (Arc::clone(&plugin), Arc::clone(&rig.containers));
         std::thread::spawn(move || plugin.run(&containers, &listed))
@@ -763,7 +794,6 @@ async fn a_container_without_a_known_cgroup_is_kept_while_it_is_listed() {
 /// The agent's side of the link, and what it said of joining NRI.
 struct Following {
     joins: Arc<std::sync::Mutex<Vec<bool>>>,
-    _stop: watch::Sender<bool>,
 }
 
 impl Following {
@@ -775,7 +805,6 @@ impl Following {
 impl Rig {
     fn follow(&self) -> Following {
         let joins = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let (stop, stopping) = watch::channel(false);
         let follow = Follow {
             directory: self.socket("plugins"),
             containers: Arc::clone(&self.containers),
@@ -785,8 +814,8 @@ impl Rig {
             },
             version: "0.1.0".into(),
         };
-        tokio::spawn(follow.run(stopping));
-        Following { joins, _stop: stop }
+        tokio::spawn(follow.run());
+        Following { joins }
     }
 
     fn listen(&self, name: &str) -> Listener {
@@ -940,7 +969,7 @@ async fn the_list_of_nri_is_compared_with_that_of_cri() {
         store.up(Peer::Nri, SystemTime::now());
         assert_eq!(store.mismatch(), None);
         let found = listed.iter().map(|name| (in_hosts(name), ContainerState::Running)).collect();
-        watching.listed.send(found).unwrap();
+        watching.listed.put(found);
         let is_seen = || store.mismatch().is_some() == is_other;
         if is_other {
             until("the comparison", is_seen).await;

@@ -47,11 +47,6 @@ fn the_page_of_errors_matches_the_code() {
 }
 
 #[test]
-fn the_page_of_checks_matches_the_code() {
-    page("runbooks/checks.md", &usernsd_domain::check::documented_markdown());
-}
-
-#[test]
 fn the_admission_policies_match_the_code() {
     let default = Settings::load(None, Overrides::default()).unwrap().adjust.namespaces;
     file("daemonset/components/admission/policies.yaml", &admission::policies(&default));

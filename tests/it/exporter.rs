@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use usernsd_domain::node::{Exposition, Survey};
+use usernsd_domain::privilege::EXPORTER_UID;
 use usernsd_report::follow::Follower;
 use usernsd_report::metrics::{ExporterMetrics, Metrics};
 use usernsd_report::snapshot::Store;
@@ -218,7 +219,12 @@ fn the_exporter_has_no_privilege_left() {
     let refused = room.command(&[]).output().unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(2));
-    assert!(said.contains("must not be root; run it as another user, such as 65532"), "{said}");
+    let user = format!("stateSocket.allowUids lets read the agent's state, such as {EXPORTER_UID},");
+    assert!(said.contains("must not be root;") && said.contains(&user), "{said}");
+    for file in ["Containerfile", "base/daemonset.yaml", "base/config.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset").join(file);
+        assert!(std::fs::read_to_string(path).unwrap().contains(&EXPORTER_UID.to_string()), "{file}");
+    }
     let zero = "0000000000000000";
     for exporter in [room.exporter(), Exporter::of(room.command(&["--allow-root"]))] {
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {

@@ -28,6 +28,18 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
 /// The one module with unsafe code in it; it may be `allow`ed nowhere else.
 const UNSAFE: &str = "linux/idmap";
 
+/// What has one place, or none, and what to use instead.
+const ONE_PLACE: &[(&str, &[&str], &str)] = &[
+    ("new_current_thread", &["tasks/lib"], "usernsd_tasks::runtime makes the asynchronous runtime"),
+    ("unbounded_channel", &[], "every queue has a bound, and a comment on what happens beyond it"),
+    ("mpsc::channel()", &[], "every queue has a bound: sync_channel"),
+    (
+        "JoinSet",
+        &["tasks/lib", "agent/launched/follow", "report/http"],
+        "usernsd_tasks::Tasks notices a task that ends",
+    ),
+];
+
 /// What has an effect or reads a clock.
 const EFFECTS: &[&str] =
     &["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"];
@@ -73,6 +85,11 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
         let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe_code"];
         if is_unsafe.iter().any(|words| code.contains(words)) && stem != UNSAFE {
             found.push(at(format!("unsafe is {UNSAFE}'s alone")));
+        }
+        for (words, places, instead) in ONE_PLACE {
+            if code.contains(words) && !places.iter().any(|place| stem.starts_with(place)) {
+                found.push(at(format!("{words}: {instead}")));
+            }
         }
         for (name, doors) in ONE_DOOR {
             // "usernsd_peers::kube::" names a module of ours.
@@ -122,6 +139,11 @@ fn each_violation_of_the_layers_is_found() {
         ("agent/x.rs", "use zbus::Connection;", "agent/x.rs:1: zbus is named only in [\"peers/systemd\"]"),
         ("agent/x.rs", "#![allow(unsafe_code)]", "agent/x.rs:1: unsafe is linux/idmap's alone"),
         ("agent/x.rs", "use crate::{a, b};", "agent/x.rs:1: import one module a line, not crate::{…}"),
+        (
+            "agent/x.rs",
+            "let (a, b) = mpsc::channel();",
+            "agent/x.rs:1: mpsc::channel(): every queue has a bound: sync_channel",
+        ),
     ] {
         assert!(
             complaints(file, text).iter().any(|line| line == want),
@@ -135,5 +157,71 @@ fn each_violation_of_the_layers_is_found() {
         ("agent/x.rs", "use usernsd_peers::kube::Client;"),
     ] {
         assert_eq!(complaints(file, text), Vec::<String>::new(), "{file}");
+    }
+}
+
+/// Errors whose own text contains their cause, which the chain of causes prints again: the line of each `#[error(…)]`
+/// that formats a field marked as the source.
+fn doubled_causes(file: &str, text: &str) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("#[error(") {
+        let rest = &text[at..];
+        let Some((message, item)) = rest.split_once(")]") else { continue };
+        // Up to the next variant, or the end of the type.
+        let item = item.split("#[error(").next().unwrap_or_default();
+        let item = item.split("\n}").next().unwrap_or_default();
+        for (mark, _) in item.match_indices("#[source]").chain(item.match_indices("#[from]")) {
+            let (before, field) = item.split_at(mark);
+            let field = field.split_once(']').map_or("", |(_, field)| field).trim_start();
+            let is_named = field.split_once(':').is_some_and(|(name, after)| {
+                name.chars().all(|char| char.is_alphanumeric() || char == '_') && !after.starts_with(':')
+            });
+            let name = match is_named {
+                true => field.split(':').next().unwrap_or_default().to_owned(),
+                // A tuple's field: its index is the number of commas before it.
+                false => before.rsplit('(').next().unwrap_or_default().matches(',').count().to_string(),
+            };
+            let is_printed = [format!("{{{name}}}"), format!("{{{name}:"), format!(".{name}.")];
+            if is_printed.iter().any(|words| message.contains(words.as_str())) {
+                let line = text[..at].matches('\n').count() + 1;
+                found.push(format!(
+                    "{file}:{line}: the text contains its cause, which the chain prints again"
+                ));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_error_prints_its_cause_beside_the_chain() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("crates"), &mut files);
+    let found: Vec<String> = files
+        .iter()
+        .flat_map(|path| doubled_causes(&path.display().to_string(), &fs::read_to_string(path).unwrap()))
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn an_error_that_prints_its_cause_is_found() {
+    for (text, is_found) in [
+        ("#[error(\"{0}; see x\")]\n    Tls(#[from] TlsError),", true),
+        ("#[error(\"starting kubectl: {0}\")]\npub struct KubectlError(#[from] io::Error);", true),
+        ("#[error(\"linux.{0}\")]\n    Mappings(&'static str, #[source] IdMapError),", false),
+        ("#[error(\"linux.{1}\")]\n    Mappings(&'static str, #[source] IdMapError),", true),
+        (
+            "#[error(\"reading {}\", path.display())]\n    Read {\n        path: PathBuf,\n        #[source]\n        error: io::Error,",
+            false,
+        ),
+        ("#[error(\"reading: {error}\")]\n    Read {\n        #[source]\n        error: io::Error,", true),
+        ("#[error(transparent)]\n    Host(#[from] HostError),", false),
+        ("#[error(\"{0}\")]\n    A(String),\n    #[error(\"b\")]\n    B(#[from] io::Error),", false),
+    ] {
+        assert_eq!(!doubled_causes("x.rs", text).is_empty(), is_found, "{text}");
     }
 }

@@ -29,6 +29,7 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
 };
 use usernsd_domain::certificate::Standing;
+use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::gate::{Gatekeeper, protection};
 use usernsd_report::http::{self, Admission, Happening, Page, Protection, Routes, Server, TlsFiles};
@@ -294,8 +295,8 @@ fn a_chain_that_is_too_long_is_refused() {
     let secret = Secret::new(&(long, key));
     let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
-    let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
-    assert!(error.contains("tls.crt is longer than 1048576 bytes"), "{error}");
+    let error = chain(&http::serve(listener, routes(), protection).unwrap_err());
+    assert_eq!(error.matches("tls.crt is longer than 1048576 bytes").count(), 1, "{error}");
 }
 
 /// Clients judge the names, validity and authority of a certificate, so it is served in any case. Log and
@@ -405,8 +406,9 @@ fn a_broken_pair_at_the_start_is_refused() {
     let secret = Secret::new(&(authority.pair("a.test").0, authority.pair("b.test").1));
     let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
-    let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
-    assert!(error.contains("tls.key: ") && error.ends_with("http.tlsKeyFile"), "{error}");
+    let error = chain(&http::serve(listener, routes(), protection).unwrap_err());
+    let text = "the TLS files (http.tlsCertificateFile, http.tlsKeyFile) cannot be used: ";
+    assert!(error.starts_with(text) && error.contains("tls.key: "), "{error}");
 }
 
 #[test]

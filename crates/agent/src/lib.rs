@@ -7,7 +7,6 @@ pub mod confinement;
 pub mod containers;
 pub mod decide;
 pub mod launched;
-pub mod pauses;
 pub mod plugin;
 pub mod repair;
 pub mod runtime;

@@ -10,22 +10,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::containers::{Containers, Decision, Trigger};
 use crate::decide::keep_from_running;
-use crate::pauses::Pauses;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::join::InFlight;
 use usernsd_domain::node::Peer;
 use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_inspect::ask::Asker;
 use usernsd_inspect::neighbour::Sight;
 use usernsd_linux::arrival::{Arrival, Waker, Woken};
 use usernsd_peers::nri::{self, NriError, Request, Session, Stopper};
+use usernsd_tasks::Latest;
 
 /// The plugin's name in the runtime's log.
 const NAME: &str = "usernsd";
@@ -52,10 +54,16 @@ const WAIT_FOR_REMOVAL: Duration = Duration::from_secs(300);
 /// for longer than starts would be held up. As long for pods that may be removed: one that has done its
 /// work looks the same, and there is always one on a node with a job each minute.
 const WAIT_FOR_STOP: Duration = Duration::from_secs(60);
+/// A request of the runtime that is in work for this long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
 /// How long the runtime may take for its list, once it has configured the plugin.
 const LIST: Duration = Duration::from_secs(5);
 /// From when on it is taken to be deadlocked: longer than any usual grace period.
 const DEADLOCK: Duration = Duration::from_secs(180);
+
+/// The containers that a runtime listed when it was joined. The list is complete, so a newer one replaces one that
+/// nobody has looked at yet.
+pub type Listed = Latest<Vec<(Container, ContainerState)>>;
 
 /// The plugin, and its state as other threads see it.
 #[derive(Debug)]
@@ -104,7 +112,7 @@ enum Ended {
 /// Borrowed from the joining thread for one attempt.
 struct Serving<'a> {
     containers: &'a Containers,
-    listed: &'a mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    listed: &'a Listed,
     /// Since when something in flight has kept it away.
     waiting: Option<Instant>,
 }
@@ -149,6 +157,12 @@ impl Plugin {
         }
     }
 
+    /// Whether a request is in work for so long that the agent hangs: the runtime has dropped the plugin by then.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.busy_for() >= STUCK
+    }
+
     /// Keeps [`Plugin::run`] from joining until [`Plugin::set_wanted`] is called for the first time.
     pub fn hold(&self) {
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted = true;
@@ -190,11 +204,7 @@ impl Plugin {
 
     /// Serves the runtime until told to stop; joins it again whenever it comes back. What it lists
     /// on joining goes to `listed`: started while nobody was there.
-    pub fn run(
-        &self,
-        containers: &Containers,
-        listed: &mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
-    ) {
+    pub fn run(&self, containers: &Containers, listed: &Listed) {
         let (mut arrival, waker) = match Arrival::new(&self.sockets) {
             Ok(made) => made,
             Err(error) => {
@@ -207,8 +217,8 @@ impl Plugin {
         };
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).waker = Some(waker);
         let mut serving = Serving { containers, listed, waiting: None };
-        let mut pauses = Pauses::new(LASTING);
-        let mut failures = Pauses::between(FAILED.0, FAILED.1, FAILED.0);
+        let mut backoff = Backoff::on_this_node(LASTING);
+        let mut failures = Backoff::new(FAILED.0, FAILED.1, FAILED.0);
         let mut said = None;
         while self.wait_until_wanted() {
             let ended = self.attempt(&mut serving, arrival.any_there());
@@ -224,10 +234,10 @@ impl Plugin {
                 Ended::Absent(reason) => (reason, ABSENT, true),
                 Ended::Busy(reason) => (reason, BUSY, false),
                 Ended::TooLarge(reason) => (reason, TOO_LARGE, true),
-                Ended::Unreached(reason) => (reason, pauses.after(Duration::ZERO), true),
+                Ended::Unreached(reason) => (reason, backoff.after(Duration::ZERO), true),
                 Ended::Lost(reason, lasted) => {
                     failures.after(lasted);
-                    (reason, pauses.after(lasted), true)
+                    (reason, backoff.after(lasted), true)
                 }
                 Ended::Failed(reason, peer) => {
                     let pause = failures.after(Duration::ZERO);
@@ -314,7 +324,7 @@ impl Plugin {
                     };
                 }
                 Err(NriError::Declined(reason)) => return declined.unwrap_or(Ended::Busy(reason)),
-                Err(error) => reasons.push(format!("{}: {error}", socket.display())),
+                Err(error) => reasons.push(format!("{}: {}", socket.display(), chain(&error))),
             }
         }
         Ended::Unreached(reasons.join("; "))
@@ -362,7 +372,7 @@ impl Plugin {
         let mut ignored = session.ignored().clone();
         session.refuse_unread(serving.containers.refuses());
         if let Err(error) = session.set_patience(Some(LIST)) {
-            return Err(Ended::Unreached(error.to_string()));
+            return Err(Ended::Unreached(chain(&error)));
         }
         let reason = loop {
             let request = match session.next() {
@@ -373,7 +383,7 @@ impl Plugin {
                     self.unlisted(configured.elapsed(), serving);
                     continue;
                 }
-                Err(error) => break error.to_string(),
+                Err(error) => break chain(&error),
             };
             if *session.ignored() != ignored {
                 let was_silent = ignored == nri::Ignored::default();
@@ -405,11 +415,11 @@ impl Plugin {
                     "joined the runtime over NRI"
                 );
                 if let Err(error) = session.set_patience(None) {
-                    break error.to_string();
+                    break chain(&error);
                 }
             }
             if let Err(error) = self.handle(&mut session, request, &runtime.name, serving) {
-                break error.to_string();
+                break chain(&error);
             }
             self.busy_since.store(0, Ordering::Relaxed);
         };
@@ -461,7 +471,7 @@ impl Plugin {
                 containers.store().up(Peer::Nri, SystemTime::now());
                 self.settled.send_replace(true);
                 // Nobody listens any more only while the agent stops.
-                let _ = serving.listed.send(found);
+                serving.listed.put(found);
             }
             Request::CreateContainer { pod, container, token } => {
                 let creation = containers.before_create(&container, pod.user_namespace);

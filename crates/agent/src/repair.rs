@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::containers::{Containers, NotEnded};
 use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Record;
 use usernsd_domain::repair::{ANNOTATION, Candidate, KEEP, Kept, Missed, RepairRules, Repairs};
 use usernsd_peers::cri::{Cri, CriError, ListedContainer};
@@ -31,8 +32,8 @@ pub struct Repair {
     began: Instant,
     /// Containers that need no further decision: why they are kept; `None` for those that were ended.
     decided: BTreeMap<CriId, Option<Kept>>,
-    /// Containers that the runtime could not describe: when to ask again, and the pause before that.
-    unread: BTreeMap<CriId, (Instant, Duration)>,
+    /// Containers that the runtime could not describe: when to ask again, and the pauses.
+    unread: BTreeMap<CriId, (Instant, Backoff)>,
 }
 
 /// The runtime's present answer about a container that started without what its pod asked for.
@@ -103,10 +104,10 @@ impl Repair {
                     Err(error) => {
                         containers.metrics().request_failed(Method::ContainerStatus);
                         debug!(container = record.id.short(), %error, "considered again later");
-                        let before = self.unread.get(&record.id).map(|(_, pause)| *pause);
-                        let pause = before.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-                        let again = Instant::now() + pause;
-                        self.unread.insert(record.id.clone(), (again, pause));
+                        let fresh = || (Instant::now(), Backoff::new(PAUSE, LONGEST_PAUSE, Duration::MAX));
+                        let (next, backoff) = self.unread.entry(record.id.clone()).or_insert_with(fresh);
+                        let again = Instant::now() + backoff.after(Duration::ZERO);
+                        *next = again;
                         more = earlier(more, again);
                         continue;
                     }

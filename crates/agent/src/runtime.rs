@@ -13,12 +13,13 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::containers::{Containers, PodFacts, Pods, Trigger};
-use crate::pauses::Pauses;
+use crate::plugin::Listed;
 use crate::repair::Repair;
 use usernsd_domain::container::{Container, ContainerState, CriId};
 use usernsd_domain::isolation::{self, Occasion, Stage};
 use usernsd_domain::node::{Peer, Runtime};
 use usernsd_domain::pairing::are_others;
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
@@ -51,10 +52,8 @@ pub struct RuntimeWatch {
     pub containers: Arc<Containers>,
     /// Where the runtimes keep what they were told.
     pub bundles: Arc<Bundles>,
-    /// Whether the runtime calls over NRI before it starts a container.
-    pub called_first: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Containers a runtime listed over NRI.
-    pub listed: mpsc::UnboundedReceiver<Vec<(Container, ContainerState)>>,
+    pub listed: Arc<Listed>,
     /// Asked to resync by others.
     pub resync: Arc<Notify>,
     /// Time between two resyncs.
@@ -127,7 +126,6 @@ enum Wake {
     Listed(Vec<(Container, ContainerState)>),
     Resync(ResyncReason),
     Attention,
-    Stop,
 }
 
 /// The event stream, read on a task of its own.
@@ -199,9 +197,9 @@ async fn forward(
 // === impl RuntimeWatch ===
 
 impl RuntimeWatch {
-    /// Runs until told to stop.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut pauses = Pauses::new(LASTING);
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::on_this_node(LASTING);
         let mut said = None;
         let mut trigger = ResyncReason::Startup;
         // For as long as the agent runs: a lost connection must not let a container be ended twice.
@@ -211,9 +209,7 @@ impl RuntimeWatch {
                 Ok((cri, shared)) => {
                     said = None;
                     let since = Instant::now();
-                    if self.serve(&cri, trigger, shared, &mut repair, &mut stop).await {
-                        return;
-                    }
+                    self.serve(&cri, trigger, shared, &mut repair).await;
                     trigger = ResyncReason::StreamLost;
                     since.elapsed()
                 }
@@ -224,17 +220,14 @@ impl RuntimeWatch {
                         said = Some(reason);
                     }
                     // What NRI lists needs no CRI.
-                    while let Ok(found) = self.listed.try_recv() {
+                    if let Some(found) = self.listed.try_take() {
                         self.take_listed(None, found).await;
                     }
                     self.ready.send_replace(true);
                     Duration::ZERO
                 }
             };
-            tokio::select! {
-                () = tokio::time::sleep(pauses.after(session)) => {}
-                _ = stop.changed() => return,
-            }
+            tokio::time::sleep(backoff.after(session)).await;
         }
     }
 
@@ -263,15 +256,8 @@ impl RuntimeWatch {
         Ok((cri, shared))
     }
 
-    /// Works with a runtime that answers; true when told to stop, false when it went away.
-    async fn serve(
-        &mut self,
-        cri: &Cri,
-        trigger: ResyncReason,
-        shared: bool,
-        repair: &mut Repair,
-        stop: &mut watch::Receiver<bool>,
-    ) -> bool {
+    /// Works with a runtime that answers, until it goes away.
+    async fn serve(&mut self, cri: &Cri, trigger: ResyncReason, shared: bool, repair: &mut Repair) {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
         if shared && trigger != ResyncReason::Startup {
             self.containers.metrics().stream_reconnected();
@@ -288,16 +274,14 @@ impl RuntimeWatch {
         let mut due = self.attend(cri, &mut again, repair).await;
         while reached {
             let wake = tokio::select! {
-                _ = stop.changed() => Wake::Stop,
                 () = self.containers.attention().notified() => Wake::Attention,
                 () = at(due) => Wake::Attention,
-                Some(found) = self.listed.recv() => Wake::Listed(found),
+                found = self.listed.take() => Wake::Listed(found),
                 wake = events.next() => wake,
                 () = self.resync.notified() => Wake::Resync(ResyncReason::StreamLost),
                 _ = timer.tick() => Wake::Resync(ResyncReason::Periodic),
             };
             match wake {
-                Wake::Stop => return true,
                 Wake::Event(event) => self.take_event(cri, event).await,
                 Wake::Listed(found) => {
                     self.compare(cri, &found).await;
@@ -331,11 +315,10 @@ impl RuntimeWatch {
                     let reason = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                     warn!(%reason, "lost the runtime's event stream");
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
-                    return false;
+                    return;
                 }
             }
         }
-        false
     }
 
     /// Compares what NRI has just listed with what CRI lists: two runtimes of one name and version have
@@ -379,7 +362,8 @@ impl RuntimeWatch {
             _ if event.id.as_str() == event.sandbox_id => {}
             ContainerEventKind::Stopped | ContainerEventKind::Deleted => self.containers.forget(&event.id),
             // Where the runtime calls first, it will; containerd's cgroup does not exist yet.
-            ContainerEventKind::Created if (self.called_first)() || !self.created_has_cgroup() => {}
+            ContainerEventKind::Created
+                if self.containers.store().is_called_first() || !self.created_has_cgroup() => {}
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
                 let known = self.containers.store().get(&event.id);
@@ -412,7 +396,7 @@ impl RuntimeWatch {
                 debug!(container = id.short(), %error, "could not look again; trying later");
             }
         }
-        let more = repair.turn(cri, &self.containers, (self.called_first)()).await;
+        let more = repair.turn(cri, &self.containers, self.containers.store().is_called_first()).await;
         let waiting = again.next(&self.containers.being_made());
         waiting.into_iter().chain(more).min()
     }

@@ -11,15 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use crate::containers::{Containers, Trigger};
-use crate::pauses::Pauses;
 use crate::systemd_user::SystemdUser;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::node::Peer;
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_domain::unit::{Scope, container_of_scope};
 use usernsd_inspect::ask::Question;
@@ -43,8 +44,6 @@ pub struct Units {
     pub containers: Arc<Containers>,
     /// Where the runtimes keep what they were told.
     pub bundles: Arc<Bundles>,
-    /// Whether a runtime calls before it starts a container.
-    pub called_first: Arc<dyn Fn() -> bool + Send + Sync>,
     /// What other threads want to know.
     pub questions: mpsc::Receiver<Question<String, Option<Scope>>>,
     /// Asks for a resync: signals were missed.
@@ -56,13 +55,13 @@ pub struct Units {
 // === impl Units ===
 
 impl Units {
-    /// Runs until told to stop; joins the bus again whenever it comes back.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut pauses = Pauses::new(LASTING);
+    /// Runs until it is dropped; joins the bus again whenever it comes back.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::on_this_node(LASTING);
         let mut said = None;
         let mut joined_before = false;
         let ahead = Arc::new(Semaphore::new(AHEAD));
-        while !*stop.borrow() {
+        loop {
             let lasted = match self.join().await {
                 Ok((systemd, events)) => {
                     let since = Instant::now();
@@ -75,10 +74,7 @@ impl Units {
                     if let Some(systemd_user) = &self.systemd_user {
                         systemd_user.find_out(&systemd).await;
                     }
-                    tokio::select! {
-                        () = self.serve(systemd, events, &ahead) => {}
-                        _ = stop.changed() => return,
-                    }
+                    self.serve(systemd, events, &ahead).await;
                     self.containers.store().down(
                         Peer::Systemd,
                         SystemTime::now(),
@@ -97,11 +93,10 @@ impl Units {
                     Duration::ZERO
                 }
             };
-            let until = tokio::time::Instant::now() + pauses.after(lasted);
+            let until = tokio::time::Instant::now() + backoff.after(lasted);
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(until) => break,
-                    _ = stop.changed() => return,
                     // Nobody shall wait for an answer that cannot come.
                     question = self.questions.recv() => match question {
                         Some(question) => question.answer(None),
@@ -157,7 +152,7 @@ impl Units {
     /// A scope's cgroup exists.
     fn made(&self, systemd: &Arc<Systemd>, unit: String, ahead: &Arc<Semaphore>) {
         let Some(id) = container_of_scope(&unit) else { return };
-        let is_called_first = (self.called_first)();
+        let is_called_first = self.containers.store().is_called_first();
         let Ok(place) = Arc::clone(ahead).try_acquire_owned() else {
             if !is_called_first {
                 self.resync.notify_one();
@@ -200,7 +195,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
         // CRI and the resync know more.
         Ok(None) => return,
         Err(error) => {
-            warn!(container = id.short(), %error, "the container's specification cannot be read");
+            warn!(container = id.short(), error = %chain(&error), "the container's specification cannot be read");
             return;
         }
     };

@@ -10,6 +10,7 @@ use usernsd_domain::idplan::{CONTAINERS, CORE, DesiredIds, DesiredRange, Kubelet
 use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
+use usernsd_domain::paths::KUBELET;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::ranges::{FIRST, LIMIT, MOST_OWNERS};
 use usernsd_domain::runtime::RuntimeOverride;
@@ -32,9 +33,6 @@ pub struct BootstrapRange {
     /// Number of IDs per pod.
     pub ids_per_pod: Option<u64>,
 }
-
-/// Default of the kubelet's `--root-dir`.
-const ROOT_DIR: &str = "/var/lib/kubelet";
 
 /// The kubelet's range as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +80,7 @@ impl Default for BootstrapKubelet {
             start: None,
             max_pods: None,
             ids_per_pod: None,
-            root_dir: ROOT_DIR.into(),
+            root_dir: KUBELET.to_string(),
         }
     }
 }
@@ -179,7 +177,7 @@ impl Validator<'_> {
                 format!("rootDir: {:?} is no absolute path", root_dir.chars().take(80).collect::<String>());
             return Err(refuse(what, "write the kubelet's --root-dir"));
         };
-        let root_dir = Some(root).filter(|_| root_dir != ROOT_DIR);
+        let root_dir = Some(root).filter(|root| *root != KUBELET);
         Ok(KubeletOptions { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod, root_dir })
     }
 }

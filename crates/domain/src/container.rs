@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::cgroup::CgroupPath;
 use super::idmap::{ContainerId, IdMap};
+use super::mountinfo::{MountInfo, has_option};
 
 /// The runtime's identifier of a sandbox or container (64 hexadecimal digits in CRI-O and containerd). It becomes
 /// part of paths and log lines, so its characters and length are limited.
@@ -196,7 +197,7 @@ impl Container {
 }
 
 /// How the cgroup hierarchy is mounted on `/sys/fs/cgroup` according to the text of
-/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). The last mount on that mount point is the topmost.
+/// `/proc/PID/mountinfo`; the topmost mount there counts.
 ///
 /// Only cgroup v2 counts, and only if the mount shows `own`, the container's cgroup, or the whole
 /// hierarchy, which runtimes show to privileged containers. Anything else there (a volume, another
@@ -204,21 +205,13 @@ impl Container {
 /// the root of the reader's cgroup namespace; the kernel shows the mount's root relative to it.
 #[must_use]
 pub fn cgroup_mount_of_mountinfo(text: &str, own: &CgroupPath, namespace: &CgroupPath) -> CgroupMount {
-    // The kernel writes a space in a path as \040, so splitting at spaces is safe.
-    let top = text.lines().rfind(|line| line.split(' ').nth(4) == Some("/sys/fs/cgroup"));
-    let Some((here, whole)) = top.and_then(|line| line.split_once(" - ")) else {
-        return CgroupMount::Absent;
-    };
-    let mut here = here.split(' ').skip(3);
-    let (root, options) = (here.next().unwrap_or_default(), here.nth(1).unwrap_or_default());
-    let mut whole = whole.split(' ');
-    let (kind, super_options) = (whole.next().unwrap_or_default(), whole.nth(1).unwrap_or_default());
-    let shows = CgroupPath::seen_from(namespace, root);
-    if kind != "cgroup2" || !shows.is_ok_and(|root| root == *own || root == CgroupPath::root()) {
+    let Some(mount) = MountInfo::topmost(text, "/sys/fs/cgroup") else { return CgroupMount::Absent };
+    let shows = CgroupPath::seen_from(namespace, &mount.root);
+    if mount.kind != "cgroup2" || !shows.is_ok_and(|root| root == *own || root == CgroupPath::root()) {
         return CgroupMount::Absent;
     }
-    let has = |options: &str, option| options.split(',').any(|one| one == option);
-    if has(options, "rw") && !has(options, "ro") && !has(super_options, "ro") {
+    let is_writable = has_option(mount.options, "rw") && !has_option(mount.options, "ro");
+    if is_writable && !has_option(mount.super_options, "ro") {
         CgroupMount::ReadWrite
     } else {
         CgroupMount::ReadOnly

@@ -17,20 +17,17 @@ use thiserror::Error;
 use super::accounts::{AccountFile, Accounts};
 use super::finding::{Finding, Severity};
 use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
+use super::paths::{self, SUBGID, SUBUID};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
 use super::ranges::{By, FIRST, Holders, MOST_OWNERS, NoPlace, Placed, Start, Taken, Wanted, Window};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
-/// subuid(5).
-pub const SUBUID: HostPath = HostPath::fixed("etc/subuid");
-/// subgid(5).
-pub const SUBGID: HostPath = HostPath::fixed("etc/subgid");
 /// The account files, in the order in which they are written: the user exists once the last one has its line.
 pub const ACCOUNT_FILES: [(AccountFile, HostPath); 4] = [
-    (AccountFile::Group, HostPath::fixed("etc/group")),
-    (AccountFile::Gshadow, HostPath::fixed("etc/gshadow")),
-    (AccountFile::Shadow, HostPath::fixed("etc/shadow")),
-    (AccountFile::Passwd, HostPath::fixed("etc/passwd")),
+    (AccountFile::Group, paths::GROUP),
+    (AccountFile::Gshadow, paths::GSHADOW),
+    (AccountFile::Shadow, paths::SHADOW),
+    (AccountFile::Passwd, paths::PASSWD),
 ];
 /// The owner whose range CRI-O's annotation mode uses, with the default start and count.
 pub const CONTAINERS: (&str, u64, u64) = ("containers", 200_000, 268_435_456);

@@ -2,6 +2,7 @@
 //! needed.
 
 use super::finding::{Finding, FindingId};
+use super::mountinfo::{MountInfo, has_option};
 
 /// The file for the setting.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
@@ -69,7 +70,7 @@ pub struct Kernel {
     pub stores: Vec<Store>,
 }
 
-/// The mount table (`/proc/PID/mountinfo`, proc_pid_mountinfo(5)).
+/// The mount table (`/proc/PID/mountinfo`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MountTable(Vec<Mount>);
 
@@ -86,13 +87,12 @@ impl MountTable {
     /// Parses a mount table; malformed lines are skipped.
     #[must_use]
     pub fn parse(text: &str) -> MountTable {
-        let mount = |line: &str| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut right = right.split(' ');
+        let mount = |line| {
+            let MountInfo { point, kind, super_options, .. } = MountInfo::parse(line)?;
             Some(Mount {
-                point: unescape(left.split(' ').nth(4)?),
-                kind: right.next()?.to_owned(),
-                options: right.nth(1)?.to_owned(),
+                point: point.into_owned(),
+                kind: kind.to_owned(),
+                options: super_options.to_owned(),
             })
         };
         MountTable(text.lines().filter_map(mount).collect())
@@ -103,9 +103,9 @@ impl MountTable {
     pub fn cgroup(&self) -> CgroupSetup {
         // The last mount on a mount point hides the others.
         match self.0.iter().rev().find(|mount| mount.point == "/sys/fs/cgroup") {
-            Some(mount) if mount.kind == "cgroup2" => CgroupSetup::Unified {
-                nsdelegate: mount.options.split(',').any(|option| option == "nsdelegate"),
-            },
+            Some(mount) if mount.kind == "cgroup2" => {
+                CgroupSetup::Unified { nsdelegate: has_option(&mount.options, "nsdelegate") }
+            }
             Some(_) => CgroupSetup::Legacy,
             None => CgroupSetup::Unknown,
         }
@@ -131,27 +131,6 @@ impl MountTable {
         let mapped = if NEVER.contains(&kind) { IdMapped::No } else { IdMapped::Unknown };
         Some(Store { path: path.to_owned(), kind: kind.to_owned(), mapped, why: String::new() })
     }
-}
-
-/// Decodes octal escapes: `\040` is a space (proc_pid_mountinfo(5)).
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match (code, after.get(3..)) {
-            (Some(code), Some(tail)) => {
-                out.push(char::from(code));
-                rest = tail;
-            }
-            _ => {
-                out.push('\\');
-                rest = after;
-            }
-        }
-    }
-    out + rest
 }
 
 /// The findings for a node with that many pods.
@@ -374,7 +353,7 @@ nonsense
         #[test]
         fn any_input_is_parsed_without_panic(text in any::<String>(), path in any::<String>()) {
             let table = MountTable::parse(&text);
-            let _ = (table.cgroup(), table.store(&path), unescape(&path));
+            let _ = (table.cgroup(), table.store(&path));
         }
     }
 }

@@ -29,7 +29,7 @@
 //! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
 //! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
 //! - [`message`]: messages of other programs: the cause of each, and what to do
-//! - [`mounts`], [`process`]: a container's mount table and its processes
+//! - [`mountinfo`], [`mounts`], [`process`]: the kernel's mount table, a container's mounts and its processes
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and a snapshot of everything at one moment
 //! - [`pairing`]: whether the runtime that answers over CRI is the one that calls over NRI
@@ -63,6 +63,7 @@ pub mod admission;
 pub mod assessment;
 pub mod certificate;
 pub mod cgroup;
+pub mod chain;
 pub mod check;
 pub mod condition;
 pub mod container;
@@ -86,12 +87,14 @@ pub mod kubelet;
 pub mod map;
 pub mod mco;
 pub mod message;
+pub mod mountinfo;
 pub mod mounts;
 pub mod node;
 pub mod nri_plugin;
 pub mod oci_hook;
 pub mod owned_files;
 pub mod pairing;
+pub mod paths;
 pub mod places;
 pub mod pod;
 pub mod privilege;

@@ -1,4 +1,6 @@
-//! A container's mounts, from its `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+//! A container's mounts, from its `/proc/PID/mountinfo`.
+
+use super::mountinfo::{MountInfo, has_option};
 
 /// A mount: a line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,7 @@ impl ContainerMounts {
     #[must_use]
     pub fn parse(text: &str) -> ContainerMounts {
         let mut mounts: Vec<ContainerMount> = Vec::new();
-        for mount in text.lines().filter_map(parse_line) {
+        for mount in text.lines().filter_map(MountInfo::parse).map(ContainerMount::from) {
             mounts.retain(|known| known.point != mount.point);
             mounts.push(mount);
         }
@@ -73,40 +75,29 @@ impl ContainerMounts {
     }
 }
 
-fn parse_line(line: &str) -> Option<ContainerMount> {
-    let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(3);
-    let (root, point, here) = (unescape(left.next()?), unescape(left.next()?), left.next()?);
-    let mut right = right.split(' ');
-    let (kind, source, whole) = (right.next()?, unescape(right.next()?), right.next()?);
-    let has = |options: &str, option| options.split(',').any(|one| one == option);
-    Some(ContainerMount {
-        point,
-        kind: kind.to_owned(),
-        source: if root == "/" { source } else { format!("{source}[{root}]") },
-        read_only: has(here, "ro") || has(whole, "ro"),
-        id_mapped: has(here, "idmapped"),
-    })
-}
+// === impl ContainerMount ===
 
-/// The kernel writes blanks, line ends and backslashes in octal.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (code, char)| text.replace(code, char))
+impl From<MountInfo<'_>> for ContainerMount {
+    fn from(mount: MountInfo<'_>) -> ContainerMount {
+        let MountInfo { root, point, options, kind, source, super_options } = mount;
+        ContainerMount {
+            point: point.into_owned(),
+            kind: kind.to_owned(),
+            source: if root == "/" { source.into_owned() } else { format!("{source}[{root}]") },
+            read_only: has_option(options, "ro") || has_option(super_options, "ro"),
+            id_mapped: has_option(options, "idmapped"),
+        }
+    }
 }
 
 /// Whether /proc, mounted at `point`, hides processes from root without CAP_SYS_PTRACE (proc(5), `hidepid` and
 /// `gid`). Members of the group see them; without `gid=` it is root's group.
 #[must_use]
 pub fn hides_processes(mountinfo: &str, point: &str) -> bool {
-    let options = mountinfo.lines().rev().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let mut system = system.split(' ');
-        (mount.split(' ').nth(4)? == point && system.next()? == "proc").then(|| system.nth(1))?
-    });
+    let mount = MountInfo::topmost(mountinfo, point).filter(|mount| mount.kind == "proc");
+    let options = mount.map_or("", |mount| mount.super_options);
     let value = |name: &str| {
-        let mut all = options.unwrap_or_default().split(',');
+        let mut all = options.split(',');
         all.find_map(|option| option.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
     };
     match value("hidepid") {

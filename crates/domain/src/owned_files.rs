@@ -11,18 +11,9 @@ use super::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Un
 pub type Read<'a> = &'a dyn Fn(&HostPath) -> Option<Vec<u8>>;
 
 /// A file that gets these contents, or is removed.
-///
-/// # Errors
-/// The path is not below the root.
-pub fn whole(
-    path: &str,
-    mode: u32,
-    new: Option<Vec<u8>>,
-    reason: &str,
-    read: Read<'_>,
-) -> Result<FileChange, HostPathError> {
-    let path = HostPath::parse(path)?;
-    Ok(FileChange {
+#[must_use]
+pub fn whole(path: HostPath, mode: u32, new: Option<Vec<u8>>, reason: &str, read: Read<'_>) -> FileChange {
+    FileChange {
         form: Form::Content,
         old: read(&path),
         new,
@@ -32,7 +23,7 @@ pub fn whole(
         undo: Undo::Whole,
         reasons: vec![reason.to_owned()],
         path,
-    })
+    }
 }
 
 /// Where a file is written before it is renamed: not in a directory in which every file is read, nor in a plugin
@@ -46,17 +37,15 @@ pub fn staging(path: &HostPath) -> Option<HostPath> {
 }
 
 /// CRI-O's drop-in.
-///
-/// # Errors
-/// None: the path is fixed.
-pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
+#[must_use]
+pub fn crio(plan: &DropIn, read: Read<'_>) -> FileChange {
     let reason = match plan.text {
         Some(_) => {
             "CRI-O lets pods ask for what is wished for, and tells of its containers; it reads this when it starts"
         }
         None => "nothing is wished for that CRI-O does not do without it",
     };
-    whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
+    whole(HostPath::fixed(PATH), 0o644, plan.text.clone().map(String::into_bytes), reason, read)
 }
 
 /// containerd's drop-in; `None` if nothing is to be written.
@@ -66,7 +55,8 @@ pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> 
 pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileChange>, HostPathError> {
     let Some((path, text)) = &plan.drop_in else { return Ok(None) };
     let text = Some(text.clone().into_bytes());
-    whole(path, 0o644, text, "containerd offers NRI; it reads this when it starts", read).map(Some)
+    let reason = "containerd offers NRI; it reads this when it starts";
+    Ok(Some(whole(HostPath::parse(path)?, 0o644, text, reason, read)))
 }
 
 /// The files of the OCI hook, in the order in which they are written.
@@ -74,15 +64,18 @@ pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileCh
 /// # Errors
 /// The hooks directory is not below the root.
 pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
-    let change = |file: &super::oci_hook::HookFile| match &file.content {
-        HookContent::Program => {
-            let reason = "the OCI runtime starts this program";
-            program(&file.path, digests.there.clone(), Some(digests.own.clone()), reason)
-        }
-        HookContent::Text(text) => {
-            let text = Some(text.clone().into_bytes());
-            whole(&file.path, file.mode, text, "the runtime starts the hook for every container", read)
-        }
+    let change = |file: &super::oci_hook::HookFile| {
+        let path = HostPath::parse(&file.path)?;
+        Ok(match &file.content {
+            HookContent::Program => {
+                let reason = "the OCI runtime starts this program";
+                program(path, digests.there.clone(), Some(digests.own.clone()), reason)
+            }
+            HookContent::Text(text) => {
+                let text = Some(text.clone().into_bytes());
+                whole(path, file.mode, text, "the runtime starts the hook for every container", read)
+            }
+        })
     };
     plan.files.iter().map(change).collect()
 }
@@ -97,26 +90,17 @@ pub struct Digests {
 }
 
 /// A program that is replaced by this one, or removed.
-///
-/// # Errors
-/// The path is not below the root.
-pub fn program(
-    path: &str,
-    old: Option<String>,
-    new: Option<String>,
-    reason: &str,
-) -> Result<FileChange, HostPathError> {
-    let change = whole(path, 0o755, new.map(String::into_bytes), reason, &|_| None)?;
-    Ok(FileChange { form: Form::Program, old: old.map(String::into_bytes), ..change })
+#[must_use]
+pub fn program(path: HostPath, old: Option<String>, new: Option<String>, reason: &str) -> FileChange {
+    let change = whole(path, 0o755, new.map(String::into_bytes), reason, &|_| None);
+    FileChange { form: Form::Program, old: old.map(String::into_bytes), ..change }
 }
 
 /// The kernel setting's file, which is read at boot and by `sysctl --system`.
-///
-/// # Errors
-/// None: the path is fixed.
-pub fn sysctl(text: String, read: Read<'_>) -> Result<FileChange, HostPathError> {
+#[must_use]
+pub fn sysctl(text: String, read: Read<'_>) -> FileChange {
     let reason = "user namespaces are switched off, or too few";
-    whole(SYSCTL_FILE, 0o644, Some(text.into_bytes()), reason, read)
+    whole(HostPath::fixed(SYSCTL_FILE), 0o644, Some(text.into_bytes()), reason, read)
 }
 
 /// The same setting in the running kernel.
@@ -148,20 +132,21 @@ mod tests {
     #[test]
     fn a_half_written_drop_in_is_never_in_cri_os_directory() {
         let plan = DropIn { text: Some("x".into()), notes: Vec::new() };
-        let change = crio(&plan, &nothing).unwrap();
+        let change = crio(&plan, &nothing);
         assert_eq!(change.path.to_string(), "/etc/crio/crio.conf.d/99-usernsd.conf");
         assert_eq!(change.staging.unwrap().to_string(), "/etc/crio");
         assert_eq!(change.new.as_deref(), Some(&b"x"[..]));
         // Without a text the file is removed.
-        let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec())).unwrap();
+        let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec()));
         assert!(gone.is_needed() && gone.new.is_none());
     }
 
     #[test]
     fn a_half_written_plugin_is_never_in_the_plugin_directory() {
-        let change = program("/opt/nri/plugins/90-usernsd", None, Some("sha256:1".into()), "x").unwrap();
+        let path = HostPath::fixed("/opt/nri/plugins/90-usernsd");
+        let change = program(path, None, Some("sha256:1".into()), "x");
         assert_eq!(change.staging.unwrap().to_string(), "/opt/nri");
-        let hook = program(PROGRAM, None, Some("sha256:1".into()), "x").unwrap();
+        let hook = program(HostPath::fixed(PROGRAM), None, Some("sha256:1".into()), "x");
         assert_eq!(hook.staging, None);
     }
 

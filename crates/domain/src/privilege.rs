@@ -1,5 +1,8 @@
 //! The capabilities of the privileged role, with their reasons. `docs/security.md` describes them.
 
+/// The user of the exporter in the image and in the manifests, which `stateSocket.allowUids` there lets read the state.
+pub const EXPORTER_UID: u32 = 60_950;
+
 /// A capability (capabilities(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {

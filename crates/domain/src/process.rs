@@ -7,10 +7,14 @@ use super::idmap::HostId;
 pub struct Status {
     /// `Name`: the command's name, cut by the kernel to 15 characters.
     pub name: String,
-    /// `PPid`
+    /// `State`: the letter, such as `S`, `T` (stopped) or `Z` (zombie).
+    pub state: Option<char>,
+    /// `PPid`; 0 if the parent is outside the PID namespace of this `/proc`.
     pub parent: u32,
-    /// The last of `NSpid`: its PID in its own PID namespace.
-    pub inner_pid: Option<u32>,
+    /// `NSpid`: its PIDs, from the PID namespace of this `/proc` to its own.
+    pub pids: Vec<u32>,
+    /// The real user ID.
+    pub real_uid: Option<HostId>,
     /// The effective user ID.
     pub uid: Option<HostId>,
     /// The effective group ID.
@@ -124,17 +128,18 @@ impl Status {
             let Some((key, value)) = line.split_once(':') else { continue };
             let value = value.trim();
             // Real, effective, saved, file system.
-            let effective = || value.split_ascii_whitespace().nth(1)?.parse().ok().map(HostId);
+            let id = |index| value.split_ascii_whitespace().nth(index)?.parse().ok().map(HostId);
             let mask = || Capabilities(u64::from_str_radix(value, 16).unwrap_or_default());
             match key {
                 "Name" => status.name = value.to_owned(),
+                "State" => status.state = value.chars().next(),
                 "PPid" => status.parent = value.parse().unwrap_or_default(),
                 "NSpid" => {
-                    status.inner_pid =
-                        value.rsplit(char::is_whitespace).next().and_then(|pid| pid.parse().ok())
+                    let pids = value.split_ascii_whitespace();
+                    status.pids = pids.filter_map(|pid| pid.parse().ok()).collect();
                 }
-                "Uid" => status.uid = effective(),
-                "Gid" => status.gid = effective(),
+                "Uid" => (status.real_uid, status.uid) = (id(0), id(1)),
+                "Gid" => status.gid = id(1),
                 "CapEff" => status.effective = mask(),
                 "CapBnd" => status.bounding = mask(),
                 "NoNewPrivs" => status.no_new_privileges = value == "1",
@@ -151,6 +156,13 @@ impl Status {
         }
         status
     }
+
+    /// Its PIDs in the PID namespaces below that of this `/proc`, from the outermost to its own; empty if it is in
+    /// that namespace itself. `None` if the kernel shows no PIDs.
+    #[must_use]
+    pub fn inner_pids(&self) -> Option<&[u32]> {
+        self.pids.split_first().map(|(_, inner)| inner)
+    }
 }
 
 #[cfg(test)]
@@ -159,14 +171,13 @@ mod tests {
 
     #[test]
     fn a_status_file_is_read() {
-        let text = "Name:\tsystemd-logind\nUmask:\t0022\nPid:\t7807\nPPid:\t7759\nUid:\t200000\t200193\t200000\t200000\n\
+        let text = "Name:\tsystemd-logind\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7807\nPPid:\t7759\nUid:\t200000\t200193\t200000\t200000\n\
                     Gid:\t200000\t200081\t200000\t200000\nNSpid:\t7807\t49\nCapEff:\t00000000a80425fb\n\
                     CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
         let status = Status::parse(text);
-        assert_eq!(
-            (status.name.as_str(), status.parent, status.inner_pid),
-            ("systemd-logind", 7759, Some(49))
-        );
+        assert_eq!((status.name.as_str(), status.state, status.parent), ("systemd-logind", Some('S'), 7759));
+        assert_eq!((status.pids.as_slice(), status.inner_pids()), (&[7807, 49][..], Some(&[49][..])));
+        assert_eq!(status.real_uid, Some(HostId(200_000)));
         assert_eq!((status.uid, status.gid), (Some(HostId(200_193)), Some(HostId(200_081))));
         assert!(status.no_new_privileges && status.seccomp == Seccomp::Filter);
         // The runtimes' default set, as `capsh --decode=00000000a80425fb` prints it.
@@ -175,6 +186,7 @@ mod tests {
         assert_eq!(status.effective.names().join(" "), default);
         assert_eq!(status.bounding.names().len(), 41);
         assert_eq!(Capabilities(1 << 63).names(), ["63"]);
-        assert_eq!(Status::parse("").seccomp, Seccomp::Unknown);
+        let none = Status::parse("");
+        assert_eq!((none.seccomp, none.inner_pids(), none.uid), (Seccomp::Unknown, None, None));
     }
 }

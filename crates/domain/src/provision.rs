@@ -91,10 +91,13 @@ pub struct FileChange {
 // === impl HostPath ===
 
 impl HostPath {
-    /// A path that is known at compile time.
+    /// A path that is known at compile time, with or without the leading slash.
     #[must_use]
     pub const fn fixed(path: &'static str) -> HostPath {
-        HostPath(Cow::Borrowed(path))
+        HostPath(Cow::Borrowed(match path.as_bytes().first() {
+            Some(b'/') => path.split_at(1).1,
+            _ => path,
+        }))
     }
 
     /// Parses a path with or without the leading slash.

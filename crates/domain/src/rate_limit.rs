@@ -1,15 +1,19 @@
-//! Rate limits for requests to a peer that many nodes use. No clock: times are measured from any one fixed moment.
+//! How often a peer is asked: pauses between attempts to reach it, and limits for requests. No clock: durations are
+//! passed in, and times are measured from any one fixed moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Exponential back-off with full jitter: a random pause below a bound that doubles, so that thousands of nodes that
-/// fail together do not retry together.
+/// Exponential back-off: each pause is twice the one before, up to the longest.
+///
+/// A connection that was made does not reset it, only one that lasted: otherwise a peer that accepts and hangs up would
+/// be connected to at the pace of the first pause, forever.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    base: Duration,
+    first: Duration,
     longest: Duration,
-    failures: u32,
+    lasting: Duration,
+    next: Duration,
 }
 
 /// A token bucket.
@@ -36,32 +40,40 @@ pub struct Limiter {
 // === impl Backoff ===
 
 impl Backoff {
-    /// A back-off whose bound starts at `base` and ends at `longest`.
+    /// Pauses from `first` to `longest`, which start anew after a connection of at least `lasting`.
     #[must_use]
-    pub fn new(base: Duration, longest: Duration) -> Backoff {
-        Backoff { base, longest, failures: 0 }
+    pub fn new(first: Duration, longest: Duration, lasting: Duration) -> Backoff {
+        Backoff { first, longest, lasting, next: first }
     }
 
-    /// The pause after another failure: `random` (from 0 to 1) times the bound, in addition to what the peer asked
-    /// for.
-    pub fn failed(&mut self, random: f64, at_least: Option<Duration>) -> Duration {
-        let bound = self.base.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.longest);
-        self.failures = self.failures.saturating_add(1);
-        let pause = bound.mul_f64(random.clamp(0.0, 1.0));
-        // Clients that were given the same time must not return at the same moment either.
-        at_least.map_or(pause, |least| least + pause)
-    }
-
-    /// Resets the back-off.
-    pub fn succeeded(&mut self) {
-        self.failures = 0;
-    }
-
-    /// Number of failures since the last success.
+    /// Pauses for a peer on this node, from 100 ms to 5 s: within that time one is reached that was away for long.
     #[must_use]
-    pub fn failures(&self) -> u32 {
-        self.failures
+    pub fn on_this_node(lasting: Duration) -> Backoff {
+        Backoff::new(Duration::from_millis(100), Duration::from_secs(5), lasting)
     }
+
+    /// The pause after a connection that lasted for `lasted`; zero for an attempt that failed.
+    pub fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted >= self.lasting {
+            self.reset();
+        }
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(self.longest);
+        pause
+    }
+
+    /// Starts anew, because the peer answered a request.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// A pause that is spread over time, so that thousands of nodes that fail together do not retry together: `random`
+/// (from 0 to 1) times the pause, in addition to what the peer asked for. Clients that were given the same time must
+/// not return at the same moment either.
+#[must_use]
+pub fn spread(pause: Duration, random: f64, at_least: Option<Duration>) -> Duration {
+    at_least.unwrap_or_default() + pause.mul_f64(random.clamp(0.0, 1.0))
 }
 
 // === impl Bucket ===
@@ -146,18 +158,32 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_are_reset() {
-        let mut backoff = Backoff::new(seconds(1), seconds(60));
-        let bounds: Vec<u64> = (0..8).map(|_| backoff.failed(1.0, None).as_secs()).collect();
-        assert_eq!(bounds, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(backoff.failed(0.0, None), Duration::ZERO);
-        assert_eq!(backoff.failed(0.5, Some(seconds(90))), seconds(120));
-        backoff.succeeded();
-        assert_eq!(backoff.failed(1.0, None), seconds(1));
-        for _ in 0..100 {
-            backoff.failed(1.0, None);
-        }
-        assert_eq!(backoff.failed(1.0, None), seconds(60));
+    fn pauses_double_up_to_the_longest() {
+        let mut backoff = Backoff::new(seconds(1), seconds(60), seconds(30));
+        let pauses: Vec<u64> = (0..8).map(|_| backoff.after(seconds(0)).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        backoff.reset();
+        assert_eq!(backoff.after(seconds(0)), seconds(1));
+    }
+
+    #[test]
+    fn only_a_connection_that_lasted_resets_the_pauses() {
+        let mut backoff = Backoff::on_this_node(seconds(30));
+        let mut after = |lasted, times| (0..times).map(|_| backoff.after(lasted).as_millis()).collect();
+        let short: Vec<u128> = after(seconds(29), 8);
+        assert_eq!(short, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        let long: Vec<u128> = after(seconds(30), 2);
+        assert_eq!(long, [100, 100]);
+        let failed: Vec<u128> = after(Duration::ZERO, 2);
+        assert_eq!(failed, [200, 400]);
+    }
+
+    #[test]
+    fn a_spread_pause_is_added_to_what_the_peer_asked_for() {
+        assert_eq!(spread(seconds(60), 0.0, None), Duration::ZERO);
+        assert_eq!(spread(seconds(60), 1.0, None), seconds(60));
+        assert_eq!(spread(seconds(60), 0.5, Some(seconds(90))), seconds(120));
+        assert_eq!(spread(seconds(60), f64::MAX, None), seconds(60));
     }
 
     #[test]

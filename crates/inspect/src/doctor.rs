@@ -35,7 +35,7 @@ use usernsd_domain::restart::{Running, Service};
 use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_linux::cgroupfs::read_delegate_list;
 use usernsd_linux::host::{HostError, HostRoot};
-use usernsd_linux::kernel;
+use usernsd_linux::proc::Proc;
 use usernsd_peers::systemd::Systemd;
 use usernsd_prepare::bootstrap::{self, ids::Ask, restart::running_service};
 use usernsd_prepare::idmapped_mounts;
@@ -246,7 +246,7 @@ impl Doctor {
     fn kernel(&self, ids: &Probe<IdFacts>) -> Probe<KernelFacts> {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
-        let mut kernel = kernel::read(&self.place.root.join("proc"), has);
+        let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(has);
         let may_try = self.place.may_run_programs;
         let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();
         let node = ids.as_ref().map(|facts| &facts.node);

@@ -20,6 +20,8 @@ use usernsd_domain::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInR
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::message::{self, Message, MessageId};
+use usernsd_domain::paths::{KUBELETS, PODS};
+use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::unit::{CgroupsPath, Scope};
@@ -45,8 +47,6 @@ mod look;
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
 /// Where the kubelet keeps its pods' logs.
 const POD_LOGS: &str = "var/log/pods";
-/// Where it keeps the pods themselves.
-const KUBELET_PODS: &str = "var/lib/kubelet/pods";
 /// So many pods' directories are looked at.
 const MAX_PODS: usize = 5000;
 /// How much of the end of a failed container's log is looked at.
@@ -217,11 +217,12 @@ impl<'a> Explainer<'a> {
 
     /// The host IDs that the kubelet chose for a pod, by its record of them.
     fn chosen_ids(&self, pod_uid: &str) -> ChosenIds {
-        let record = self.node.host_root.join(KUBELET_PODS).join(pod_uid);
+        let has_directory =
+            |kubelet: &HostPath| self.node.host_root.join(kubelet.as_str()).join(PODS).join(pod_uid).is_dir();
         match self.recorded_ids(pod_uid) {
             Some((first, count)) => ChosenIds::Range { first, count },
             // The kubelet makes the directory before it chooses; an agent's pod does not see it.
-            None if pod_uid.is_empty() || !record.is_dir() => ChosenIds::Unseen,
+            None if pod_uid.is_empty() || !KUBELETS.iter().any(has_directory) => ChosenIds::Unseen,
             None => ChosenIds::None,
         }
     }
@@ -240,8 +241,11 @@ impl<'a> Explainer<'a> {
         }
         let is_uid =
             !pod_uid.is_empty() && pod_uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let path = self.node.host_root.join(KUBELET_PODS).join(pod_uid).join("userns");
-        let text = is_uid.then(|| tail(&path, LOG_BYTES).ok())??;
+        let record = |kubelet: &HostPath| {
+            let path = self.node.host_root.join(kubelet.as_str()).join(PODS).join(pod_uid).join("userns");
+            tail(&path, LOG_BYTES).ok()
+        };
+        let text = is_uid.then(|| KUBELETS.iter().find_map(record))??;
         let record: Record = serde_json::from_str(&text).ok()?;
         record.uid_mappings.first().map(|mapping| (mapping.host_id, mapping.length))
     }

@@ -14,7 +14,8 @@ use crate::survey::Surveyor;
 use usernsd_domain::accounts::Account;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::crio::config::Content as CrioContent;
-use usernsd_domain::provision::HostPath;
+use usernsd_domain::mountinfo::MountInfo;
+use usernsd_domain::paths::{KUBELET, KUBELET_CONFIG};
 use usernsd_domain::redact::{Names, log_field, log_line};
 use usernsd_domain::secrets::{LEFT_OUT, without_secrets};
 use usernsd_domain::space::HostIds;
@@ -46,8 +47,6 @@ const CRIO_KEYS: [&str; 9] = [
     "activation_annotation",
     "runtime_path",
 ];
-const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/config.yaml");
-const KUBELET_DIRECTORY: HostPath = HostPath::fixed("var/lib/kubelet");
 
 /// The files of a support bundle.
 #[derive(Debug)]
@@ -264,7 +263,9 @@ fn users_in_ranges(host: &HostIds) -> Value {
 
 fn cgroup_mounts(host_root: &Path) -> Result<String, std::io::Error> {
     let table = std::fs::read_to_string(host_root.join("proc/1/mountinfo"))?;
-    Ok(table.lines().filter(|line| line.contains(" - cgroup")).map(|line| format!("{line}\n")).collect())
+    let is_cgroup =
+        |line: &&str| MountInfo::parse(line).is_some_and(|mount| mount.kind.starts_with("cgroup"));
+    Ok(table.lines().filter(is_cgroup).map(|line| format!("{line}\n")).collect())
 }
 
 /// The limits of the cgroups of all pods in the state document.
@@ -327,10 +328,9 @@ fn shown(value: &TomlValue) -> Option<String> {
 
 fn kubelet(host_root: &Path) -> Result<Value, String> {
     let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
-    let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?;
+    let bytes = root.read(&KUBELET_CONFIG).map_err(|error| error.to_string())?;
     // A kubelet's own directory contains more than the pods; an agent's pod does not see it.
-    let is_hidden =
-        || root.list(&KUBELET_DIRECTORY).is_ok_and(|names| names.iter().all(|name| name == "pods"));
+    let is_hidden = || root.list(&KUBELET).is_ok_and(|names| names.iter().all(|name| name == "pods"));
     let bytes = bytes.ok_or_else(|| {
         if is_hidden() {
             "it cannot be seen from here: /var/lib/kubelet is not mounted"

@@ -16,6 +16,7 @@ use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::node::{
     Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Runtime, Snapshot, Survey, SurveyedPod,
 };
+use usernsd_domain::paths::{GROUP, IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, SUBGID, SUBUID};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::Record;
@@ -30,20 +31,8 @@ use usernsd_linux::proc::Proc;
 const SHARED: Duration = Duration::from_secs(1);
 /// User namespaces come and go without containers too.
 const RECOUNT: Duration = Duration::from_secs(60);
-const SUBUID: HostPath = HostPath::fixed("etc/subuid");
-const SUBGID: HostPath = HostPath::fixed("etc/subgid");
-const PASSWD: HostPath = HostPath::fixed("etc/passwd");
 /// The directory of CRI-O's configuration.
 const CRIO: HostPath = HostPath::fixed("etc/crio");
-const GROUP: HostPath = HostPath::fixed("etc/group");
-/// Where image-based systems keep their own users and groups (nss-altfiles).
-const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
-/// The kubelet makes it at its first start; the directory above it others make too.
-const KUBELETS: [HostPath; 3] = [
-    HostPath::fixed("var/lib/kubelet/pods"),
-    HostPath::fixed("var/lib/k0s/kubelet/pods"),
-    HostPath::fixed("var/snap/microk8s/common/var/lib/kubelet/pods"),
-];
 
 /// Looks at the node.
 #[derive(Debug)]
@@ -112,7 +101,7 @@ impl Surveyor {
     pub fn new(host_root: &Path) -> Result<Surveyor, StartError> {
         Ok(Surveyor {
             host: HostRoot::open(host_root)?,
-            kubelets: KUBELETS.to_vec(),
+            kubelets: KUBELETS.iter().filter_map(|directory| directory.join(PODS).ok()).collect(),
             cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
             proc: Proc::new(&host_root.join("proc")),
             namespaces: Arc::default(),
@@ -123,7 +112,7 @@ impl Surveyor {
     /// For a kubelet whose root directory (`--root-dir`) is elsewhere.
     #[must_use]
     pub fn with_kubelet(mut self, root_dir: Option<&HostPath>) -> Surveyor {
-        self.kubelets.extend(root_dir.and_then(|path| path.join("pods").ok()));
+        self.kubelets.extend(root_dir.and_then(|path| path.join(PODS).ok()));
         self
     }
 
@@ -243,9 +232,8 @@ impl Surveyor {
         let mut accounts = Accounts::default();
         accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
         accounts.add_groups(&read(&GROUP)?);
-        let [users, groups] = &ALTFILES;
-        accounts.add_users(&read(users)?);
-        accounts.add_groups(&read(groups)?);
+        accounts.add_users(&read(&IMAGE_PASSWD)?);
+        accounts.add_groups(&read(&IMAGE_GROUP)?);
         Ok(HostIds {
             subuid: SubidFile::parse(&read(&SUBUID)?),
             subgid: SubidFile::parse(&read(&SUBGID)?),

@@ -8,7 +8,6 @@ pub mod cgroupfs;
 pub mod host;
 pub mod idmap;
 pub mod inherited;
-pub mod kernel;
 pub mod landlock;
 pub mod log;
 pub mod privilege;

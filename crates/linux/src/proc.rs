@@ -20,8 +20,10 @@ use usernsd_domain::cgroup::{CgroupPath, CgroupPathError};
 use usernsd_domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use usernsd_domain::idmap::{HostId, IdMap, IdMapError};
 use usernsd_domain::mounts::hides_processes;
+use usernsd_domain::process::Status;
 
 mod inside;
+mod kernel;
 pub mod observer;
 
 /// A mounted proc file system: the host's.
@@ -195,15 +197,12 @@ impl Proc {
             let directory = self.root.join(pid.to_string());
             // A process that ended in the meantime is skipped.
             let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
-            let field = |name: &str| {
-                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-                line.unwrap_or_default().split_ascii_whitespace()
-            };
+            let status = Status::parse(&status);
             // A plugin that outlived the runtime that launched it is not used any more.
-            let is_orphan = matches!(field("PPid").next(), Some("0" | "1") | None);
-            let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1 && !is_orphan;
-            let state = field("State").next().unwrap_or_default();
-            if !is_roots || matches!(state, "Z" | "X" | "") {
+            let is_orphan = matches!(status.parent, 0 | 1);
+            let is_in_this_namespace = status.inner_pids().is_some_and(<[u32]>::is_empty);
+            let is_roots = status.real_uid == Some(HostId(0)) && is_in_this_namespace && !is_orphan;
+            if !is_roots || matches!(status.state, Some('Z' | 'X') | None) {
                 continue;
             }
             // Read last, and only for root's processes: the command line is in the process's memory, which may be
@@ -212,7 +211,7 @@ impl Proc {
             let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
             let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
             if std::str::from_utf8(name).is_ok_and(&is_of) {
-                found.push((pid, matches!(state, "T" | "t")));
+                found.push((pid, matches!(status.state, Some('T' | 't'))));
             }
         }
         Ok(found)
@@ -333,29 +332,30 @@ impl Process {
         Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?, own, namespace))
     }
 
-    /// Its effective user ID as seen by the host (proc_pid_status(5), `Uid`, second number).
+    /// `/proc/PID/status`.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn status(&self) -> Result<Status, ProcError> {
+        Ok(Status::parse(&self.read("status")?))
+    }
+
+    /// Its effective user ID as seen by the host.
     ///
     /// # Errors
     /// See [`ProcError`].
     pub fn effective_uid(&self) -> Result<HostId, ProcError> {
-        let text = self.read("status")?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("Uid:"))
-            .and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok())
-            .map(HostId)
-            .ok_or(ProcError::Status { pid: self.pid })
+        self.status()?.uid.ok_or(ProcError::Status { pid: self.pid })
     }
 
-    /// Its PIDs in the PID namespaces below that of this `/proc`, from the outermost to its own (proc_pid_status(5),
-    /// `NSpid` without the first); empty if it is in that namespace itself.
+    /// Its PIDs in the PID namespaces below that of this `/proc`, from the outermost to its own; empty if it is in
+    /// that namespace itself.
     ///
     /// # Errors
     /// See [`ProcError`].
     pub fn inner_numbers(&self) -> Result<Vec<u32>, ProcError> {
-        let text = self.read("status")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let numbers = line.ok_or(ProcError::Status { pid: self.pid })?.split_ascii_whitespace().skip(1);
-        Ok(numbers.filter_map(|number| number.parse().ok()).collect())
+        let status = self.status()?;
+        status.inner_pids().map(<[u32]>::to_vec).ok_or(ProcError::Status { pid: self.pid })
     }
 
     /// When it was started, as time since the machine's start like [`Proc::uptime`], to the hundredth of a second

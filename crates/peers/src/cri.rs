@@ -40,6 +40,23 @@ pub use usernsd_proto::cri as v1;
 /// Returns the CRI sockets to try. Called for each attempt, because a runtime may be installed later.
 pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
+/// The CRI sockets to try on the node with that root: those that are `named`, else those that exist at the runtimes'
+/// default paths.
+#[must_use]
+pub fn sockets(host_root: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
+    if named.is_empty() {
+        discover(host_root).into_iter().map(|(_, path)| path).collect()
+    } else {
+        named.to_vec()
+    }
+}
+
+/// Finds the [`sockets`] anew for each attempt.
+#[must_use]
+pub fn endpoints(host_root: PathBuf, named: Vec<PathBuf>) -> Endpoints {
+    Arc::new(move || sockets(&host_root, &named))
+}
+
 /// Time limit of one call. A healthy runtime answers in milliseconds; the kubelet itself gives up after two
 /// minutes. Ten seconds suffice on a node under heavy load, and the next resync tries again.
 pub const DEADLINE: Duration = Duration::from_secs(10);

@@ -26,7 +26,7 @@ const MAX_LINE: u64 = 64 << 10;
 
 /// kubectl could not be started.
 #[derive(Debug, Error)]
-#[error("starting kubectl: {0}; it must be in PATH")]
+#[error("kubectl could not be started; it must be in PATH")]
 pub struct KubectlError(#[from] io::Error);
 
 impl Kubectl {

@@ -43,7 +43,7 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum NriError {
     /// The socket failed.
-    #[error("NRI socket: {0}")]
+    #[error("NRI socket")]
     Io(#[from] io::Error),
     /// The runtime refused the plugin; holds its message.
     #[error("the runtime refused the registration: {0}")]

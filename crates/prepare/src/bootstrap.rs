@@ -27,9 +27,12 @@ use crate::crio::CrioError;
 use crate::journal::{Journal, Run, Written};
 use crate::machineconfig;
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::idplan::{SUBGID, SUBUID};
+
 use usernsd_domain::mco::CURRENT_CONFIG;
-use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
+use usernsd_domain::paths::{self, SUBGID, SUBUID};
+use usernsd_domain::provision::{
+    Attributes, FileChange, Form, HostPath, HostPathError, Undo, differing_lines,
+};
 use usernsd_linux::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 
 /// Directory of the data that bootstrap keeps between runs.
@@ -42,14 +45,7 @@ const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
 const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
 /// The files that shadow-utils locks, in the order in which it locks them.
-static SHADOWS: [HostPath; 6] = [
-    HostPath::fixed("etc/passwd"),
-    HostPath::fixed("etc/shadow"),
-    HostPath::fixed("etc/group"),
-    HostPath::fixed("etc/gshadow"),
-    HostPath::fixed("etc/subuid"),
-    HostPath::fixed("etc/subgid"),
-];
+static SHADOWS: [HostPath; 6] = [paths::PASSWD, paths::SHADOW, paths::GROUP, paths::GSHADOW, SUBUID, SUBGID];
 /// For how long bootstrap waits for a lock. shadow-utils itself gives up after 15 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -98,6 +94,9 @@ pub enum BootstrapError {
     /// A file could not be read or written.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// A path in the configuration, usernsd's or a runtime's, cannot be used.
+    #[error("a configured path cannot be used; correct it; nothing was changed")]
+    Path(#[from] HostPathError),
     /// The ranges would do harm: everything except the ranges is applied.
     #[error("{0}; no range was changed")]
     Ranges(String),

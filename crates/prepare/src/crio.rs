@@ -19,7 +19,7 @@ use usernsd_domain::crio::{CrioVersion, CrioVersionError};
 use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
 use usernsd_domain::owned_files;
-use usernsd_domain::provision::{FileChange, HostPath, HostPathError};
+use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_linux::program::{ProgramError, run};
 
 /// Time limit of CRI-O's program. It takes 50 ms; a node that is starting is slower.
@@ -52,9 +52,6 @@ pub enum CrioError {
     /// The program reported no version.
     #[error(transparent)]
     Version(#[from] CrioVersionError),
-    /// A configured path is not valid.
-    #[error(transparent)]
-    Path(#[from] HostPathError),
     /// The copy for CRI-O's own validation could not be made.
     #[error("copying the configuration to {}: {error}", path.display())]
     Copy {
@@ -139,7 +136,7 @@ pub fn plan(
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
-    let change = owned_files::crio(&plan, read)?;
+    let change = owned_files::crio(&plan, read);
     // With the drop-in, CRI-O may read one more hooks directory.
     let effective = Effective::of(version, &with_changes(&files, [&change]));
     let bad = hooks::bad(&conf, &effective, &|_| false);

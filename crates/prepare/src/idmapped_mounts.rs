@@ -4,13 +4,13 @@ use std::path::Path;
 
 use usernsd_domain::finding::Finding;
 use usernsd_domain::kernel::{IdMapped, Store, tmpfs_finding};
+use usernsd_domain::paths::PROC;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::idmap::{Prober, is_proc};
 
 /// This program, even if its file has been replaced.
 const OWN: &str = "/proc/self/exe";
-const PROC: HostPath = HostPath::fixed("proc");
 
 /// Tries tmpfs, and each store whose type alone is not conclusive. Nothing is tried below a root without the
 /// kernel's `/proc`, which is the root of a node under construction.

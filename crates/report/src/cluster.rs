@@ -20,8 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch as channel};
-use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::follow::Followed;
 use crate::metrics::cluster::{ClusterMetrics, Request};
@@ -29,9 +28,10 @@ use crate::state::State;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::pod::is_dns_name;
-use usernsd_domain::rate_limit::Backoff;
+use usernsd_domain::rate_limit::{Backoff, spread};
 use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_peers::kube::{Kube, KubeError, Reporter};
+use usernsd_tasks::Tasks;
 
 pub use facts::{node_facts, with_misfits};
 
@@ -119,32 +119,24 @@ impl Default for Pace {
     }
 }
 
-/// Works until told to stop. `states` is what the agent says; `misfits` becomes what does not fit.
+/// Works until it is dropped. `states` are the agent's, `misfits` becomes what does not fit.
 pub async fn run(
     options: Options,
     kube: Arc<Kube>,
     mut states: channel::Receiver<Option<Arc<State>>>,
     metrics: ClusterMetrics,
     misfits: channel::Sender<Arc<Vec<PodMappingProblems>>>,
-    mut stop: channel::Receiver<bool>,
 ) {
-    let named = async {
-        match options.node.clone() {
-            Some(node) => Some(node),
-            None => {
-                let state = states.wait_for(Option::is_some).await.ok()?;
-                state.as_ref().map(|state| state.node.name.clone())
-            }
+    let node = match options.node.clone() {
+        Some(node) => Some(node),
+        None => {
+            let Ok(state) = states.wait_for(Option::is_some).await else { return };
+            state.as_ref().map(|state| state.node.name.clone())
         }
-    };
-    let node = tokio::select! {
-        node = named => node,
-        _ = stop.wait_for(|stop| *stop) => return,
     };
     let Some(node) = node.filter(|node| is_dns_name(node)) else {
         warn!("no Node of Kubernetes has this node's name; set NODE_NAME. The API server is left alone");
-        let _ = stop.wait_for(|stop| *stop).await;
-        return;
+        return std::future::pending().await;
     };
     let cluster = Arc::new(Cluster {
         kube,
@@ -154,30 +146,30 @@ pub async fn run(
         is_away: AtomicBool::new(false),
         was_refused: AtomicBool::new(false),
     });
-    let mut tasks = JoinSet::new();
+    let mut tasks = Tasks::new();
     let (pods_told, pods) = channel::channel(Arc::default());
     let (ranges_told, ranges) = channel::channel(Arc::default());
-    tasks.spawn(watch::run(Arc::clone(&cluster), pods_told));
+    tasks.spawn("pods", watch::run(Arc::clone(&cluster), pods_told));
     if options.namespaces {
-        tasks.spawn(namespaces::run(Arc::clone(&cluster), pods.clone(), ranges_told));
+        tasks.spawn("namespaces", namespaces::run(Arc::clone(&cluster), pods.clone(), ranges_told));
     }
     let (queue, waiting) = mpsc::channel(WAITING);
     let judge = judge::Judge::new(Arc::clone(&cluster), options.events, queue, misfits);
-    tasks.spawn(judge.run(states.clone(), pods, ranges));
+    tasks.spawn("judge", judge.run(states.clone(), pods, ranges));
     let reporter = Reporter { instance: options.instance.unwrap_or_else(|| node.clone()), node };
-    tasks.spawn(post::run(Arc::clone(&cluster), waiting, reporter));
+    tasks.spawn("events", post::run(Arc::clone(&cluster), waiting, reporter));
     match options.condition {
         ConditionPolicy::Off => {}
         ConditionPolicy::On => {
-            tasks.spawn(condition::run(Arc::clone(&cluster), states));
+            tasks.spawn("condition", condition::run(Arc::clone(&cluster), states));
         }
         ConditionPolicy::Remove => {
-            tasks.spawn(condition::remove(Arc::clone(&cluster)));
+            tasks.spawn("condition", condition::remove(Arc::clone(&cluster)));
         }
     }
-    // Said once for all of them, and dropped with this future.
-    let _ = stop.wait_for(|stop| *stop).await;
-    tasks.shutdown().await;
+    // Dropped with this future, they stop.
+    let ended = tasks.ended().await;
+    error!(%ended, "the work with the cluster ends");
 }
 
 /// Tells `told` what the agent says, and `None` while it is away.
@@ -206,7 +198,7 @@ pub async fn listen(mut followed: Followed, told: channel::Sender<Option<Arc<Sta
 
 impl Cluster {
     fn backoff(&self) -> Backoff {
-        Backoff::new(self.pace.base, self.pace.longest)
+        Backoff::new(self.pace.base, self.pace.longest, self.pace.steady)
     }
 
     /// Waits for the start, at a random moment.
@@ -228,7 +220,7 @@ impl Cluster {
             KubeError::Forbidden(_) | KubeError::Refused { .. } => Some(self.pace.refused),
             _ => self.kube.requested_pause(),
         };
-        tokio::time::sleep(backoff.failed(random(), least)).await;
+        tokio::time::sleep(spread(backoff.after(Duration::ZERO), random(), least)).await;
     }
 
     /// Counts what came of a request, and says it when it is news.

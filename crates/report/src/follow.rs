@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::state::{ReadError, State, watch_state};
 use usernsd_domain::node::{Health, PeerState};
+use usernsd_domain::rate_limit::Backoff;
 
-/// Between two attempts to reach the agent: doubled after each, up to the last.
+/// The first and the longest pause between two attempts to reach the agent.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// After a connection that lasted this long, the pauses start anew.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// How the exporter and the agent get on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,23 +59,20 @@ impl Follower {
 
     /// Reads until it is dropped. An agent that is away is asked again, with growing pauses.
     pub async fn run(self) {
-        let (shortest, longest) = PAUSES;
-        let mut pause = shortest;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1, LASTING);
         loop {
-            let before = self.link.borrow().documents;
+            let since = Instant::now();
             let error = self.listen().await;
+            let lasted = since.elapsed();
             // Said once: an agent may be away for days.
             if self.link.borrow().health.state == PeerState::Up {
                 warn!(%error, "the agent is away");
-                pause = shortest;
             } else if self.link.borrow().health.last_error.as_ref() != Some(&error.to_string()) {
                 warn!(%error, "waiting for the agent");
             }
             let now = SystemTime::now();
             self.link.send_modify(|link| link.health.down(now, error.to_string()));
-            sleep(pause).await;
-            let heard = self.link.borrow().documents > before;
-            pause = if heard { shortest } else { longest.min(2 * pause) };
+            sleep(backoff.after(lasted)).await;
         }
     }
 
@@ -114,5 +114,45 @@ impl Link {
             (_, Some(error)) => Err(format!("the agent is away: {error}")),
             (_, None) => Err("the agent did not answer yet".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../tests/golden/state.json");
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_answers_and_hangs_up_is_asked_less_and_less_often() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
+            let line = format!("{document}\n");
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::Relaxed);
+                // A connection that is closed with an unread request is reset.
+                let _ = stream.read(&mut [0; 64]).await;
+                stream.write_all(line.as_bytes()).await.unwrap();
+            }
+        });
+        let (follower, followed) = Follower::new(path, SystemTime::UNIX_EPOCH);
+        tokio::spawn(follower.run());
+        sleep(Duration::from_secs(60)).await;
+        let documents = followed.link.borrow().documents;
+        assert!(documents > 1, "{documents} documents came");
+        // At the first pause it would be 240 times.
+        let accepted = accepted.load(Ordering::Relaxed);
+        assert!((5..=20).contains(&accepted), "connected {accepted} times in a minute");
     }
 }

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use crate::http::{Admission, Gate, Protection, TlsFiles};
 use crate::metrics::HttpMetrics;
+use usernsd_domain::rate_limit::Bucket;
 use usernsd_peers::kube::{Access, Kube, Review};
 
 /// How long a yes is believed. A token that was taken back opens for no longer.
@@ -27,10 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KEPT: usize = 128;
 /// Questions at once.
 const AT_ONCE: usize = 4;
-/// Questions that may follow one another at once, and then in each second: whoever invents tokens
+/// Questions that may follow one another at once, and the time after which one more may be asked: invented tokens
 /// must not cost the API server more.
-const BURST: f64 = 20.0;
-const RATE: f64 = 5.0;
+const BURST: u32 = 20;
+const EVERY: Duration = Duration::from_millis(200);
 /// Clients that were let in last: they have questions of their own, so that a flood of invented tokens
 /// keeps no scraper out.
 const FAMILIAR: usize = 16;
@@ -42,15 +43,10 @@ pub struct Gatekeeper {
     kept: Mutex<Vec<Answer>>,
     places: Semaphore,
     familiar: Mutex<VecDeque<(String, String)>>,
-    strangers_questions: Mutex<Questions>,
-    familiar_questions: Mutex<Questions>,
-}
-
-/// How many may be asked now.
-#[derive(Debug)]
-struct Questions {
-    left: f64,
-    at: Instant,
+    strangers_questions: Mutex<Bucket>,
+    familiar_questions: Mutex<Bucket>,
+    /// The moment from which the buckets measure time.
+    began: Instant,
 }
 
 #[derive(Debug)]
@@ -105,8 +101,9 @@ impl Gatekeeper {
             kept: Mutex::default(),
             places: Semaphore::new(AT_ONCE),
             familiar: Mutex::default(),
-            strangers_questions: Mutex::new(Questions::new()),
-            familiar_questions: Mutex::new(Questions::new()),
+            strangers_questions: Mutex::new(Bucket::new(BURST, EVERY)),
+            familiar_questions: Mutex::new(Bucket::new(BURST, EVERY)),
+            began: Instant::now(),
         }
     }
 
@@ -147,7 +144,7 @@ impl Gatekeeper {
         };
         let questions = if is_familiar { &self.familiar_questions } else { &self.strangers_questions };
         self.api.requested_pause().is_none()
-            && questions.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+            && questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.began.elapsed())
     }
 
     /// It was let in, or no longer.
@@ -197,23 +194,5 @@ impl Gatekeeper {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().find(|answer| answer.token == token && answer.path == path)?;
         (found.until > now).then_some(found.admission)
-    }
-}
-
-// === impl Questions ===
-
-impl Questions {
-    fn new() -> Questions {
-        Questions { left: BURST, at: Instant::now() }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
-        self.at = now;
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
     }
 }

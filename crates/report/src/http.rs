@@ -60,8 +60,6 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 const MAX_HEAD: usize = 16 << 10;
 /// Time for answers in progress when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
-/// An idle thread that makes documents ends after this.
-const IDLE: Duration = Duration::from_secs(5);
 
 /// Prometheus text format 0.0.4.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -183,7 +181,7 @@ pub enum HttpError {
     #[error("starting the HTTP server: {0}")]
     Start(io::Error),
     /// The certificate or its key.
-    #[error("{0}; see http.tlsCertificateFile and http.tlsKeyFile")]
+    #[error("the TLS files (http.tlsCertificateFile, http.tlsKeyFile) cannot be used")]
     Tls(#[from] TlsError),
 }
 
@@ -232,16 +230,12 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
         told(Happening::Certificate(in_use));
     }
     let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(1)
-            .thread_keep_alive(IDLE)
-            .build()
-            .map_err(HttpError::Start)
-    };
+    let runtime = || usernsd_tasks::runtime(1).map_err(HttpError::Start);
     let (taking, serving) = (runtime()?, runtime()?);
+    let listener = {
+        let _entered = taking.enter();
+        tokio::net::TcpListener::from_std(listener).map_err(HttpError::Start)?
+    };
     let (stop, stopped) = oneshot::channel();
     let (taken, arrivals) = mpsc::channel(arrivals::MAX_WAITING);
     let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -292,7 +286,7 @@ impl Drop for Server {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::debug!("The HTTP server had panicked");
+                tracing::debug!("the HTTP server had panicked");
             }
         }
     }
@@ -485,13 +479,13 @@ async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) 
                 () = evicted.notified() => Err(io::Error::other("another client took its place")),
             };
             if let Err(error) = served {
-                tracing::debug!(%error, "An HTTP connection broke");
+                tracing::debug!(%error, "an HTTP connection broke");
             }
         });
     }
     let finish = async { while connections.join_next().await.is_some() {} };
     if timeout(GRACE, finish).await.is_err() {
-        tracing::debug!("Cutting off HTTP connections");
+        tracing::debug!("cutting off HTTP connections");
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use usernsd_domain::check::Examined;
+use usernsd_domain::check::pods::Annotations;
+use usernsd_domain::check::{Examined, Probe};
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
@@ -248,6 +249,18 @@ impl Store {
     pub fn set_examined(&self, examined: Examined) {
         self.lock().examined = Some(Arc::new(examined));
         self.changed.send_replace(());
+    }
+
+    /// Replaces the annotations of pods that can ask for a writable cgroup, in what the node was checked for.
+    pub fn set_asked(&self, asked: Probe<Annotations>) {
+        let mut state = self.lock();
+        if let Some(examined) = &state.examined
+            && examined.asked != asked
+        {
+            state.examined = Some(Arc::new(Examined { asked, ..(**examined).clone() }));
+            drop(state);
+            self.changed.send_replace(());
+        }
     }
 
     /// Keeps what the runtime says of itself.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::containers::Containers;
+use usernsd_domain::chain::chain;
 use usernsd_domain::node::{LaunchedPlugin, Peer, PeerState};
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::report::{Done, Report};
 use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, LinkError, PROTOCOL, Watch, Writer};
 
@@ -26,8 +27,11 @@ const HANGS: Duration = Duration::from_secs(5);
 /// How long the plugins that are there when the agent starts may take to introduce themselves, before
 /// the agent joins NRI in their place.
 const FIRST: Duration = Duration::from_secs(1);
-/// The pause before a connection that ended is made again.
-const AGAIN: Duration = Duration::from_millis(200);
+/// The first and the longest pause before a connection is made again. The longest is also how long a plugin may take
+/// to answer.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), HANGS);
+/// After a connection that lasted this long, the pauses start anew.
+const LASTING: Duration = Duration::from_secs(10);
 /// The pause before a directory that is not there is looked for again.
 const MISSING: Duration = Duration::from_secs(10);
 
@@ -58,8 +62,8 @@ struct Known {
 // === impl Follow ===
 
 impl Follow {
-    /// Runs until told to stop.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// Runs until it is dropped.
+    pub async fn run(self) {
         let this = Arc::new(self);
         // In a pod the directory is mounted; elsewhere the agent may be the first to need it.
         if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(&this.directory) {
@@ -112,7 +116,6 @@ impl Follow {
                         decide = None;
                         this.decided();
                     }
-                    _ = stop.changed() => return,
                 }
             }
         }
@@ -120,14 +123,17 @@ impl Follow {
 
     /// Follows one plugin until nobody listens at its socket any more.
     async fn follow(&self, path: &Path) {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1, LASTING);
         loop {
             let mut known = Known::default();
+            let since = Instant::now();
             let ended = self.session(path, &mut known).await;
+            let pause = backoff.after(since.elapsed());
             if let Some(hello) = known.hello {
                 self.containers.store().set_plugin(hello.pid, None);
                 let reason = match &ended {
                     Ok(()) => "it ended the connection".to_owned(),
-                    Err(error) => error.to_string(),
+                    Err(error) => chain(&error),
                 };
                 warn!(pid = hello.pid, runtime = %hello.runtime, %reason, "lost the plugin that the runtime launched");
                 self.changed("the plugin that the runtime launched ended; it is started with the runtime");
@@ -142,11 +148,11 @@ impl Follow {
                     return;
                 }
                 Err(error) => {
-                    debug!(socket = %path.display(), %error, "no connection to the launched plugin");
-                    sleep(HANGS).await;
+                    debug!(socket = %path.display(), error = %chain(&error), "no connection to the launched plugin")
                 }
-                Ok(()) => sleep(AGAIN).await,
+                Ok(()) => {}
             }
+            sleep(pause).await;
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::report::{Done, Kept, Report};
 use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
 
@@ -100,7 +101,7 @@ impl Reports {
                     tokio::spawn(async move {
                         let served = reports.serve_one(lines, writer, &*busy).await;
                         if let Err(error) = served {
-                            tracing::debug!(%error, "an agent's connection ended");
+                            tracing::debug!(error = %chain(&error), "an agent's connection ended");
                         }
                         drop(place);
                     });
@@ -109,7 +110,7 @@ impl Reports {
                     tracing::warn!(uid, "turned another user's process away")
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "could not accept an agent's connection");
+                    tracing::debug!(error = %chain(&error), "could not accept an agent's connection");
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -169,6 +169,7 @@ mod tests {
     use crate::idplan::ACCOUNT_FILES;
     use crate::kernel::SYSCTL_FILE;
     use crate::oci_hook::{self, DIRECTORIES, When};
+    use crate::paths::SUBUID;
 
     #[test]
     fn every_written_file_belongs_to_a_part() {
@@ -208,7 +209,7 @@ mod tests {
             assert_eq!(checked.first().map(Checked::word), Some("pass"));
             checked.iter().skip(1).map(Checked::word).collect()
         };
-        let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
+        let changed = || vec![(SUBUID, "x gets y".to_owned())];
         let one = Unread {
             service: Service::Crio,
             unit: "crio.service",

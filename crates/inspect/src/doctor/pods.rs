@@ -10,6 +10,7 @@ use crate::bundle::Bundles;
 use crate::inspector::{Candidate, Inspector};
 use crate::survey::Surveyor;
 use usernsd_domain::adjust::asks_by;
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::pods::{Annotations, PodFacts, checks};
 use usernsd_domain::check::{Checked, Probe};
 use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
@@ -77,6 +78,14 @@ impl Doctor {
         Ok(checks(Ok(&facts)))
     }
 
+    /// The annotations of the pods that run now, see [`Doctor::asked`].
+    pub(super) async fn ask_for_annotations(&self) -> Probe<Annotations> {
+        match self.ask_runtime().await {
+            (_, Some(cri)) => Doctor::asked(&cri).await,
+            (_, None) => Err("the runtime does not answer".to_owned()),
+        }
+    }
+
     /// Each sandbox's annotations that can ask for a writable cgroup, where its pod has any.
     pub(super) async fn asked(cri: &Cri) -> Probe<Annotations> {
         Ok(asked_of(cri.sandboxes().await.map_err(|error| error.to_string())?))
@@ -111,7 +120,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
                 // Ended meanwhile.
                 None => continue,
                 Some(found) => {
-                    let spec = parse_spec(&found.spec_json).map_err(|error| error.to_string())?;
+                    let spec = parse_spec(&found.spec_json).map_err(|error| chain(&error))?;
                     spec.into_container(listed.id.clone(), found.pid)
                 }
             },

@@ -2,6 +2,7 @@
 //! never in the way of a container's start, and then as often as the containers are.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,15 @@ pub struct Rounds {
     pub store: Store,
     /// Time between two rounds.
     pub every: Duration,
+    /// Time between two looks whether there are new pods, which may ask for something.
+    pub pods_every: Duration,
     /// Told once everything that ran before was looked at.
     pub ready: watch::Receiver<bool>,
 }
 
 impl Rounds {
-    /// Runs until told to stop.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// Runs until it is dropped, or the agent is.
+    pub async fn run(mut self) {
         if self.ready.wait_for(|ready| *ready).await.is_err() {
             return;
         }
@@ -56,9 +59,27 @@ impl Rounds {
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}
                 () = self.returned(answered, joined) => {}
-                _ = stop.changed() => return,
+                never = self.follow_pods() => match never {},
             }
         }
+    }
+
+    /// Keeps what the pods ask for up to date between two rounds: pods come and go faster than the rest of the node
+    /// changes.
+    async fn follow_pods(&self) -> Infallible {
+        let mut known = self.sandboxes();
+        loop {
+            tokio::time::sleep(self.pods_every).await;
+            let sandboxes = self.sandboxes();
+            if sandboxes != known {
+                known = sandboxes;
+                self.store.set_asked(self.doctor.ask_for_annotations().await);
+            }
+        }
+    }
+
+    fn sandboxes(&self) -> BTreeSet<String> {
+        self.store.list().iter().map(|record| record.sandbox_id.clone()).collect()
     }
 
     /// Waits until a runtime answers that did not, or is joined otherwise than it was: what was said of

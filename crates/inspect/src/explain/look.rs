@@ -197,7 +197,8 @@ impl LiveContainer<'_> {
     /// processes' memory, which a container can let a program of its own serve, that never answers.
     fn command_lines(&self, pids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         let (proc, pids) = (self.handles.proc.clone(), pids.clone());
-        let (answer, answers) = std::sync::mpsc::channel();
+        // The reader takes them as they come, until the deadline; then the thread ends with its next answer.
+        let (answer, answers) = std::sync::mpsc::sync_channel(16);
         std::thread::spawn(move || {
             for pid in pids.into_iter().take(MAX_PROCESSES) {
                 let line = proc.open(pid).and_then(|process| process.command_line()).unwrap_or_default();
@@ -217,7 +218,7 @@ impl LiveContainer<'_> {
         let of = |map: &IdMap, id: Option<HostId>| id.and_then(|id| inside(map, id.0));
         Some(ProcessRow {
             pid,
-            inner_pid: status.inner_pid,
+            inner_pid: status.pids.last().copied(),
             parent: status.parent,
             level: 0,
             user: status.uid.map(|id| id.0),

@@ -15,13 +15,13 @@ use rustix::process::{Pid, getpid, test_kill_process};
 
 use super::together::name_of;
 use super::{HostError, HostRoot, errno_of, names_in};
+use usernsd_domain::paths::PROC;
 use usernsd_domain::provision::HostPath;
 
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The kernel assigns no larger PID (`PID_MAX_LIMIT`).
 const LAST_PID: u32 = 1 << 22;
-const PROC: HostPath = HostPath::fixed("proc");
 
 /// shadow-utils' lock on one file, for instance `/etc/subuid.lock`; released on drop.
 #[derive(Debug)]

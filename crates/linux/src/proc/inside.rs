@@ -17,7 +17,6 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, fstat};
 
 use super::{Proc, ProcError, Process};
-use usernsd_domain::process::Status;
 
 /// The namespaces that a container may have of its own (namespaces(7)).
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -51,14 +50,6 @@ impl From<FileStat> for InnerFile {
 }
 
 impl Process {
-    /// `/proc/PID/status`.
-    ///
-    /// # Errors
-    /// See [`ProcError`].
-    pub fn status(&self) -> Result<Status, ProcError> {
-        Ok(Status::parse(&self.read("status")?))
-    }
-
     /// Its command line, with arguments separated by blanks; empty if it has none.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub enum LinkError {
     #[error("the process at the other end of the socket runs as user {0}, neither as root nor as this one's")]
     Foreigner(u32),
     /// The connection failed.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed")]
     Io(#[from] io::Error),
     /// A message is longer than [`MAX_LINE`].
     #[error("a message is longer than {MAX_LINE} bytes")]

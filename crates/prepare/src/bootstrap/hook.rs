@@ -73,14 +73,14 @@ pub fn plan(
             let plan =
                 oci_hook::plan(&wish.program, wish.config.as_deref(), &observed.directories, &When::Always);
             part.findings.extend(plan.findings.iter().cloned());
-            let path = HostPath::parse(&wish.program).map_err(CrioError::from)?;
+            let path = HostPath::parse(&wish.program)?;
             let own = OwnProgram::open()?;
             let digests = Digests { there: root.digest(&path)?, own: own.digest().to_owned() };
             if let Some(obstacle) = obstacle(root, &path, &own, digests.there.as_ref(), &ours)? {
                 return Err(refuse_harm(&obstacle, &path));
             }
             let read = |path: &HostPath| root.read(path).ok().flatten();
-            part.changes = owned_files::hook(&plan, &digests, &read).map_err(CrioError::from)?;
+            part.changes = owned_files::hook(&plan, &digests, &read)?;
             keep.extend(part.changes.iter().map(|change| change.path.clone()));
         }
     }
@@ -88,13 +88,12 @@ pub fn plan(
     for path in observed.there.iter().filter(|path| !keep.contains(path)) {
         let old = root.read(path)?;
         let read = |_: &HostPath| old.clone();
-        part.changes.push(whole(&path.to_string(), 0o644, None, GONE, &read).map_err(CrioError::from)?);
+        part.changes.push(whole(path.clone(), 0o644, None, GONE, &read));
     }
     for (path, digest) in ours.iter().filter(|(path, _)| !keep.contains(path)) {
         let there = root.digest(path)?;
         if there.as_ref() == Some(digest) && !part.changes.iter().any(|change| change.path == *path) {
-            part.changes
-                .push(owned_files::program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
+            part.changes.push(owned_files::program(path.clone(), there, None, GONE));
         }
     }
     part.changes.retain(FileChange::is_needed);

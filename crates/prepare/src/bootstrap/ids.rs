@@ -11,26 +11,18 @@ use usernsd_domain::accounts::{AccountFile, Accounts};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, Node, SUBGID, SUBUID};
+use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, Node};
 use usernsd_domain::kubelet::{
     DEFAULT_MAX_PODS, Directory, Record, SearchPath, Surroundings, USER, has_others, nsswitch, of_getsubids,
     reads_files,
 };
+use usernsd_domain::paths::{IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PODS, PROC, SUBGID, SUBUID};
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::{FIRST, Window};
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program;
 
-/// Root directories of kubelets: the usual one, k0s', and MicroK8s'.
-const KUBELETS: [HostPath; 3] = [
-    HostPath::fixed("var/lib/kubelet"),
-    HostPath::fixed("var/lib/k0s/kubelet"),
-    HostPath::fixed("var/snap/microk8s/common/var/lib/kubelet"),
-];
 const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
-/// Users and groups that come with an OS image (nss-altfiles).
-const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
-const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
 /// Where a kubelet that systemd starts looks for programs.
 const PROGRAMS: [HostPath; 6] = [
     HostPath::fixed("usr/local/sbin"),
@@ -40,7 +32,6 @@ const PROGRAMS: [HostPath; 6] = [
     HostPath::fixed("sbin"),
     HostPath::fixed("bin"),
 ];
-const PROC: HostPath = HostPath::fixed("proc");
 /// Sources of nsswitch.conf(5) whose users are read here.
 const IN_FILES: [&str; 2] = ["files", "altfiles"];
 /// Sources that cannot have a user whom someone named kubelet.
@@ -254,9 +245,9 @@ fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, B
     let [group, _, _, passwd] = files;
     let mut accounts = Accounts::default();
     accounts.add_users(passwd.as_deref().unwrap_or_default());
-    accounts.add_users(&root.read(&IMAGE_USERS)?.unwrap_or_default());
+    accounts.add_users(&root.read(&IMAGE_PASSWD)?.unwrap_or_default());
     accounts.add_groups(group.as_deref().unwrap_or_default());
-    accounts.add_groups(&root.read(&IMAGE_GROUPS)?.unwrap_or_default());
+    accounts.add_groups(&root.read(&IMAGE_GROUP)?.unwrap_or_default());
     Ok(accounts)
 }
 
@@ -306,12 +297,12 @@ fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec
     for path in usual.iter().chain(&configured) {
         is_here |= root.has(path)?;
         // A kubelet's own directory contains more from its first start on.
-        is_shown |= root.list(path)?.iter().any(|name| name != "pods");
+        is_shown |= root.list(path)?.iter().any(|name| name != PODS);
     }
     // If the root directory is configured, records in the usual places are those of an earlier kubelet.
     let with_records = configured.map_or(usual, |path| BTreeSet::from([path]));
     let mut records = Vec::new();
-    for pods in with_records.iter().filter_map(|path| path.join("pods").ok()) {
+    for pods in with_records.iter().filter_map(|path| path.join(PODS).ok()) {
         for pod in root.list(&pods)? {
             let Ok(path) = pods.join(&format!("{pod}/userns")) else { continue };
             let Some(bytes) = root.read(&path)? else { continue };

@@ -2,13 +2,13 @@
 
 use super::runtime::is_running_system;
 use super::{BootstrapError, OnManaged, Part};
-use crate::crio::CrioError;
 use crate::idmapped_mounts;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::kernel::{self, Kernel, SYSCTL_FILE};
 use usernsd_domain::owned_files;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::HostRoot;
+use usernsd_linux::proc::Proc;
 
 /// Without a mounted /proc nothing is known of the kernel: the root is that of a node under construction.
 const SEEN: HostPath = HostPath::fixed("proc/1/mountinfo");
@@ -28,7 +28,7 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
         return Ok(part);
     }
     let has = |path: &str| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false));
-    let mut found = usernsd_linux::kernel::read(&root.path().join("proc"), has);
+    let mut found = Proc::new(&root.path().join("proc")).kernel(has);
     let of_tmpfs = idmapped_mounts::probe(root, &mut found.stores);
     part.findings = kernel::findings(&found, pods);
     part.findings.extend(of_tmpfs);
@@ -49,7 +49,7 @@ pub fn plan_sysctl(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, Boot
     if !root.has(&SEEN)? {
         return Ok(Part::default());
     }
-    let found = usernsd_linux::kernel::read(&root.path().join("proc"), |_| false);
+    let found = Proc::new(&root.path().join("proc")).kernel(|_| false);
     write_setting(root, &found, pods, apply)
 }
 
@@ -59,7 +59,7 @@ fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Res
         return Ok(part);
     };
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let file = owned_files::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
+    let file = owned_files::sysctl(kernel::sysctl_file(wanted), &read);
     root.read(&file.path)?;
     part.changes.push(file);
     if is_running_system(root) {

@@ -9,12 +9,13 @@ use crate::kubelet::{KubeletConfig, flag_values, max_pods_flag, search_path, sta
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::kubelet::SearchPath;
 use usernsd_domain::nri_plugin::SystemPod;
+use usernsd_domain::paths::KUBELET_CONFIG;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Where kubeadm, OpenShift, Kubespray, EKS and k0s store the kubelet's configuration.
 const CONFIGS: [HostPath; 8] = [
-    HostPath::fixed("var/lib/kubelet/config.yaml"),
+    KUBELET_CONFIG,
     HostPath::fixed("etc/kubernetes/kubelet.conf"),
     HostPath::fixed("etc/kubernetes/kubelet-config.yaml"),
     HostPath::fixed("var/lib/kubelet/kubeconfig.yaml"),

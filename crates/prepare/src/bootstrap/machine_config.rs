@@ -9,9 +9,10 @@ use crate::machineconfig::{FileEntry, Parsed, UnitEntry};
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds, SUBGID, SUBUID};
+use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::ignition::install::{install, template_of};
 use usernsd_domain::owned_files;
+use usernsd_domain::paths::{SUBGID, SUBUID};
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
@@ -90,8 +91,7 @@ fn change(root: &HostRoot, entry: &FileEntry) -> Result<FileChange, BootstrapErr
         )));
     }
     let mut change =
-        owned_files::whole(&path.to_string(), entry.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None)
-            .map_err(|error| refused(error.to_string()))?;
+        owned_files::whole(path.clone(), entry.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None);
     // Ignition's default mode counts as specified, unless the existing file stays.
     let is_specified = entry.node.mode.is_some() || entry.has_contents;
     change.mode_was = known.map(|known| known.mode).filter(|_| is_specified);

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::program::{Installed, Obstacle, installed, obstacle};
 use super::runtime::{is_running_system, nri_conf};
 use super::{BootstrapError, OnManaged, Part, journal};
-use crate::crio::CrioError;
 use usernsd_domain::check::plugin::differ;
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::finding::{Finding, FindingId};
@@ -301,12 +300,10 @@ pub fn plan(root: &HostRoot, wish: &PluginOptions, observed: &Observed) -> Resul
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let text = settings(&config.to_string(), &wish.settings).into_bytes();
     let reason = "the launched plugin is configured with it, and reads it again when it changes";
-    part.changes.push(whole(&config.to_string(), 0o644, Some(text), reason, &read).map_err(CrioError::from)?);
+    part.changes.push(whole(config.clone(), 0o644, Some(text), reason, &read));
     let reason = "the container runtime launches this program as an NRI plugin when it starts";
     let digest = OwnProgram::open()?.digest().to_owned();
-    part.changes.push(
-        program(&path.to_string(), observed.there.clone(), Some(digest), reason).map_err(CrioError::from)?,
-    );
+    part.changes.push(program(path.clone(), observed.there.clone(), Some(digest), reason));
     part.changes.retain(FileChange::is_needed);
     Ok(part)
 }
@@ -334,14 +331,14 @@ fn removals(
     for (path, digest) in observed.programs.iter().filter(|(path, _)| !keep.contains(&path)) {
         let there = root.digest(path)?;
         if there.as_ref() == Some(digest) && !changes.iter().any(|change| change.path == *path) {
-            changes.push(program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
+            changes.push(program(path.clone(), there, None, GONE));
         }
     }
     for path in observed.configs.iter().filter(|path| !keep.contains(path)) {
         let old = root.read(path)?.filter(|text| is_settings(text));
         if old.is_some() {
             let read = |_: &HostPath| old.clone();
-            changes.push(whole(&path.to_string(), 0o644, None, GONE, &read).map_err(CrioError::from)?);
+            changes.push(whole(path.clone(), 0o644, None, GONE, &read));
         }
     }
     Ok(changes)

@@ -15,9 +15,10 @@ use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::loaded::differences;
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::idplan::{CONTAINERS, SUBGID, SUBUID};
+use usernsd_domain::idplan::CONTAINERS;
 use usernsd_domain::kubelet;
 use usernsd_domain::nri_plugin;
+use usernsd_domain::paths::{PASSWD, SUBGID, SUBUID};
 use usernsd_domain::provision::{FileChange, HostPath, differing_lines};
 use usernsd_domain::restart::{
     Changed, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, units_to_restart, warnings,
@@ -29,7 +30,6 @@ use usernsd_peers::systemd::{SYSTEM_BUS, Systemd, SystemdError};
 /// Time limit of a restart. CRI-O and the kubelet report readiness within seconds; a loaded node takes
 /// longer.
 const PATIENCE: Duration = Duration::from_secs(90);
-const PASSWD: HostPath = HostPath::fixed("etc/passwd");
 /// Files that only one service reads, apart from CRI-O's drop-ins and the runtime's directory of launched
 /// plugins.
 const FILES: [&str; 7] = [

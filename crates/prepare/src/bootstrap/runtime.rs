@@ -465,7 +465,7 @@ fn managed_directory(
     main_file: &str,
 ) -> Result<Option<String>, BootstrapError> {
     let Some(managed) = layout.managed else { return Ok(None) };
-    let path = HostPath::parse(main_file).map_err(CrioError::from)?;
+    let path = HostPath::parse(main_file)?;
     let text = root.read(&path)?.unwrap_or_default();
     let is_managed = text.split(|byte| *byte == b'\n').next() == Some(managed.first_line.as_bytes());
     Ok(is_managed.then(|| format!("{}/*.toml", managed.directory)))
@@ -483,7 +483,7 @@ fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<St
             }
             let path = match directory.as_str() {
                 "" => HostPath::fixed("."),
-                directory => HostPath::parse(directory).map_err(CrioError::from)?,
+                directory => HostPath::parse(directory)?,
             };
             let mut names = root.list(&path)?;
             if let Ours::Planned(planned, _) = ours
@@ -528,8 +528,7 @@ fn plan_containerd(
         plan.drop_in = None;
         plan.findings.push(undone);
     }
-    let mut changes: Vec<FileChange> =
-        owned_files::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
+    let mut changes: Vec<FileChange> = owned_files::containerd(&plan, &read)?.into_iter().collect();
     // A drop-in of an earlier run that is no longer wanted.
     if changes.is_empty()
         && let Some(change) = conf.drop_in_path().map(|path| gone(root, &path)).transpose()?.flatten()
@@ -562,7 +561,7 @@ fn undone(
 
 /// Plans the removal of a drop-in that usernsd wrote.
 fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapError> {
-    let path = HostPath::parse(path).map_err(CrioError::from)?;
+    let path = HostPath::parse(path)?;
     let old = root.read(&path)?.filter(|text| text.starts_with(nri_plugin::WRITTEN.as_bytes()));
     let is_ours = super::written(root)?.contains(&path);
     if old.is_none() || !is_ours {
@@ -570,5 +569,5 @@ fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapErro
     }
     let read = |_: &HostPath| old.clone();
     let reason = "containerd does what is wanted without it";
-    Ok(Some(owned_files::whole(&path.to_string(), 0o644, None, reason, &read).map_err(CrioError::from)?))
+    Ok(Some(owned_files::whole(path, 0o644, None, reason, &read)))
 }

@@ -27,7 +27,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
             Err(error) => cluster.pause(&mut backoff, &error).await,
         }
     };
-    backoff.succeeded();
+    backoff.reset();
     let mut schedule = Schedule::new(pace.heartbeat);
     let mut absent_since = None;
     loop {
@@ -57,7 +57,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
         cluster.heard(Request::PatchNode, &answer);
         match answer {
             Ok(written) => {
-                backoff.succeeded();
+                backoff.reset();
                 before = Some(written);
                 schedule.wrote(verdict, began.elapsed(), random());
             }
@@ -66,7 +66,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
     }
 }
 
-/// Takes the condition away, once.
+/// Removes the condition, once, and then does nothing.
 pub(super) async fn remove(cluster: Arc<Cluster>) {
     cluster.start().await;
     let mut backoff = cluster.backoff();
@@ -75,7 +75,7 @@ pub(super) async fn remove(cluster: Arc<Cluster>) {
         let answer = cluster.kube.remove_node_condition(&cluster.node).await;
         cluster.heard(Request::PatchNode, &answer);
         match answer {
-            Ok(()) => return,
+            Ok(()) => return std::future::pending().await,
             Err(error) => cluster.pause(&mut backoff, &error).await,
         }
     }

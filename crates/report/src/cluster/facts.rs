@@ -4,6 +4,7 @@ use crate::state::{Container, Mapping, MappingProblemState, PodState, State};
 use crate::verdict::assess;
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::{Category, CheckResult};
+use usernsd_domain::delegation::Skip;
 use usernsd_domain::event::{ContainerFacts, FailedCheck, NodeFacts};
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::PeerState;
@@ -59,10 +60,12 @@ pub fn with_misfits(state: &State, misfits: &[PodMappingProblems]) -> State {
 pub(super) fn container_facts(container: &Container) -> ContainerFacts {
     let assessment = assess(container);
     let reason = || container.reason.clone().unwrap_or_else(|| container.outcome.to_string());
+    let was_tried = !container.outcome.is(OutcomeName::Skipped(Skip::ObserveOnly));
     ContainerFacts {
         name: container.name.clone(),
         handed_over: container.outcome.is(OutcomeName::Delegated),
-        failed: matches!(assessment, Assessment::OwnerWrong | Assessment::Failed).then(reason),
+        // If nothing was tried, nothing failed; the state and the metrics show the owner.
+        failed: (matches!(assessment, Assessment::OwnerWrong | Assessment::Failed) && was_tried).then(reason),
         lost: assessment == Assessment::IsolationLost,
         refused: None,
         missed: assessment == Assessment::Missed,
@@ -91,4 +94,26 @@ pub(super) fn map(containers: &[&Container], id_type: IdType) -> Option<IdMap> {
     let extents = containers.iter().filter_map(of).find(|map| !map.is_empty())?;
     let line = |extent: &Mapping| format!("{} {} {}\n", extent.container_id, extent.host_id, extent.length);
     IdMap::parse(&extents.iter().map(line).collect::<String>()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(outcome: &str) -> Container {
+        serde_json::from_value(serde_json::json!({
+            "id": "a", "sandboxId": "", "name": "web", "pod": {"namespace": "", "name": "", "uid": ""},
+            "cgroup": {}, "state": "owner_wrong", "outcome": outcome, "reason": "why", "source": "",
+            "isolation": "good"
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_wrong_owner_is_a_failure_unless_nothing_was_tried() {
+        let failed = |outcome: &str| container_facts(&container(outcome)).failed;
+        assert_eq!(failed("failed").as_deref(), Some("why"));
+        assert_eq!(failed("unproven").as_deref(), Some("why"));
+        assert_eq!(failed("observe_only"), None);
+    }
 }

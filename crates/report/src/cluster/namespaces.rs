@@ -56,7 +56,7 @@ pub(super) async fn run(
             cluster.heard(Request::GetNamespace, &answer);
             match answer {
                 Ok(ranges) => {
-                    backoff.succeeded();
+                    backoff.reset();
                     asked.insert(name.clone(), Asked { at: Instant::now(), pods: uids });
                     told.send_modify(|all| {
                         Arc::make_mut(all).insert(name, ranges);

@@ -77,7 +77,7 @@ async fn watch(
     let steady = cluster.pace.steady.min(time / 2);
     loop {
         if opened.elapsed() >= steady {
-            backoff.succeeded();
+            backoff.reset();
         }
         let Ok(next) = timeout(cluster.pace.silence, changes.next()).await else {
             debug!("nothing came on the watch of pods; opening another");
@@ -99,7 +99,7 @@ async fn watch(
                 return Err(error);
             }
             None if opened.elapsed() >= steady => {
-                backoff.succeeded();
+                backoff.reset();
                 return Ok(());
             }
             // A proxy, perhaps: it must not be asked again at once, forever.

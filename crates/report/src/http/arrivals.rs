@@ -30,17 +30,10 @@ pub(super) struct Arrival {
 
 /// Accepts connections until it is stopped, or until there is no task to serve them.
 pub(super) async fn take(
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     arrivals: mpsc::Sender<Arrival>,
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "Metrics cannot be served");
-            return;
-        }
-    };
     let places = Places::new(MAX_CONNECTIONS);
     loop {
         let accepted = tokio::select! {
@@ -56,7 +49,7 @@ pub(super) async fn take(
             }
             Err(error) => {
                 // Out of descriptors, most likely: do not spin until some are free again.
-                tracing::debug!(%error, "Not taking an HTTP connection");
+                tracing::debug!(%error, "not taking an HTTP connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

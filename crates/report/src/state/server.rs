@@ -88,11 +88,11 @@ pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server
     let listener = listen_on(path, allow_uids.is_empty())?;
     let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
     let inode = fs::symlink_metadata(path).map_err(|error| io("looking at", error))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| io("serving", error))?;
+    let runtime = usernsd_tasks::runtime(1).map_err(|error| io("serving", error))?;
+    let listener = {
+        let _entered = runtime.enter();
+        UnixListener::from_std(listener).map_err(|error| io("serving", error))?
+    };
     let (stop, stopped) = oneshot::channel();
     let allowed = allow_uids.to_vec();
     let thread = std::thread::Builder::new()
@@ -119,13 +119,13 @@ impl Drop for Server {
         let own =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
         if own && let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "Leaving the state socket behind");
+            tracing::debug!(%error, path = %self.path.display(), "leaving the state socket behind");
         }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::debug!("The state server had panicked");
+            tracing::debug!("the state server had panicked");
         }
     }
 }
@@ -179,18 +179,11 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
 }
 
 async fn accept(
-    listener: net::UnixListener,
+    listener: UnixListener,
     allowed: Vec<u32>,
     sources: Arc<Sources>,
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let listener = match UnixListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "The state cannot be served");
-            return;
-        }
-    };
     let places = Places::new(MAX_CONNECTIONS);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     loop {
@@ -202,7 +195,7 @@ async fn accept(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: do not spin until some are free again.
-                tracing::debug!(%error, "Not taking a reader of the state");
+                tracing::debug!(%error, "not taking a reader of the state");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -218,7 +211,7 @@ async fn accept(
                 () = evicted.notified() => Err(io::Error::other("another reader took its place")),
             };
             if let Err(error) = answered {
-                tracing::debug!(%error, uid, "A reader of the state went away");
+                tracing::debug!(%error, uid, "a reader of the state went away");
             }
         });
     }
@@ -229,7 +222,7 @@ fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
     match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
         Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
         Ok(peer) => {
-            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "Not telling the state to this user");
+            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "not showing the state to this user");
             None
         }
         Err(_) => None,
@@ -251,7 +244,7 @@ async fn answer(
         None => request::refusal().into_bytes(),
         Some(Request::Watch) => {
             let Ok(_place) = watchers.try_acquire() else {
-                tracing::debug!("Too many readers of the state that stay");
+                tracing::debug!("too many readers of the state that stay");
                 return Ok(());
             };
             return watch(stream, sources).await;

@@ -1,10 +1,9 @@
 //! Facts about the kernel, from the host's `/proc`.
 //!
 //! Whether a file system supports ID-mapped mounts is left unknown here, except for types that never do;
-//! [`idmap`](super::idmap) tries the others.
+//! [`idmap`](crate::idmap) tries the others.
 
-use std::path::Path;
-
+use super::Proc;
 use usernsd_domain::kernel::{CgroupSetup, Kernel, MountTable};
 
 /// Directories whose file systems contain pods' files.
@@ -20,20 +19,23 @@ const STORES: [&str; 8] = [
     "/var/snap/microk8s/common/var/lib/containerd",
 ];
 
-/// Reads the facts; a missing file is a fact, too.
-#[must_use]
-pub fn read(proc: &Path, has: impl Fn(&str) -> bool) -> Kernel {
-    let text = |file: &str| std::fs::read_to_string(proc.join(file)).ok();
-    let mounts = text("1/mountinfo").map(|text| MountTable::parse(&text));
-    Kernel {
-        max_user_namespaces: text("sys/user/max_user_namespaces").and_then(|text| text.trim().parse().ok()),
-        cgroup: mounts.as_ref().map_or(CgroupSetup::Unknown, MountTable::cgroup),
-        psi: Some(proc.join("pressure/cpu").exists()),
-        stores: STORES
-            .into_iter()
-            .filter(|store| has(store))
-            .filter_map(|store| mounts.as_ref()?.store(store))
-            .collect(),
+impl Proc {
+    /// Reads the facts about the kernel; a missing file is a fact, too. `has` answers whether a directory exists on
+    /// the host.
+    #[must_use]
+    pub fn kernel(&self, has: impl Fn(&str) -> bool) -> Kernel {
+        let table = std::fs::read_to_string(self.root.join("1/mountinfo")).ok();
+        let mounts = table.map(|text| MountTable::parse(&text));
+        Kernel {
+            max_user_namespaces: self.max_user_namespaces().ok(),
+            cgroup: mounts.as_ref().map_or(CgroupSetup::Unknown, MountTable::cgroup),
+            psi: Some(self.root.join("pressure/cpu").exists()),
+            stores: STORES
+                .into_iter()
+                .filter(|store| has(store))
+                .filter_map(|store| mounts.as_ref()?.store(store))
+                .collect(),
+        }
     }
 }
 
@@ -42,9 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_is_there() {
+    fn facts_are_read_from_the_files_that_exist() {
         let proc = tempfile::tempdir().unwrap();
-        let nothing = read(proc.path(), |_| true);
+        let nothing = Proc::new(proc.path()).kernel(|_| true);
         assert_eq!((nothing.max_user_namespaces, nothing.cgroup), (None, CgroupSetup::Unknown));
         for (file, text) in [
             ("sys/user/max_user_namespaces", "63432\n"),
@@ -58,7 +60,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let found = read(proc.path(), |store| store == "/var/lib/kubelet");
+        let found = Proc::new(proc.path()).kernel(|store| store == "/var/lib/kubelet");
         assert_eq!(found.max_user_namespaces, Some(63432));
         assert_eq!(found.cgroup, CgroupSetup::Unified { nsdelegate: true });
         assert_eq!(found.psi, Some(true));

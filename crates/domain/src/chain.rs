@@ -1,0 +1,52 @@
+//! Errors with their causes. An error's own text names what failed, and its `source` is the cause; whoever prints an
+//! error prints the chain.
+
+use std::error::Error;
+
+/// An error and its causes, from the outermost to the first, separated by ": ".
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use thiserror::Error;
+
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error("the disk is full")]
+    struct Disk;
+
+    #[derive(Debug, Error)]
+    #[error("writing {path}")]
+    struct Write {
+        path: &'static str,
+        #[source]
+        error: Disk,
+    }
+
+    #[derive(Debug, Error)]
+    enum Save {
+        #[error("the settings are not saved")]
+        Write(#[from] Write),
+        #[error(transparent)]
+        Disk(#[from] Disk),
+    }
+
+    #[test]
+    fn causes_follow_their_error_once_each() {
+        let write = Write { path: "/a", error: Disk };
+        assert_eq!(chain(&Save::from(write)), "the settings are not saved: writing /a: the disk is full");
+        assert_eq!(chain(&Save::from(Disk)), "the disk is full");
+        assert_eq!(chain(&Disk), "the disk is full");
+    }
+}
