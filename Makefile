@@ -89,6 +89,7 @@ static: ## the static binary that tests put into an image
 
 # One after another: some tests read what others write.
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
+	UPDATE=1 cargo nextest run -j 1 --test it each_check_has_a_page
 	UPDATE=1 cargo nextest run -j 1 --test it docs::
 	UPDATE=1 cargo nextest run -j 1 --test it -E 'test(/^dashboards::/) | test(matches_the_golden_files)'
 

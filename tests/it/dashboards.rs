@@ -20,7 +20,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use usernsd_domain::check::{Check, SECTIONS};
+use usernsd_domain::check::{Check, SECTIONS, documented_markdown};
 
 use catalogue::{Catalogue, path, read};
 use rules::{Rules, plain};
@@ -562,7 +562,13 @@ fn each_check_has_a_page() {
             };
             fs::write(path(&file(check)), check.page_head() + &body).unwrap();
         }
+        fs::write(path("docs/runbooks/checks.md"), documented_markdown()).unwrap();
+        return;
     }
+    assert!(
+        read("docs/runbooks/checks.md") == documented_markdown(),
+        "docs/runbooks/checks.md is stale; write it with: make generate"
+    );
     let entries = fs::read_dir(path("docs/runbooks/checks")).unwrap();
     let found: BTreeSet<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
