@@ -215,7 +215,7 @@ impl HostRoot {
     fn nearest(&self, dir: &HostPath) -> Result<OwnedFd, HostError> {
         let mut dir = Some(dir.clone());
         while let Some(path) = dir {
-            if let Some(file) = self.open_to_read(&path)? {
+            if let Some(file) = self.handle(&path)? {
                 return Ok(file);
             }
             dir = path.parent();
