@@ -52,7 +52,7 @@
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
 //! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
-//! - [`words`]: enums whose values have names in documents, logs and metrics
+//! - [`mod@words`]: enums whose values have names in documents, logs and metrics
 
 #[macro_use]
 pub mod words;

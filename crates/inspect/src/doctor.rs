@@ -112,6 +112,12 @@ impl AgentSaid {
         self.checks.values().any(|one| one.check.category() == Category::Pods)
     }
 
+    /// The agent's results about pods, with its reasons for those that it skipped.
+    fn pods(&self) -> Vec<Checked> {
+        let skipped = Check::all_skipped(Category::Pods, "the agent has no such check");
+        skipped.into_iter().map(|one| self.checks.get(&one.check).cloned().unwrap_or(one)).collect()
+    }
+
     /// Replaces skipped checks by the agent's results, if it has any.
     fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
         let better = |one: Checked| match (&one.outcome, self.checks.get(&one.check)) {
@@ -161,7 +167,7 @@ impl Doctor {
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
         let found = if agent.knows_pods() {
             // The agent's view over time is better than a single inspection.
-            Check::all_skipped(Category::Pods, "")
+            agent.pods()
         } else {
             self.pods(client.as_ref(), pods).await
         };
@@ -301,4 +307,22 @@ async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers:
 
 fn as_ref<T>(look: &Probe<T>) -> Probe<&T> {
     look.as_ref().map_err(Clone::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_of_pods_have_the_agents_reasons_if_they_were_skipped() {
+        let why = "no pod with a user namespace runs";
+        let agent = AgentSaid::new([Check::PodCgroupWritable.skipped(why)]);
+        assert!(agent.knows_pods());
+        for one in agent.complete(agent.pods()) {
+            let Outcome::Skipped(reason) = one.outcome else { panic!("{one:?}") };
+            let expected =
+                if one.check == Check::PodCgroupWritable { why } else { "the agent has no such check" };
+            assert_eq!(reason, expected, "{:?}", one.check);
+        }
+    }
 }
