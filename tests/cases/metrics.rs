@@ -270,6 +270,9 @@ fn every_series_agrees_with_the_node() {
     wait_for("the first round of checks", || {
         agent.exposition().contains("usernsd_check_passed{").then_some(())
     });
+    wait_for("what the pods ask for", || {
+        agent.exposition().contains("usernsd_check_passed{check=\"pod_cgroup_writable\"").then_some(())
+    });
     let found_now = samples(&agent.exposition());
     let check = |id: &str| {
         let series = format!("usernsd_check_passed{{check=\"{id}\",");
@@ -297,8 +300,7 @@ fn every_series_agrees_with_the_node() {
         ("pod_host_root", as_number(false)),
         ("pod_id_overlap", as_number(false)),
         ("pod_cgroup_owner", as_number(false)),
-        // Who asks for one is learned with the next resync.
-        ("pod_cgroup_writable", None),
+        ("pod_cgroup_writable", as_number(true)),
         ("pod_cgroup_bounded", as_number(true)),
         // Nobody asks a runtime that is not there.
         ("crio_config", None),

@@ -15,8 +15,10 @@ fn a_started_pod_appears_without_a_reload() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pid = node.pid().to_string();
     let Some(mut browser) = Browser::start_in(&["nsenter", "--target", &pid, "--net"]) else { return };
-    node.write("/etc/subuid", "containers:200000:6553600\n");
-    node.write("/etc/subgid", "containers:200000:6553600\n");
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, "kubelet:200000:6553600\n");
+    }
+    node.run(["useradd", "--system", "kubelet"]);
     let agent = Agent::start(&node);
     let pods = Pods::connect(&node);
     let run = |name: &str, index| {

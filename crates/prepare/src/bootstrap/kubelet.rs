@@ -238,7 +238,7 @@ pub(super) fn flag_of_units(
             // The agent may not read units of containerd below /etc: they may contain a proxy's password.
             let text = read(root, &path).ok().flatten().unwrap_or_default();
             let named = flag_values(&String::from_utf8_lossy(&text), flag);
-            value = named.into_iter().filter(|value| value.starts_with('/')).next_back().or(value);
+            value = named.into_iter().rfind(|value| value.starts_with('/')).or(value);
         }
     }
     Ok(value)
