@@ -404,7 +404,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     }
 }
 
-/// What is wrong with a main file that imports no directory, and what to do about it.
+/// The problem of a main file that imports no directory, and its remedy.
 fn without_imports(conf: &ContainerdConf, settings: &str) -> (String, String) {
     let ContainerdConf { layout, main_file, version, .. } = conf;
     let Some(template) = layout.template else {

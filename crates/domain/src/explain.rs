@@ -389,7 +389,7 @@ impl Why {
 // === impl ExplainFacts ===
 
 impl ExplainFacts {
-    /// What is known of the container, assessed as an inspection by the agent would be.
+    /// The assessment of the container, by the rule that the agent uses for its inspections.
     #[must_use]
     pub fn assessment(&self) -> Assessment {
         let (outcome, state) = match &self.now {

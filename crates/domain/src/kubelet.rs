@@ -55,9 +55,9 @@ pub struct Surroundings {
 /// The search path that a unit gives the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchPath {
-    /// The unit.
+    /// Name of the systemd unit that starts the kubelet.
     pub unit: String,
-    /// Its `PATH`.
+    /// The value of `PATH` in the unit's environment, separated by colons.
     pub path: String,
 }
 

@@ -54,7 +54,7 @@ pub fn has_option(options: &str, option: &str) -> bool {
     options.split(',').any(|one| one == option)
 }
 
-/// Decodes octal escapes: `\040` is a space. What is no escape stays as it is.
+/// Decodes octal escapes (`\040` is a space) and keeps all other bytes.
 fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('\\') {
         return Cow::Borrowed(text);

@@ -149,7 +149,7 @@ pub struct Kernel {
 pub struct PodCgroup {
     /// `nr_descendants` of `cgroup.stat`
     pub descendants: u64,
-    /// `cgroup.max.descendants`
+    /// The value of the cgroup's `cgroup.max.descendants`.
     pub limit: Limit,
     /// The container that has used the largest share of a limit of its own; `None` if no container has a limit.
     pub fullest: Option<ContainerCgroups>,
@@ -159,11 +159,10 @@ pub struct PodCgroup {
 /// pod reaches the pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerCgroups {
-    /// The container.
     pub container: CriId,
     /// `nr_descendants` of `cgroup.stat`
     pub descendants: u64,
-    /// `cgroup.max.descendants`
+    /// The value of the cgroup's `cgroup.max.descendants`.
     pub limit: u32,
 }
 

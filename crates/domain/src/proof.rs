@@ -375,9 +375,9 @@ pub fn prove(evidence: &Evidence<'_>) -> Result<Proven, Unproven> {
 /// The owners of a scope's directory and of the file in it by which processes are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScopeOwners {
-    /// Of the directory.
+    /// Owner of the directory.
     pub directory: HostId,
-    /// Of `cgroup.procs`.
+    /// Owner of `cgroup.procs`.
     pub processes: HostId,
 }
 

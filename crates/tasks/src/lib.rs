@@ -51,10 +51,10 @@ pub fn name_panics() {
 /// A task ended although nobody had stopped it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TaskEnded {
-    /// It returned.
+    /// The task returned.
     #[error("the task {0:?} ended by itself; usernsd cannot work without it, and ends to be started again")]
     Returned(&'static str),
-    /// It panicked.
+    /// The task panicked.
     #[error(
         "the task {name:?} panicked ({message}); usernsd cannot work without it, and ends to be started again"
     )]

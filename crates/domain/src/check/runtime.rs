@@ -275,7 +275,7 @@ fn nri(facts: &RuntimeFacts) -> Checked {
     }
 }
 
-/// What it means that CRI-O offers no NRI, with or without the file of usernsd's OCI hook.
+/// The consequence of a CRI-O without NRI, which depends on whether usernsd's OCI hook is installed.
 fn without_nri(hook: Option<&str>) -> String {
     match hook {
         None => "cgroups are handed over after the container started, if only by moments".to_owned(),

@@ -38,7 +38,7 @@ macro_rules! checks {
                 }
             }
 
-            /// What is true if it passes, in a few words.
+            /// The statement that holds if the check passes, in a few words.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {

@@ -7,7 +7,7 @@ pub struct Layout {
     pub distribution: Option<&'static str>,
     /// The main file.
     pub main_file: &'static str,
-    /// containerd's socket.
+    /// Path of the socket on which containerd serves CRI.
     pub socket: &'static str,
     /// The file from which the distribution makes the main file at each start, and how it has to begin; `None` if the
     /// main file is not generated, or from nothing that can be changed.
@@ -18,7 +18,7 @@ pub struct Layout {
     pub sources: &'static [&'static str],
 }
 
-/// See [`Layout::template`].
+/// A template from which a distribution writes containerd's main file, and which an administrator may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Template {
     /// Its path, by `version` of the main file: the first for 1 and 2, the second for 3.
@@ -33,7 +33,7 @@ pub struct Template {
 pub struct Managed {
     /// The first line of a main file that the distribution writes; without it, an administrator does.
     pub first_line: &'static str,
-    /// The directory.
+    /// Absolute path of the directory whose files the managed main file imports.
     pub directory: &'static str,
 }
 

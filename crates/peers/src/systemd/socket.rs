@@ -35,14 +35,14 @@ pub(super) struct Bus {
     pub(super) most_reply: u64,
 }
 
-/// What arrives.
+/// The receiving half of a connection.
 #[derive(Debug)]
 pub(super) struct Receiver {
     bytes: Bytes,
     most_reply: u64,
 }
 
-/// What is sent.
+/// The sending half of a connection.
 #[derive(Debug)]
 pub(super) struct Sender(OwnedWriteHalf);
 
