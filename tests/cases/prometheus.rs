@@ -44,7 +44,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
     let Some(program) = tools::found_or_skip("prometheus") else { return };
     let Some(node) = node_with_binary(Options::default()) else { return };
     for file in ["/etc/subuid", "/etc/subgid"] {
-        node.write(file, "kubelet:200000:6553600\n");
+        node.write(file, "kubelet:196608:7208960\n");
     }
     node.run(["useradd", "--system", "kubelet"]);
     let pods = Pods::connect(&node);
