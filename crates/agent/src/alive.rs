@@ -1,25 +1,25 @@
-//! A thread that does nothing but see whether the others still work, and ends the process where they
-//! do not: a pod has no watchdog, and its probes are answered by a thread that may work on alone.
+//! A watchdog thread: ends the process if the main loop or a request of the runtime hangs. A pod has no
+//! systemd watchdog, and its probes are answered by a thread that may work while another one hangs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
-/// So many looks in a row without a sign of life end the process. Looks, not time: who was frozen along
-/// with everything else has counted nothing.
+/// So many checks in a row without a beat end the process. Checks are counted and not seconds, so that a
+/// process that was suspended does not time out when it resumes.
 const LOOKS: u32 = 60;
-/// So many looks in a row at a request that takes too long.
+/// So many checks in a row that find a request in work for too long end the process.
 const STUCK_LOOKS: u32 = 5;
 
-/// Signs of life of the main loop.
+/// The beats of the main loop.
 #[derive(Debug, Clone, Default)]
 pub struct Pulse(Arc<AtomicU64>);
 
 impl Pulse {
-    /// How often the main loop gives one.
+    /// How often the main loop must beat.
     pub const EVERY: Duration = Duration::from_secs(5);
 
     /// Called by the main loop every [`Pulse::EVERY`].
@@ -28,21 +28,23 @@ impl Pulse {
     }
 }
 
-/// Starts the thread. `is_stuck` returns whether a request takes too long. # Errors No more threads can be
-/// created.
+/// Starts the thread. `is_stuck` returns whether a request has been in work for too long.
+///
+/// # Errors
+/// No thread can be created.
 pub fn guard(pulse: Pulse, is_stuck: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
     let look = move || (pulse.0.load(Ordering::Relaxed), is_stuck());
     thread::Builder::new().name("alive".to_owned()).spawn(move || {
         let what = wait_for_silence(look, || thread::sleep(PAUSE));
-        tracing::error!(what, "the agent hangs, and ends itself to be started anew");
-        // The log is written by another thread.
+        tracing::error!(what, "the agent hangs; ending it, so that it is restarted");
+        // Log lines are written by another thread, which needs a moment.
         thread::sleep(PAUSE);
         std::process::abort();
     })?;
     Ok(())
 }
 
-/// Returns what hangs, once something does.
+/// Waits until something hangs, and returns what it is.
 fn wait_for_silence(look: impl Fn() -> (u64, bool), pause: impl Fn()) -> &'static str {
     let (mut last, mut silent, mut stuck) = (None, 0, 0);
     loop {
@@ -74,7 +76,7 @@ mod tests {
             let what = wait_for_silence(|| look(looks.get()), || looks.set(looks.get() + 1));
             (what, looks.get())
         };
-        // A beat every five looks, for two hundred looks.
+        // A beat every five checks, for two hundred checks.
         let slow = |at: u32| (u64::from(at.min(200) / 5), false);
         assert_eq!(after(&slow), ("the main loop", 200 + LOOKS));
         // Requests that take long now and then, and one that never ends.

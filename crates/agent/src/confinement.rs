@@ -1,5 +1,5 @@
 //! How agent and launched plugin give up privileges that they do not need: the capability to inspect other
-//! processes moves to a separate process, and files can be written in a few places only.
+//! processes moves to a separate process, and files can be written in a few directories only.
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +19,13 @@ pub enum ConfinementError {
     /// The observer could not be started.
     #[error(transparent)]
     Observer(#[from] ObserverError),
-    /// There is no process that reads the configuration.
+    /// The reader could not be started.
     #[error(transparent)]
     Reader(#[from] ReaderError),
-    /// Capabilities are still there.
+    /// Capabilities could not be dropped.
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
-    /// There are no bounds to writing.
+    /// Writing could not be restricted.
     #[error(transparent)]
     Landlock(#[from] LandlockError),
 }
@@ -42,15 +42,18 @@ pub enum Split {
 /// The part of the confinement that could not be enforced, for a warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
-    /// Nothing that this program could close.
+    /// Nothing, apart from what the kernel cannot enforce.
     Nothing,
-    /// Files may be written anywhere.
+    /// Files can be written anywhere.
     Files,
-    /// And the memory of other processes.
+    /// Files can be written anywhere, and so can the memory of other processes.
     Memory,
 }
 
-/// Starts the observer. Must be called before another thread exists. # Errors See [`ConfinementError`].
+/// Starts the observer. Must be called before another thread exists.
+///
+/// # Errors
+/// See [`ConfinementError`].
 pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
     if proc.hides_processes() {
         return Ok(Split::Together);
@@ -59,8 +62,9 @@ pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
     Ok(Split::Apart)
 }
 
-/// Starts the process that reads `/etc` below `root`, and has everything there read by it. To be called
-/// before there is another thread; afterwards [`confine`] gets the answer, which is what this process still
+/// Starts the reader, a process that reads `/etc` below `root` for this one. Must be called before another
+/// thread exists. Returns the paths that this process still reads by itself, for [`confine`]: everything
+/// except that directory.
 /// reads by itself: all but that directory.
 ///
 /// # Errors
@@ -75,7 +79,7 @@ pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
     Ok(all_but(&root.join("etc")))
 }
 
-/// Everything outside a directory, as few directories and files as possible. Links are left out, because
+/// The paths of everything outside a directory, as few as possible. Symbolic links are left out, because
 /// their targets are listed themselves.
 fn all_but(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -88,7 +92,10 @@ fn all_but(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Gives up the capabilities, writing outside of `places` and reading outside of `readable`, irrevocably.
-/// Must be called before another thread exists. # Errors See [`ConfinementError`].
+/// Must be called before another thread exists.
+///
+/// # Errors
+/// See [`ConfinementError`].
 pub fn confine(
     split: Split,
     places: &[Place],
@@ -110,13 +117,13 @@ pub fn confine(
 // === impl Open ===
 
 impl Open {
-    /// The action that solves the problem.
+    /// A warning with the remedy.
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         match self {
             Open::Nothing => None,
             Open::Files => Some(
-                "this kernel does not bound where usernsd may write: it has no Landlock, or \"landlock\" is not \
+                "this kernel does not restrict where usernsd may write: it has no Landlock, or \"landlock\" is not \
                  among its security modules (the kernel parameter lsm=)",
             ),
             Open::Memory => Some(

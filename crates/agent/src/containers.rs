@@ -1,5 +1,5 @@
-//! Common end of all triggers: a container is inspected, recorded, counted and logged in the same way for
-//! NRI, systemd, CRI and the resync.
+//! The end of every trigger's path: a container is inspected, recorded, counted and logged in the same way
+//! for NRI, systemd, CRI and the resync.
 
 mod say;
 
@@ -26,15 +26,15 @@ use usernsd_linux::proc::Process;
 use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use usernsd_report::snapshot::Store;
 
-/// How long a question to the runtime may hold up a container's creation. The runtime waits for
-/// the plugin for 2 s by default.
+/// How long a question to the runtime may delay a container's creation. The runtime waits 2 s for the
+/// plugin by default.
 pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
-/// How long a runtime that did not answer in time is left alone. The guard lets containers pass to
-/// their start meanwhile, so it is short; there it asks whatever was before.
+/// How long a runtime that did not answer in time is not asked again. It is short, because meanwhile the
+/// guard lets containers be created; at their start it asks in any case.
 pub const RUNTIME_REST: Duration = Duration::from_secs(1);
-/// How long a question to systemd may hold up a container's start: forty times what it takes.
+/// How long a question to systemd may delay a container's start: forty times the usual duration.
 pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
-/// How long a systemd that did not answer in time is left alone: the proof stands without it.
+/// How long a systemd that did not answer in time is not asked again. The proof holds without its answer.
 pub const SYSTEMD_REST: Duration = Duration::from_secs(10);
 
 /// The containers of this node.
@@ -45,7 +45,7 @@ pub struct Containers {
     metrics: Metrics,
     attention: Notify,
     recording: Mutex<()>,
-    /// The mismatch that was logged last.
+    /// The mismatch that was logged last, so that each is logged once.
     mismatch: Mutex<Option<Mismatch>>,
 }
 
@@ -54,7 +54,7 @@ pub struct Containers {
 pub enum NotEnded {
     /// The container has what it should have, or has ended by itself.
     NotSo,
-    /// The rules keep the container.
+    /// The rules require that the container is kept.
     Kept(Kept),
 }
 
@@ -72,7 +72,7 @@ pub struct InspectedContainer {
 // === impl Containers ===
 
 impl Containers {
-    /// Records, counts and logs what `decider` decides.
+    /// Makes the records, counts and log lines of what `decider` decides.
     #[must_use]
     pub fn new(decider: Decider, store: Store, metrics: Metrics) -> Containers {
         Containers {
@@ -178,21 +178,21 @@ impl Containers {
         }
     }
 
-    /// Records and counts a look. Returns whether its outcome is news, and whether a loss of isolation
-    /// is.
+    /// Records and counts an inspection. Returns whether its outcome is new, and whether a loss of
+    /// isolation is.
     fn record_looked(&self, looked: &Looked, at: SystemTime) -> (bool, bool) {
         let record = &looked.record;
         if looked.unanswered {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
         }
-        // From here to the record nothing waits, so that looks from several threads add up.
+        // Nothing below waits. The lock keeps the counts right if several threads record at once.
         let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.store.get(&record.id);
         if is_superseded(before.as_deref(), record) {
             return (false, false);
         }
         let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
-        // Until then only the runtime has worked on the container.
+        // Up to here only the runtime has worked on the container.
         let is_first =
             before.as_ref().is_none_or(|before| before.outcome == Outcome::Skipped(Skip::BeingMade));
         self.count(looked, is_news, is_first);
@@ -200,11 +200,11 @@ impl Containers {
             let Record { id, name, pod, .. } = record.clone();
             Named { id, name, pod }
         };
-        // Found again, a loss is the same one, and what has ended is none; over NRI it is another attempt
-        // to start the container.
+        // A loss that is found again is the same one, and an ended container is none. Over NRI it is
+        // another attempt to start the container.
         let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
         let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
-        // A runtime that gave the plugin up before it had the refusal has gone on without it.
+        // A runtime that dropped the plugin before it received the refusal has started the container.
         let went_on = record.source == Source::Nri && !looked.refused && self.refuses();
         let stage = if went_on { Stage::Running } else { record.stage };
         let is_new_loss =
@@ -239,7 +239,7 @@ impl Containers {
         (is_news, is_new_loss)
     }
 
-    /// Logs once if the runtime that calls over NRI is not the one that answers over CRI.
+    /// Logs a mismatch once: the runtime that calls over NRI is not the one that answers over CRI.
     pub fn say_mismatch(&self) {
         let found = self.store.mismatch();
         let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -249,14 +249,13 @@ impl Containers {
         *said = found;
     }
 
-    /// Notifies when a container was found that must be inspected again, or that started without what it
-    /// should have.
+    /// Notified when a container must be inspected again, or has started without what its pod asked for.
     #[must_use]
     pub fn attention(&self) -> &Notify {
         &self.attention
     }
 
-    /// The containers that are being made.
+    /// The containers that are being created.
     #[must_use]
     pub fn being_made(&self) -> Vec<CriId> {
         let records = self.store.list();
@@ -279,7 +278,7 @@ impl Containers {
             .list()
             .into_iter()
             .filter_map(|record| Some((missed(&record)?, record)))
-            // A container that the guard has just refused does not run.
+            // A container that the guard has just refused is not running.
             .filter(|(missed, record)| record.stage == Stage::Running || *missed == Missed::WritableCgroup)
             .collect();
         found.sort_by_key(|(missed, _)| *missed);
@@ -287,8 +286,10 @@ impl Containers {
     }
 
     /// Ends a container that started without what it should have, if `may_end` agrees once the container's
-    /// age is known. Inspects it again first. Blocks. # Errors The container has what it should have by now,
-    /// or must be kept.
+    /// age is known. Inspects it again first. Blocks.
+    ///
+    /// # Errors
+    /// The container has what it should have by now, or must be kept.
     pub fn end(
         &self,
         container: &Container,
@@ -305,7 +306,8 @@ impl Containers {
         if missed(&looked.record) != Some(what) {
             return Err(NotEnded::NotSo);
         }
-        // A pidfd, and proven to be in the container's cgroup: no other process can be met.
+        // The pidfd is proven to refer to a process in the container's cgroup, so no other process can be
+        // killed.
         let Some(init) = &init else { return Err(NotEnded::NotSo) };
         may_end(self.delegator().age(init)).map_err(NotEnded::Kept)?;
         self.metrics.fix(Action::EndContainer);
@@ -342,7 +344,7 @@ impl Containers {
         if record.isolation == Verdict::Lost || !self.is_settled(&record) {
             return false;
         }
-        // The runtime did not report the pod's request in time, and may have by now.
+        // The runtime did not report the pod's request in time, but may have done so by now.
         let says_nothing = |facts: &PodFacts| facts.request.is_none();
         if record.isolation == Verdict::Unknown
             && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(says_nothing)
@@ -362,13 +364,13 @@ impl Containers {
         }
     }
 
-    /// Whether another look would find nothing new of a container that has not changed since.
+    /// Whether another inspection would find nothing new, as long as the container has not changed.
     #[must_use]
     pub fn is_settled(&self, record: &Record) -> bool {
         match &record.outcome {
             Outcome::Failed(_)
             | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly | Skip::BeingMade | Skip::Gone) => false,
-            // Whether its pod asked for another mount is known with the pod's annotations.
+            // Only the pod's annotations show whether it asked for another mount.
             Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => {
                 self.pods().knows_wishes(&record.sandbox_id)
             }
@@ -419,7 +421,8 @@ impl Containers {
         }
     }
 
-    /// A container that would run as the host's root, or does.
+    /// Reports a container that runs as root on the host although its pod asked for a user namespace, or
+    /// that was refused for that reason.
     fn lost(&self, container: &Named, refused: bool, stage: Stage, at: SystemTime) {
         self.metrics.refused(MetricRefusal::LOST_ISOLATION);
         let policy = match self.decider.policies().guard {
@@ -446,7 +449,7 @@ impl Containers {
         );
     }
 
-    /// A container that was created without the writable cgroup that its pod asked for.
+    /// Reports a container that was created without the writable cgroup that its pod asked for.
     fn missed(&self, container: &Named, at: SystemTime) {
         self.metrics.missed(Missed::WritableCgroup);
         let short =
@@ -468,18 +471,19 @@ impl Containers {
         }
         let source = looked.record.source;
         match &looked.record.outcome {
-            // Over NRI the start waits for this: its first instruction finds it done.
+            // Over NRI the runtime waits for the delegation, so it precedes the container's first
+            // instruction.
             Outcome::Delegated if source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
             Outcome::Delegated => self.metrics.fix_delay(looked.after),
             Outcome::AlreadyRight if is_first => self.metrics.already_right(),
             Outcome::AlreadyRight => {}
-            // A container, not a look: a resync finds the same ones every time.
+            // Containers are counted and not inspections, because each resync finds the same ones.
             Outcome::Skipped(Skip::BeingMade) => {}
             Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
             Outcome::Skipped(_) | Outcome::Failed(_) => {}
         }
         if let Some(action) = looked.failed {
-            // An attempt that failed is an attempt.
+            // A failed attempt counts as an attempt.
             self.metrics.fix(action);
             self.metrics.fix_failed(action);
         }
@@ -489,7 +493,7 @@ impl Containers {
     }
 }
 
-/// The thing that a container started without, if any.
+/// What the container started without, if anything.
 fn missed(record: &Record) -> Option<Missed> {
     if record.isolation == Verdict::Lost {
         return Some(Missed::UserNamespace);
@@ -501,7 +505,7 @@ fn needs_attention(record: &Record) -> bool {
     record.outcome == Outcome::Skipped(Skip::BeingMade) || missed(record).is_some()
 }
 
-/// Whether a look that came too early, or was overtaken by another one, has nothing to add.
+/// Whether a newer record exists already, or an inspection that came too early adds nothing to it.
 fn is_superseded(before: Option<&Record>, now: &Record) -> bool {
     let is_settled = |record: &Record| record.known().finding != Finding::TooEarly;
     !is_settled(now) && before.is_some_and(is_settled)

@@ -27,18 +27,18 @@ use usernsd_linux::proc::Process;
 
 /// The pause between two inspections of a process that has not entered its namespaces yet.
 const RECHECK: Duration = Duration::from_micros(300);
-/// Pods of which something is noted at most: several times what a kubelet runs on a node. One more
-/// replaces any other; a pod that is no longer noted is asked for again.
+/// The most pods whose facts are remembered: several times what a kubelet runs on a node. Beyond it, a new
+/// pod replaces an arbitrary one; a pod that is forgotten is asked about again.
 const NOTED_PODS: usize = 4096;
-/// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
+/// The most annotations that are remembered of a pod: more than its containers need if each has one.
 const WISHES: usize = 32;
 
-/// The runtime's answer about a pod, without anything that can change later.
+/// The runtime's answer about a pod: only the parts that cannot change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
     /// The user namespace that the pod requested; `None` if the runtime does not report it.
     pub request: Option<UserNamespaceRequest>,
-    /// The mapped root it was promised.
+    /// The host ID of the pod's root according to the kubelet's mapping.
     pub root: Option<HostId>,
 }
 
@@ -67,12 +67,12 @@ pub struct Trigger {
 #[derive(Debug, Clone, Default)]
 pub struct Pods {
     facts: Notes<PodFacts>,
-    /// Of the pods' annotations those by which they ask.
+    /// The annotations of pods with which they ask for something.
     wishes: Notes<BTreeMap<String, String>>,
 }
 
-/// Upper bound of the remembered annotations together, in bytes. Beyond it others are forgotten, in no
-/// particular order, as beyond [`NOTED_PODS`].
+/// Size limit of all remembered annotations, in bytes. Beyond it arbitrary ones are forgotten, as beyond
+/// [`NOTED_PODS`].
 const NOTED_BYTES: usize = 4 << 20;
 
 type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
@@ -96,13 +96,13 @@ pub struct Creation {
     pub created: Created,
     /// The reason why the container must not be created.
     pub refusal: Option<Refusal>,
-    /// The changes to it; none for one that is refused.
+    /// The changes to the container; none if it is refused.
     pub adjustment: Option<Adjustment>,
 }
 
 impl Creation {
-    /// The decision for records, and the answer for the runtime: the changes, none, or the sentence of a
-    /// refusal.
+    /// The decision for the records, and the answer for the runtime: changes, no changes, or the sentence
+    /// of a refusal.
     pub fn into_answer(self) -> (Created, Result<Option<Adjustment>, String>) {
         let answer = match self.refusal {
             Some(refusal) => Err(refusal.sentence),
@@ -126,12 +126,11 @@ pub struct Decision {
 /// A container that must not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The sentence for its creator.
+    /// The explanation for the kubelet and its user.
     pub sentence: String,
 }
 
-/// The lock's content, whatever happened to another thread that held it: every value in these maps
-/// is whole.
+/// Locks the maps, also after a panic of another thread: each change is one insertion or removal.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -144,7 +143,7 @@ impl Pods {
         note(&self.facts, sandbox_id, facts);
     }
 
-    /// Takes note of a pod's annotations, as far as they ask for something.
+    /// Stores those of a pod's annotations with which it asks for something.
     pub fn note_annotations(&self, sandbox_id: &str, annotations: &BTreeMap<String, String>) {
         let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
         let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
@@ -166,25 +165,25 @@ impl Pods {
         lock(&self.facts).get(sandbox_id).cloned()
     }
 
-    /// The annotations by which a pod asks; `None` where they are not known.
+    /// The annotations with which a pod asks for something; `None` if they are not known.
     #[must_use]
     pub fn wishes(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
         lock(&self.wishes).get(sandbox_id).cloned()
     }
 
-    /// Whether anything is noted of a pod.
+    /// Whether the runtime's answer about a pod is remembered.
     #[must_use]
     pub fn knows(&self, sandbox_id: &str) -> bool {
         lock(&self.facts).contains_key(sandbox_id)
     }
 
-    /// Whether a pod's annotations are noted.
+    /// Whether a pod's annotations are remembered.
     #[must_use]
     pub fn knows_wishes(&self, sandbox_id: &str) -> bool {
         lock(&self.wishes).contains_key(sandbox_id)
     }
 
-    /// The sandboxes of the pods of which something is noted.
+    /// The sandboxes of the pods that are remembered.
     #[must_use]
     pub fn noted(&self) -> Vec<String> {
         let mut noted: Vec<String> = lock(&self.facts).keys().cloned().collect();
@@ -194,7 +193,7 @@ impl Pods {
         noted
     }
 
-    /// Forgets a pod, and returns what was noted of it.
+    /// Forgets a pod, and returns its facts.
     pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
         lock(&self.wishes).remove(sandbox_id);
         lock(&self.facts).remove(sandbox_id)
@@ -219,7 +218,7 @@ fn note<T>(notes: &Notes<T>, sandbox_id: &str, value: T) {
 // === impl Decider ===
 
 impl Decider {
-    /// Joins the rules with what they act on.
+    /// Makes decisions by these rules.
     #[must_use]
     pub fn new(
         inspector: Inspector,
@@ -269,8 +268,8 @@ impl Decider {
         &self.pods
     }
 
-    /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
-    /// be asked about its pod.
+    /// Decides on a container that is about to be created. Blocks for a short time if the runtime has to be
+    /// asked about its pod.
     #[must_use]
     pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
         let (request, unanswered) = self.request(container, pod_has_user_namespace);
@@ -292,7 +291,8 @@ impl Decider {
         if creation.refusal.is_some() {
             return creation;
         }
-        // Runtimes give no container a cgroup namespace on cgroup v1, and its mounts are no concern of ours.
+        // On cgroup v1, runtimes give containers no cgroup namespace, and usernsd does not change their
+        // mounts.
         let planned = match self.delegator().is_unified() {
             true => adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)),
             false => Ok(None),
@@ -380,14 +380,14 @@ impl Decider {
         });
     }
 
-    /// systemd's word on a unit: the noted one, which is used once, else asked for now.
+    /// systemd's answer about a unit: a stored one, which is used once, otherwise a new one.
     fn scope(&self, unit: &str) -> Option<Scope> {
         let noted = lock(&self.scopes).remove(unit);
         noted.or_else(|| self.ask_systemd.ask(unit.to_owned()).flatten())
     }
 
-    /// The pod's request, and whether the runtime was asked without an answer. The runtime is asked only for
-    /// a container without a user namespace.
+    /// The pod's request, and whether the runtime was asked and did not answer. It is asked only about a
+    /// container without a user namespace.
     fn request(
         &self,
         container: &Container,
@@ -397,7 +397,7 @@ impl Decider {
             return (Some(UserNamespaceRequest::Own), false);
         }
         if pod_has_user_namespace == Some(true) {
-            // Only this message contains the request, which the inspection at the start needs, too.
+            // Only this message contains the request, and the inspection at the start needs it too.
             if !self.pods.knows(&container.sandbox_id) {
                 let facts = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
                 self.pods.note(&container.sandbox_id, facts);
@@ -412,8 +412,8 @@ impl Decider {
         (request, request.is_none() && !is_said)
     }
 
-    /// The pod's request at the last moment at which the container can be kept from running: the remembered
-    /// answer, or else the answer to one more question. With it, whether that question had no answer.
+    /// The pod's request at the last moment at which the container can be refused: the remembered one, or
+    /// the answer to one more question. Also whether that question had no answer.
     fn request_at_start(&self, container: &Container) -> (Option<UserNamespaceRequest>, bool) {
         let noted = self.noted_request(container);
         // A runtime that has not reported the pod's request will not report it now.
@@ -426,14 +426,14 @@ impl Decider {
         (facts.and_then(|facts| facts.request), unanswered)
     }
 
-    /// The runtime's answer about a pod. The answering task remembers it, because it cannot change: an
-    /// answer that comes too late for this question is there for the next.
+    /// The runtime's answer about a pod. The answering task also stores it, because it cannot change: an
+    /// answer that comes too late for this question serves the next one.
     fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
         let noted = self.pods.get(sandbox_id);
         noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
     }
 
-    /// The user to whom systemd should delegate the scope; `None` if the agent does it.
+    /// The user to whom systemd should delegate the scope; `None` if the agent delegates it.
     fn systemd_owner(&self, container: &Container) -> Option<HostId> {
         let systemd = self.systemd_user.as_ref().filter(|systemd| systemd.works())?;
         if !container.user_namespace {
@@ -472,7 +472,7 @@ impl Decider {
         Some(Refusal { sentence })
     }
 
-    /// How long the container waited for its cgroup. A resync has only the age of its process.
+    /// How long the container waited for its cgroup. A resync has only the age of its process to go by.
     fn waited(&self, handled: &Inspection, way: Trigger) -> Duration {
         let since = way.since.elapsed();
         match &handled.init {
@@ -484,9 +484,8 @@ impl Decider {
     }
 }
 
-/// Ends a container that was refused at its start, where the runtime would start it all the same: CRI-O
-/// logs the error and goes on, so its process, which still waits in the OCI runtime, must not live.
-/// Returns whether it was ended.
+/// Kills a container that was refused at its start, if the runtime would start it anyway: CRI-O only logs
+/// the refusal. The process is still waiting in the OCI runtime. Returns whether it was killed.
 pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
     !guard::heeds_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
 }

@@ -1,6 +1,6 @@
-//! The tasks of the privileged role: each container's decisions, the ways in that lead to them (NRI,
-//! systemd, CRI), the repair of what was missed, and the link to the launched plugin. Composed by the
-//! binary's `agent` and `plugin`.
+//! The tasks of the privileged role: the decisions on each container, the triggers that lead to them (NRI,
+//! systemd, CRI), the repair of containers that were missed, and the link to the launched plugin. Composed
+//! by the binary's `agent` and `plugin`.
 
 pub mod alive;
 pub mod confinement;

@@ -1,9 +1,9 @@
-//! The NRI plugin that joins: the synchronous way in, on a thread of its own so that nothing else the
-//! agent does can delay a container's start.
+//! The NRI plugin that joins a running runtime. It is called synchronously, on a thread of its own, so that
+//! nothing else in the agent can delay a container's start.
 //!
-//! Joining can harm a runtime ([`join`](usernsd_domain::join)), so it is done seldom and at a quiet
-//! moment: not while a removal or a graceful stop is in flight, not where the list of all containers
-//! would crash the runtime, and not again soon after a join that failed.
+//! Joining can harm a runtime ([`join`](usernsd_domain::join)), so it is done rarely and at a quiet moment:
+//! not while a container is being removed or stopped gracefully, not if the list of all containers would
+//! crash the runtime, and not soon after a failed join.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,38 +31,39 @@ use usernsd_tasks::Latest;
 
 /// The plugin's name in the runtime's log.
 const NAME: &str = "usernsd";
-/// A runtime that was joined for this long is joined at once when it goes away: nobody calls before
-/// a container's start meanwhile.
+/// After a session that lasted this long, the runtime is joined again without a pause, because meanwhile
+/// containers start unguarded.
 const LASTING: Duration = Duration::from_secs(5);
-/// The pause while there is no socket. It is joined the moment it appears; this is for the case that
-/// its appearing was missed.
+/// The pause while there is no socket. A new socket is joined the moment it appears; the pause is for the
+/// case that the notification was missed.
 const ABSENT: Duration = Duration::from_secs(300);
-/// The pauses after a join that failed between Configure and the list: what the runtime does there can
-/// crash it, and a runtime that is joined at each of its starts would never come up.
+/// The first and the longest pause after a join that failed between Configure and the list. In that phase a
+/// join can crash the runtime, and a runtime that is joined at each of its starts would never come up.
 const FAILED: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(1800));
-/// The pause before another look at a list that the runtime would not survive.
+/// The pause before the list's size is checked again, if it would crash the runtime.
 const TOO_LARGE: Duration = Duration::from_secs(30);
-/// The pause before another look at what is in flight.
+/// The pause before the calls in flight are checked again.
 const BUSY: Duration = Duration::from_millis(200);
-/// For how long a removal in flight keeps the plugin away. What joining risks is a runtime that hangs
-/// until someone restarts it (containerd#10085); what waiting costs are pods that start without what
-/// they ask for, and without the guard. A removal is over within seconds, so that in five minutes of
-/// looking every 0.2 s there is a moment without one, unless pods are removed all the time.
+/// How long a removal in flight delays the join. A join at that moment risks a runtime that hangs until it
+/// is restarted (containerd#10085); waiting means that pods start without what they ask for, and without
+/// the guard. A removal takes seconds, so with a check every 0.2 s for five minutes there is a moment
+/// without one, unless pods are removed all the time.
 const WAIT_FOR_REMOVAL: Duration = Duration::from_secs(300);
-/// For how long a graceful stop does: joining would make every start wait for its end
-/// ([`InFlight::Stop`]). Twice Kubernetes' default grace period; a longer stop would hold up the guard
-/// for longer than starts would be held up. As long for pods that may be removed: one that has done its
-/// work looks the same, and there is always one on a node with a job each minute.
+/// How long a graceful stop delays the join: after a join, every start would wait for the end of that stop
+/// ([`InFlight::Stop`]). Twice Kubernetes' default grace period; for a longer stop, waiting would leave
+/// containers unguarded for longer than starts would be delayed. Pods that may be removed delay it as long:
+/// one that has completed looks the same, and a node with a job each minute always has one.
 const WAIT_FOR_STOP: Duration = Duration::from_secs(60);
 /// A request of the runtime that is in work for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 /// How long the runtime may take for its list, once it has configured the plugin.
 const LIST: Duration = Duration::from_secs(5);
-/// From when on it is taken to be deadlocked: longer than any usual grace period.
+/// A runtime that has not sent its list for this long is considered deadlocked. Longer than any usual grace
+/// period.
 const DEADLOCK: Duration = Duration::from_secs(180);
 
-/// The containers that a runtime listed when it was joined. The list is complete, so a newer one replaces one that
-/// nobody has looked at yet.
+/// The containers that a runtime listed when it was joined. The list is complete, so a newer list replaces
+/// one that has not been processed yet.
 pub type Listed = Latest<Vec<(Container, ContainerState)>>;
 
 /// The plugin, and its state as other threads see it.
@@ -70,11 +71,11 @@ pub type Listed = Latest<Vec<(Container, ContainerState)>>;
 pub struct Plugin {
     sockets: Vec<PathBuf>,
     index: String,
-    /// Asks what a join would meet; without it, the runtime is joined without looking first.
+    /// Answers what a join would meet; without it, the runtime is joined without checking first.
     sight: Option<Asker<(), Option<Sight>>>,
-    /// Whether it is known if the runtime can be joined.
+    /// Whether it has been decided if the runtime can be joined.
     settled: watch::Sender<bool>,
-    /// Milliseconds since `started` at which the request in work came in; 0 when there is none.
+    /// Milliseconds from `started` until the request in work arrived; 0 if there is none.
     busy_since: AtomicU64,
     started: Instant,
     stopping: Mutex<Stopping>,
@@ -84,7 +85,7 @@ pub struct Plugin {
 #[derive(Debug, Default)]
 struct Stopping {
     now: bool,
-    /// A launched plugin is in the start path: the agent is not to join.
+    /// A launched plugin is in the start path, so the agent must not join.
     unwanted: bool,
     session: Option<Stopper>,
     waker: Option<Waker>,
@@ -95,33 +96,33 @@ struct Stopping {
 enum Ended {
     /// There is no socket.
     Absent(String),
-    /// Something is in flight that the join would meet.
+    /// Calls are in flight that a join must not meet.
     Busy(String),
-    /// The runtime would not survive it.
+    /// The list would crash the runtime.
     TooLarge(String),
-    /// The connection ended between Configure and the list; whose it was.
+    /// The connection ended between Configure and the list; with the PID of the runtime.
     Failed(String, Option<i32>),
     /// The runtime was not reached, or did not register the plugin.
     Unreached(String),
     /// A session that worked.
     Lost(String, Duration),
-    /// Told to stop or to leave.
+    /// The plugin was asked to stop or to leave.
     Told,
 }
 
-/// Borrowed from the joining thread for one attempt.
+/// The joining thread's state for one attempt.
 struct Serving<'a> {
     containers: &'a Containers,
     listed: &'a Listed,
-    /// Since when something in flight has kept it away.
+    /// The time since which something in flight has delayed the join.
     waiting: Option<Instant>,
 }
 
 // === impl Plugin ===
 
 impl Plugin {
-    /// A plugin for the runtime that listens on the first of `sockets` that answers, called in the
-    /// order of `index`.
+    /// A plugin for the runtime that listens on the first of `sockets` that answers. `index` is its
+    /// position among the plugins.
     #[must_use]
     pub fn new(sockets: Vec<PathBuf>, index: u8) -> Plugin {
         Plugin {
@@ -136,19 +137,20 @@ impl Plugin {
         }
     }
 
-    /// The same, looking before it joins.
+    /// Makes the plugin ask `sight` what a join would meet before it joins.
     #[must_use]
     pub fn with_sight(self, sight: Asker<(), Option<Sight>>) -> Plugin {
         Plugin { sight: Some(sight), ..self }
     }
 
-    /// True from when on it is known whether the runtime can be joined: it was, or it cannot be now.
+    /// True once it is known whether the runtime can be joined: it has been joined, or it cannot be joined
+    /// now.
     #[must_use]
     pub fn settled(&self) -> watch::Receiver<bool> {
         self.settled.subscribe()
     }
 
-    /// For how long the request in work has been in work.
+    /// How long the current request has been in work.
     #[must_use]
     pub fn busy_for(&self) -> Duration {
         match self.busy_since.load(Ordering::Relaxed) {
@@ -157,7 +159,8 @@ impl Plugin {
         }
     }
 
-    /// Whether a request is in work for so long that the agent hangs: the runtime has dropped the plugin by then.
+    /// Whether a request has been in work for so long that the agent hangs. The runtime has dropped the
+    /// plugin by then.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         self.busy_for() >= STUCK
@@ -168,8 +171,8 @@ impl Plugin {
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted = true;
     }
 
-    /// Whether the agent is to be joined with the runtime: not while a plugin that the runtime launched
-    /// serves it. Leaves the runtime, or joins it, at once.
+    /// Sets whether the agent is to be joined with the runtime: not while a launched plugin serves it.
+    /// Takes effect at once.
     pub fn set_wanted(&self, wanted: bool) {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         if !wanted {
@@ -185,7 +188,8 @@ impl Plugin {
         self.tell(&stopping);
     }
 
-    /// Ends [`Plugin::run`], whatever it waits for; what the runtime has asked until now is answered.
+    /// Ends [`Plugin::run`], whatever it waits for. Requests that the runtime has already sent are
+    /// answered.
     pub fn stop(&self) {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         stopping.now = true;
@@ -202,8 +206,8 @@ impl Plugin {
         self.wake.notify_all();
     }
 
-    /// Serves the runtime until told to stop; joins it again whenever it comes back. What it lists
-    /// on joining goes to `listed`: started while nobody was there.
+    /// Serves the runtime until [`Plugin::stop`]; joins it again whenever it comes back. The containers
+    /// that the runtime lists go to `listed`, because they started without the agent.
     pub fn run(&self, containers: &Containers, listed: &Listed) {
         let (mut arrival, waker) = match Arrival::new(&self.sockets) {
             Ok(made) => made,
@@ -241,7 +245,7 @@ impl Plugin {
                 }
                 Ended::Failed(reason, peer) => {
                     let pause = failures.after(Duration::ZERO);
-                    // A process that crashes closes its sockets before it is gone.
+                    // The kernel closes the sockets of a crashed process before the process is gone.
                     arrival.wait(Duration::from_secs(1));
                     let crashed = match peer {
                         Some(peer) if !nri::lives(peer) => format!(
@@ -249,7 +253,7 @@ impl Plugin {
                         ),
                         _ => "; see its log".to_owned(),
                     };
-                    // Whoever restarts the runtime makes a new socket; so does one that crashes.
+                    // A runtime that is restarted makes a new socket, even after a crash.
                     (format!("{reason}{crashed}; not joining again for {} s", pause.as_secs()), pause, false)
                 }
             };
@@ -259,7 +263,7 @@ impl Plugin {
                 containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
             }
             if !matches!(reason.as_str(), "") && said.as_ref() != Some(&reason) && !self.is_stopping() {
-                // Once for each reason: a node without NRI is looked at for ever.
+                // Each reason is logged once: on a node without NRI, this loop never ends.
                 warn!(%reason, "not joined over NRI; containers are reached later, over systemd and CRI");
                 said = Some(reason);
             }
@@ -268,7 +272,7 @@ impl Plugin {
         }
     }
 
-    /// Waits; not longer than until there is something to do.
+    /// Waits for the pause, or until there is something to do.
     fn pause(&self, arrival: &mut Arrival, pause: Duration, heeds_arrival: bool) {
         let end = Instant::now() + pause;
         loop {
@@ -280,7 +284,7 @@ impl Plugin {
         }
     }
 
-    /// Joins the runtime, where it may be joined, and serves it until that ends.
+    /// Joins the runtime if that is safe, and serves it until the session ends.
     fn attempt(&self, serving: &mut Serving<'_>, is_there: bool) -> Ended {
         if !is_there {
             let sockets: Vec<_> = self.sockets.iter().map(|socket| socket.display().to_string()).collect();
@@ -294,7 +298,7 @@ impl Plugin {
         for socket in &self.sockets {
             let mut declined = None;
             let joined = Session::connect_if(socket, NAME, &self.index, |_| {
-                // The last moment: what began since the first look is seen here.
+                // The last moment: calls that began after the first check are seen here.
                 self.look(serving).map_err(|ended| {
                     let (Ended::Busy(reason) | Ended::TooLarge(reason)) = &ended else {
                         return String::new();
@@ -330,7 +334,7 @@ impl Plugin {
         Ended::Unreached(reasons.join("; "))
     }
 
-    /// Looks at what the join would meet.
+    /// Checks what the join would meet.
     fn look(&self, serving: &mut Serving<'_>) -> Result<(), Ended> {
         let Some(sight) = &self.sight else { return Ok(()) };
         let Some(answer) = sight.insist(()) else {
@@ -342,7 +346,7 @@ impl Plugin {
             }
             return Ok(());
         };
-        // Nobody answers over CRI: nothing is in flight.
+        // No runtime answers over CRI, so nothing is in flight.
         let Some(sight) = answer else { return Ok(()) };
         if let Some(reason) = sight.refusal {
             serving.waiting = None;
@@ -361,10 +365,10 @@ impl Plugin {
         Ok(())
     }
 
-    /// Serves the runtime; why that ended.
+    /// Serves the runtime, and returns why that ended.
     ///
     /// # Errors
-    /// It ended before the runtime had sent its list: nobody was joined.
+    /// The session ended before the runtime had sent its list: it was never joined.
     fn serve(&self, mut session: Session, socket: &str, serving: &Serving<'_>) -> Result<String, Ended> {
         let configured = Instant::now();
         let runtime = session.runtime().clone();
@@ -391,7 +395,11 @@ impl Plugin {
                 ignored = session.ignored().clone();
                 let nri::Ignored { unreadable, unexpected, truncated, refused, last } = &ignored;
                 if *refused > refused_before {
-                    warn!(refused, ?last, "refused a container whose description is too long to be read");
+                    warn!(
+                        refused,
+                        ?last,
+                        "refused a container, because its description is too long to be read"
+                    );
                 }
                 if was_silent {
                     warn!(
@@ -399,7 +407,7 @@ impl Plugin {
                         unexpected,
                         truncated,
                         ?last,
-                        "passed over what makes no sense in the runtime's messages"
+                        "ignored malformed parts of the runtime's messages"
                     );
                 }
             }
@@ -432,8 +440,8 @@ impl Plugin {
         ))
     }
 
-    /// The runtime has configured the plugin and sends no list. Leaving would not help: it goes on
-    /// waiting for its lock.
+    /// The runtime has configured the plugin but sends no list. Leaving would not help, because the runtime
+    /// would go on waiting for its lock.
     fn unlisted(&self, waited: Duration, serving: &Serving<'_>) {
         let seconds = waited.as_secs();
         let reason = if waited < DEADLOCK {
@@ -467,10 +475,10 @@ impl Plugin {
                 if let Some(first) = unreadable.first() {
                     warn!(count = unreadable.len(), %first, "left pods or containers out of the runtime's list");
                 }
-                // From here on, every start comes through here first.
+                // From here on, the runtime calls the plugin before every start.
                 containers.store().up(Peer::Nri, SystemTime::now());
                 self.settled.send_replace(true);
-                // Nobody listens any more only while the agent stops.
+                // The list has no receiver only while the agent stops.
                 serving.listed.put(found);
             }
             Request::CreateContainer { pod, container, token } => {
@@ -489,7 +497,7 @@ impl Plugin {
                 };
                 let Decision { looked, refusal, init } = containers.decide(&container, way);
                 let ended = refusal.is_some() && keep_from_running(runtime, init.as_ref());
-                // The runtime waits for this and for nothing else.
+                // The runtime waits for this answer.
                 let answered =
                     session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
                 if ended {
@@ -507,15 +515,15 @@ impl Plugin {
         Ok(())
     }
 
-    /// Lets [`Plugin::stop`] and [`Plugin::set_wanted`] end this session; false where that was called for
-    /// already.
+    /// Registers the session, so that [`Plugin::stop`] and [`Plugin::set_wanted`] can end it; false if one
+    /// of them was called already.
     fn keep(&self, session: &Session) -> bool {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         stopping.session = Some(session.stopper());
         !stopping.now && !stopping.unwanted
     }
 
-    /// Waits for as long as the agent is not to join; false when told to stop.
+    /// Waits until the agent is to join; false if it is to stop.
     fn wait_until_wanted(&self) -> bool {
         let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = self.wake.wait_while(stopping, |stopping| stopping.unwanted && !stopping.now);

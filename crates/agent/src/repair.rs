@@ -16,10 +16,10 @@ use usernsd_peers::cri::{Cri, CriError, ListedContainer};
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::Method;
 
-/// The pause before a container is considered again that had to wait for others.
+/// The pause before a container that had to wait for others is considered again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause before the runtime is asked again for a container that it could not describe: the
-/// answer may be long, and its pod decides how long.
+/// The longest pause before the runtime is asked again about a container that it could not describe. The
+/// answer may be long, and the pod's author decides how long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// SIGKILL as an exit code, in both runtimes.
 const KILLED: i32 = 128 + 9;
@@ -30,13 +30,13 @@ pub struct Repair {
     rules: RepairRules,
     repairs: Arc<Mutex<Repairs>>,
     began: Instant,
-    /// Containers that need no further decision: why they are kept; `None` for those that were ended.
+    /// Containers without a further decision: why they are kept; `None` for those that were ended.
     decided: BTreeMap<CriId, Option<Kept>>,
-    /// Containers that the runtime could not describe: when to ask again, and the pauses.
+    /// Containers that the runtime could not describe: when to ask again, and the back-off.
     unread: BTreeMap<CriId, (Instant, Backoff)>,
 }
 
-/// The runtime's present answer about a container that started without what its pod asked for.
+/// The runtime's current answer about a container that started without what its pod asked for.
 struct Found {
     container: Container,
     candidate: Candidate,
@@ -45,7 +45,7 @@ struct Found {
 // === impl Repair ===
 
 impl Repair {
-    /// Nothing was ended yet.
+    /// Makes a repair that has not ended anything yet.
     #[must_use]
     pub fn new(rules: RepairRules) -> Repair {
         Repair {
@@ -58,7 +58,7 @@ impl Repair {
     }
 
     /// Considers every container that started without something, and returns when to do so again.
-    /// `asked_first`: somebody is in the start path.
+    /// `asked_first`: a plugin is in the start path.
     pub async fn turn(
         &mut self,
         cri: &Cri,
@@ -72,8 +72,8 @@ impl Repair {
             .into_iter()
             .filter(|(missed, record)| self.rules.end_any(*missed) && !self.decided.contains_key(&record.id))
             .collect();
-        // Until somebody is in the start path, the next one would miss the same. That is an occasion to
-        // call this again.
+        // With nothing in the start path, a new container would miss the same. Once that changes, this is
+        // called again.
         if open.is_empty() || !asked_first {
             return None;
         }
@@ -135,7 +135,7 @@ impl Repair {
         more
     }
 
-    /// Ends a container, where the rules agree; `false` where it has to wait for others.
+    /// Ends a container if the rules permit it; `false` if it has to wait for others.
     async fn end(&self, containers: &Arc<Containers>, found: Found) -> Result<bool, NotEnded> {
         let (rules, repairs) = (self.rules, Arc::clone(&self.repairs));
         let (containers, now) = (Arc::clone(containers), self.began.elapsed());
@@ -161,7 +161,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
     Some(one.map_or(other, |one| one.min(other)))
 }
 
-/// Each change is one call, so what a thread that panicked left is whole.
+/// Locks the state, also after a panic of another thread: each change is one call.
 fn lock(repairs: &Mutex<Repairs>) -> std::sync::MutexGuard<'_, Repairs> {
     repairs.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -179,7 +179,7 @@ async fn find(
     let Some(sandbox) = cri.sandbox(&sandbox_id).await? else { return Ok(None) };
     let Ok(spec) = parse_spec(&found.spec_json) else { return Ok(None) };
     let is_running = found.container.state == ContainerState::Running;
-    // By the kubelet's word, not by a note of it: a pod that did not ask is never met.
+    // The kubelet's record and not a stored copy, so that a pod that did not ask is never affected.
     let asked = missed != Missed::UserNamespace || sandbox.request == Some(UserNamespaceRequest::Own);
     if !is_running || !asked || found.pid.is_none() {
         return Ok(None);
@@ -191,7 +191,7 @@ async fn find(
             && other.id != record.id
             && other.state == ContainerState::Stopped
     };
-    // Of no matter for one that lost its user namespace, see `RepairRules::may_end`.
+    // Irrelevant for a container that lost its user namespace, see `RepairRules::may_end`.
     for other in listed.iter().filter(|_| missed == Missed::WritableCgroup).filter(is_predecessor) {
         predecessor_was_killed |= cri.end(&other.id).await?.is_some_and(|end| end.code == KILLED);
     }

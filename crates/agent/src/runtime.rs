@@ -1,5 +1,5 @@
-//! The container runtime over CRI: who is there, what runs, what its pods asked for, and the
-//! repair of everything that was missed.
+//! The container runtime over CRI: finds it, lists what runs, learns what its pods asked for, and repairs
+//! what was missed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -32,40 +32,40 @@ use usernsd_peers::cri::{
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::{Event, Method, ResyncReason};
 
-/// A runtime that was joined for this long is joined at once when it goes away.
+/// After a connection that lasted this long, the runtime is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
-/// A stream of events that ended sooner than this, without an event, means: not available.
+/// An event stream that ended sooner than this, without an event, means that events are not available.
 const TOO_SHORT: Duration = Duration::from_secs(1);
-/// Events that wait to be handled. They are read at once, because CRI-O sends to its subscribers
-/// one after the other and a slow one holds up the kubelet; what does not fit is dropped, and the
-/// resync that this asks for finds the containers.
+/// The most events that wait to be handled. They are received at once, because CRI-O sends to its
+/// subscribers one after the other, so that a slow one delays the kubelet. Further events are dropped, and
+/// a resync finds their containers.
 const EVENTS: usize = 1024;
-/// Containers whose specifications a resync holds at once: what 500 of them take, some kilobytes
-/// each, would never go back to the system.
+/// The most specifications that a resync holds at a time. This bounds the heap's peak: the allocator would
+/// not return the memory of 500 specifications of some kilobytes each.
 const AT_ONCE: usize = 16;
 
 /// The task.
 pub struct RuntimeWatch {
-    /// The sockets to try; the first that answers is used until it does not.
+    /// The sockets to try; the first one that answers is used until it no longer answers.
     pub endpoints: Endpoints,
-    /// Where every way leads.
+    /// Inspects and records containers.
     pub containers: Arc<Containers>,
-    /// Where the runtimes keep what they were told.
+    /// Reads the runtimes' OCI bundles.
     pub bundles: Arc<Bundles>,
-    /// Containers a runtime listed over NRI.
+    /// The containers that a runtime listed over NRI.
     pub listed: Arc<Listed>,
-    /// Asked to resync by others.
+    /// Notified when other tasks need a resync.
     pub resync: Arc<Notify>,
-    /// Time between two resyncs.
+    /// The pause between two resyncs.
     pub every: Duration,
-    /// Which containers that started without what they should have are ended.
+    /// Which containers that started without what their pod asked for are ended.
     pub repair: RepairRules,
-    /// Told once, after the first resync.
+    /// Set to true after the first resync.
     pub ready: watch::Sender<bool>,
 }
 
-/// Answers what other threads want to know of pods, and takes note of it: whoever asked may have
-/// given up by then. `failed` is called for each request that a runtime does not answer.
+/// Answers other threads' questions about pods, and stores the answers: the asking thread may have given
+/// up. `failed` is called for each request that a runtime does not answer.
 pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
@@ -91,7 +91,7 @@ pub async fn answer_pods(
 }
 
 async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodFacts> {
-    // All at once: one that hangs must not hold up the answer of the one that has the pod.
+    // All runtimes at once: one that hangs must not delay the answer of the one that has the pod.
     let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
         match answer {
@@ -110,8 +110,8 @@ fn facts(found: &InspectedSandbox) -> PodFacts {
     PodFacts { request: found.request, root: found.uids.root() }
 }
 
-/// A connection that broke is noticed by the first call that fails; the next makes a new one. After a
-/// restart of the runtime the guard must not lose its one question to that.
+/// Asks one runtime, twice if necessary: only a failing call reveals a broken connection, and the next one
+/// reconnects. After a restart of the runtime, the guard's single question must not be lost to that.
 async fn ask_one(cri: &Cri, sandbox: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
     match cri.sandbox(sandbox).await {
         Err(CriError::Unreachable { .. }) => cri.sandbox(sandbox).await,
@@ -128,7 +128,7 @@ enum Wake {
     Attention,
 }
 
-/// The event stream, read on a task of its own.
+/// The event stream, which is read by a task of its own.
 struct Events {
     received: mpsc::Receiver<ContainerEvent>,
     ended: Option<JoinHandle<(Duration, bool, Option<CriError>)>>,
@@ -149,7 +149,7 @@ impl Events {
         Events { received: mpsc::channel(1).1, ended: None }
     }
 
-    /// The next event, or how the stream ended; never again after that.
+    /// The next event, or how the stream ended; after that it never returns.
     async fn next(&mut self) -> Wake {
         if let Some(event) = self.received.recv().await {
             return Wake::Event(event);
@@ -163,7 +163,7 @@ impl Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        // The task would read on, and stay subscribed, until the next event.
+        // Otherwise the task would go on reading, and stay subscribed, until the next event.
         if let Some(reading) = &self.ended {
             reading.abort();
         }
@@ -202,7 +202,7 @@ impl RuntimeWatch {
         let mut backoff = Backoff::on_this_node(LASTING);
         let mut said = None;
         let mut trigger = ResyncReason::Startup;
-        // For as long as the agent runs: a lost connection must not let a container be ended twice.
+        // Kept for as long as the agent runs: a lost connection must not let a container be ended twice.
         let mut repair = Repair::new(self.repair);
         loop {
             let session = match self.join().await {
@@ -231,7 +231,7 @@ impl RuntimeWatch {
         }
     }
 
-    /// The first runtime that answers, and whether its events are for every subscriber.
+    /// The first runtime that answers, and whether each of its events reaches every subscriber.
     async fn join(&self) -> Result<(Cri, bool), String> {
         let clients = (self.endpoints)().into_iter().map(Cri::new);
         let answered = first_answering(clients).await;
@@ -256,7 +256,7 @@ impl RuntimeWatch {
         Ok((cri, shared))
     }
 
-    /// Works with a runtime that answers, until it goes away.
+    /// Works with a runtime until it no longer answers.
     async fn serve(&mut self, cri: &Cri, trigger: ResyncReason, shared: bool, repair: &mut Repair) {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
         if shared && trigger != ResyncReason::Startup {
@@ -265,7 +265,7 @@ impl RuntimeWatch {
         if !shared {
             info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
         }
-        // Subscribed first, listed after: nothing falls between.
+        // Subscribe first, then list, so that nothing is missed in between.
         let mut reached = self.resync_all(cri, trigger).await;
         self.ready.send_replace(true);
         let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
@@ -286,7 +286,7 @@ impl RuntimeWatch {
                 Wake::Listed(found) => {
                     self.compare(cri, &found).await;
                     self.take_listed(Some(cri), found).await;
-                    // From now on somebody is in the start path.
+                    // From now on a plugin is in the start path.
                     due = self.attend(cri, &mut again, repair).await;
                 }
                 Wake::Resync(trigger) => {
@@ -321,8 +321,8 @@ impl RuntimeWatch {
         }
     }
 
-    /// Compares what NRI has just listed with what CRI lists: two runtimes of one name and version have
-    /// nothing in common.
+    /// Compares NRI's list with CRI's: two runtimes with the same name and version have no container in
+    /// common.
     async fn compare(&self, cri: &Cri, found: &[(Container, ContainerState)]) {
         self.meet_again(cri).await;
         let Ok(listed) = cri.containers().await else {
@@ -340,7 +340,7 @@ impl RuntimeWatch {
         self.containers.say_mismatch();
     }
 
-    /// Asks a runtime for its version again: it may have been replaced by another one since.
+    /// Asks the runtime for its version again, because another one may have replaced it.
     async fn meet_again(&self, cri: &Cri) {
         if let Ok(version) = cri.version().await {
             let endpoint = cri.path().display().to_string();
@@ -358,14 +358,15 @@ impl RuntimeWatch {
             ContainerEventKind::Deleted => Event::Deleted,
         });
         match event.kind {
-            // A sandbox's event bears the sandbox's ID twice.
+            // A sandbox's event contains the sandbox's ID twice.
             _ if event.id.as_str() == event.sandbox_id => {}
             ContainerEventKind::Stopped | ContainerEventKind::Deleted => self.containers.forget(&event.id),
-            // Where the runtime calls first, it will; containerd's cgroup does not exist yet.
+            // If the runtime calls over NRI, the start follows there; on containerd the cgroup does not
+            // exist yet.
             ContainerEventKind::Created
                 if self.containers.store().is_called_first() || !self.created_has_cgroup() => {}
             ContainerEventKind::Created | ContainerEventKind::Started => {
-                // NRI or systemd were earlier, as a rule.
+                // NRI or systemd usually came first.
                 let known = self.containers.store().get(&event.id);
                 if known.is_none_or(|known| !self.containers.is_settled(&known)) {
                     let since = moment(event.created_at_ns, SystemTime::now());
@@ -387,8 +388,8 @@ impl RuntimeWatch {
         }
     }
 
-    /// Looks again at containers that were being made, and ends those that may be made anew; when there
-    /// is more to do.
+    /// Inspects containers again that were being created, and ends those that may be recreated. Returns
+    /// when there is more to do.
     async fn attend(&self, cri: &Cri, again: &mut Again, repair: &mut Repair) -> Option<Instant> {
         let now = Instant::now();
         for id in again.due(self.containers.being_made(), now) {
@@ -401,7 +402,7 @@ impl RuntimeWatch {
         waiting.into_iter().chain(more).min()
     }
 
-    /// Looks at a container whose state and process the runtime names at this moment.
+    /// Inspects a container whose current state and process the runtime reports.
     async fn look_again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
         let since = Instant::now();
         let found = cri.container(id).await.inspect_err(|_| {
@@ -429,7 +430,8 @@ impl RuntimeWatch {
         Ok(())
     }
 
-    /// CRI-O tells of a created container when its cgroup is there, containerd before it is.
+    /// Whether the cgroup exists at the event of the creation: on CRI-O it does, on containerd it does not
+    /// yet.
     fn created_has_cgroup(&self) -> bool {
         self.containers
             .store()
@@ -438,7 +440,7 @@ impl RuntimeWatch {
             .is_some_and(|runtime| runtime.kind() == Some(RuntimeKind::Crio))
     }
 
-    /// What NRI listed when it joined: started while the agent was not there.
+    /// Inspects the containers that NRI listed when it was joined: they started while the agent was absent.
     async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
         let since = Instant::now();
         let mut alive = Vec::new();
@@ -447,7 +449,7 @@ impl RuntimeWatch {
             if !is_alive || self.containers.is_still_right(&container.id) {
                 continue;
             }
-            // A list has no mounts, and those of the process may be its own doing.
+            // The list contains no mounts, and the process may have changed its own.
             match self.inspect(cri, &container.id).await {
                 Ok(Some(told)) => {
                     let Container { mounts, user_namespace, pid, told, .. } = told;
@@ -470,7 +472,7 @@ impl RuntimeWatch {
         }
     }
 
-    /// Looks at everything that runs; false where the runtime does not answer.
+    /// Inspects everything that runs; false if the runtime does not answer.
     async fn resync_all(&self, cri: &Cri, trigger: ResyncReason) -> bool {
         let since = Instant::now();
         let listed = match cri.containers().await {
@@ -504,7 +506,7 @@ impl RuntimeWatch {
                     Ok(Some(container)) => {
                         unknown.push((named(container, listed), Occasion::Listed(listed.state).stage()));
                     }
-                    // Ended meanwhile.
+                    // Ended in the meantime.
                     Ok(None) => {}
                     Err(error) => {
                         warn!(container = listed.id.short(), %error, "could not inspect the container");
@@ -513,7 +515,7 @@ impl RuntimeWatch {
             }
             looked += unknown.len();
             self.learn_pods(cri, &containers_of(&unknown)).await;
-            // One thread looks at these while this one reads of the next.
+            // One thread inspects these while this task reads the specifications of the next ones.
             self.wait(looking.replace(self.look(unknown, Source::Resync, since))).await;
         }
         self.wait(looking).await;
@@ -522,10 +524,10 @@ impl RuntimeWatch {
         true
     }
 
-    /// Takes note of what the runtime's pods ask for, and forgets the pods that it has no more. A pod
-    /// without containers is still there: it may get another one, and its user record has to go with it.
+    /// Stores the requests of the runtime's pods, and forgets pods that it no longer has. A pod without
+    /// containers still exists: it may get another one, and its user record is removed with the pod.
     async fn review_pods(&self, cri: &Cri) {
-        // Noted before the list was made: what is noted meanwhile need not be in it.
+        // Noted before the list is made, so that pods which are noted in the meantime are kept.
         let noted = self.containers.pods().noted();
         match cri.sandboxes().await {
             Ok(listed) => {
@@ -571,8 +573,8 @@ impl RuntimeWatch {
         }
     }
 
-    /// Asks what the pods of these containers asked for, once for each pod: by annotation, and, for a
-    /// container in the host's user namespace, whether its pod wanted its own.
+    /// Learns the requests of these containers' pods, once for each pod: from its annotations and, for a
+    /// container in the host's user namespace, whether the pod asked for one of its own.
     async fn learn_pods(&self, cri: &Cri, containers: &[&Container]) {
         let pods = self.containers.pods();
         let mut asked = HashSet::new();
@@ -599,13 +601,13 @@ impl RuntimeWatch {
         }
     }
 
-    /// On a thread that may wait: it reads files and asks systemd.
+    /// Inspects containers on a thread that may block: it reads files and asks systemd.
     fn look(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
             for (container, stage) in &containers {
                 let way = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
-                // A container that runs already is not ended: it is counted and said.
+                // A container that is running already is not refused, but only counted and logged.
                 all.look(container, way);
             }
         })
@@ -620,12 +622,12 @@ impl RuntimeWatch {
     }
 }
 
-/// When containers that are being made are looked at again.
+/// When to inspect containers that are being created again.
 #[derive(Debug, Default)]
 struct Again(BTreeMap<CriId, (u32, Instant)>);
 
 impl Again {
-    /// Those of `made` that are to be looked at now; the others get their time.
+    /// The containers of `made` that are due; schedules the others.
     fn due(&mut self, made: Vec<CriId>, now: Instant) -> Vec<CriId> {
         self.0.retain(|id, _| made.contains(id));
         let mut due = Vec::new();
@@ -640,7 +642,7 @@ impl Again {
         due
     }
 
-    /// The next time at which one of `made` is to be looked at.
+    /// The next time at which one of `made` is due.
     fn next(&self, made: &[CriId]) -> Option<Instant> {
         made.iter().filter_map(|id| Some(self.0.get(id)?.1)).min()
     }
@@ -650,7 +652,7 @@ fn containers_of(found: &[(Container, Stage)]) -> Vec<&Container> {
     found.iter().map(|(container, _)| container).collect()
 }
 
-/// Waits until then; for ever without a time.
+/// Waits until that time; forever if there is none.
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -658,7 +660,7 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// When it was, by the runtime's clock; now, where that makes no sense.
+/// The time of an event by the runtime's clock; now, if that time is implausible.
 fn moment(at_ns: i64, now: SystemTime) -> Instant {
     let at = u64::try_from(at_ns).ok().filter(|at| *at > 0).map(Duration::from_nanos);
     let ago = at.and_then(|at| now.duration_since(SystemTime::UNIX_EPOCH + at).ok());
@@ -666,7 +668,7 @@ fn moment(at_ns: i64, now: SystemTime) -> Instant {
     ago.and_then(|ago| here.checked_sub(ago)).unwrap_or(here)
 }
 
-/// Whether an event stream that ended so means that the runtime has none.
+/// Whether an event stream with this end means that the runtime has no events.
 fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
     match error {
         Some(error) => matches!(error, CriError::Unimplemented { .. }),
@@ -674,7 +676,7 @@ fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
     }
 }
 
-/// The container under the name that CRI has for it: the kubelet's labels, where there are any.
+/// The container, named by CRI's labels of the kubelet if there are any.
 fn named(mut container: Container, listed: &ListedContainer) -> Container {
     if !listed.pod.name.is_empty() {
         container.pod = listed.pod.clone();
@@ -684,8 +686,8 @@ fn named(mut container: Container, listed: &ListedContainer) -> Container {
     container
 }
 
-/// CRI-O before 1.28 gives each event to one subscriber only: whoever else listens takes it from
-/// the kubelet.
+/// CRI-O before 1.28 gives each event to one subscriber only, so that another subscriber takes it from the
+/// kubelet.
 fn events_are_shared(name: &str, version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -701,7 +703,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let ago = |seconds: i64| moment((1_000_000_000 - seconds) * 1_000_000_000, now).elapsed().as_secs();
         assert_eq!((ago(7), ago(0)), (7, 0));
-        // Of the future, and none at all.
+        // In the future, and absent.
         assert_eq!((ago(-7), moment(0, now).elapsed().as_secs()), (0, 0));
         assert_eq!(moment(-1, now).elapsed().as_secs(), 0);
     }

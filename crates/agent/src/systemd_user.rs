@@ -1,6 +1,6 @@
-//! Delegation by systemd (`mechanism: systemd-user`): a user record registers the mapped root on the host,
-//! the scope's property `User=` names it, and systemd delegates the scope before the runtime continues, so
-//! that the start does not wait for the agent.
+//! Delegation by systemd (`mechanism: systemd-user`). A user record registers the mapped root on the host,
+//! and the scope's property `User=` names it. systemd then delegates the scope before the runtime
+//! continues, so the start does not wait for the agent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use usernsd_domain::idmap::HostId;
 use usernsd_linux::userdb::UserDb;
 use usernsd_peers::systemd::Systemd;
 
-/// A host ID that no pod has: the kubelet's last slot of 65536 IDs ends in the invalid ID 2³² − 1,
-/// so that a pod which got it would not start.
+/// A host ID that no pod has: the kubelet's last slot of 65,536 IDs ends with the invalid ID 2³² − 1, so a
+/// pod in that slot could not start.
 const PROBE: HostId = HostId(4_294_901_760);
-/// Records of pods that ended while the agent was away: their containers were made long before.
+/// Age beyond which a record must belong to a pod that ended while the agent was absent.
 const OLD: Duration = Duration::from_secs(3600);
 
 /// The mechanism; off until systemd has shown that it resolves a record.
@@ -28,7 +28,7 @@ pub struct SystemdUser {
 // === impl SystemdUser ===
 
 impl SystemdUser {
-    /// Not yet in use: see [`SystemdUser::find_out`].
+    /// Not in use yet, see [`SystemdUser::find_out`].
     #[must_use]
     pub fn new(userdb: UserDb, minimum_host_id: HostId) -> SystemdUser {
         if let Err(error) = userdb.sweep(OLD) {
@@ -37,7 +37,7 @@ impl SystemdUser {
         SystemdUser { userdb, minimum_host_id, works: AtomicBool::new(false) }
     }
 
-    /// Has systemd resolve a record of an ID that no pod has.
+    /// Tests whether systemd resolves a record, with an ID that no pod has.
     pub async fn find_out(&self, systemd: &Systemd) {
         let tried = async {
             self.userdb.put(PROBE).map_err(|error| format!("writing a user record: {error}"))?;
@@ -47,7 +47,7 @@ impl SystemdUser {
         self.forget(PROBE);
         match &result {
             Ok(true) => {
-                info!("systemd resolves user records: it hands cgroups over while it makes their scopes")
+                info!("systemd resolves user records: it hands cgroups over when it creates their scopes")
             }
             Ok(false) => warn!(
                 "systemd does not resolve user records (install libnss-systemd, and add \"systemd\" to passwd in \
@@ -73,7 +73,7 @@ impl SystemdUser {
         (root != HostId::ROOT && root >= self.minimum_host_id).then_some(root)
     }
 
-    /// Writes the owner's record; false, and a log line, where that fails.
+    /// Writes the owner's record; if that fails, logs the error and returns false.
     #[must_use]
     pub fn make_known(&self, owner: HostId) -> bool {
         match self.userdb.put(owner) {

@@ -1,10 +1,10 @@
-//! systemd's signals: answers about units are fetched ahead of the moment they are needed and,
-//! where no runtime calls before it starts a container, they are the earliest safe sign that a
-//! container's cgroup exists.
+//! systemd's signals. They are used to fetch the answers about units before they are needed; and if no
+//! runtime calls before it starts a container, they are the earliest safe sign that the container's cgroup
+//! exists.
 //!
-//! `UnitNew` is never acted on: the directory does not exist yet. `JobRemoved(done)` comes when it
-//! does, and the runtime itself waits for it (it won every race measured, by 13 ms at the
-//! least; nothing guarantees that).
+//! `UnitNew` is ignored, because the directory does not exist yet. `JobRemoved(done)` is sent when it does,
+//! and the runtime itself waits for it. The agent was at least 13 ms faster in every race measured; nothing
+//! guarantees that.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,35 +27,35 @@ use usernsd_inspect::ask::Question;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::systemd::{Systemd, SystemdEvent};
 
-/// A bus that was joined for this long is joined again at once when the connection ends.
+/// After a connection that lasted this long, the bus is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
-/// Scopes that are asked about or looked at ahead of time at once, several times what a node starts at once. What
-/// is beyond is asked for when it is needed, or found by the resync that is asked for.
+/// The most scopes that are asked about or inspected ahead of time concurrently: several times what a node
+/// starts at once. Further scopes are asked about when needed, or found by a resync that is then requested.
 const AHEAD: usize = 64;
-/// For how long a container that has just got its cgroup may still be on its way into its user
-/// namespace. The runtime needs some milliseconds; a stuck one is left to the resync.
+/// How long a container that has just got its cgroup may take to enter its user namespace. The runtime
+/// needs some milliseconds; a stuck container is left to the resync.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The task.
 pub struct Units {
     /// The system bus.
     pub bus: PathBuf,
-    /// Where every way leads.
+    /// Inspects and records containers.
     pub containers: Arc<Containers>,
-    /// Where the runtimes keep what they were told.
+    /// Reads the runtimes' OCI bundles.
     pub bundles: Arc<Bundles>,
-    /// What other threads want to know.
+    /// Questions of other threads about units.
     pub questions: mpsc::Receiver<Question<String, Option<Scope>>>,
-    /// Asks for a resync: signals were missed.
+    /// Notified when signals were missed and a resync is needed.
     pub resync: Arc<Notify>,
-    /// systemd as the owner's hand, where it is wanted; whether it works is found out on joining.
+    /// Delegation by systemd, if it is configured; after connecting, it is tested whether it works.
     pub systemd_user: Option<Arc<SystemdUser>>,
 }
 
 // === impl Units ===
 
 impl Units {
-    /// Runs until it is dropped; joins the bus again whenever it comes back.
+    /// Runs until it is dropped; reconnects whenever the bus comes back.
     pub async fn run(mut self) {
         let mut backoff = Backoff::on_this_node(LASTING);
         let mut said = None;
@@ -87,7 +87,7 @@ impl Units {
                     let reason = error.to_string();
                     self.containers.store().down(Peer::Systemd, SystemTime::now(), reason.as_str());
                     if said.as_ref() != Some(&reason) {
-                        warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without systemd's word");
+                        warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without asking systemd");
                         said = Some(reason);
                     }
                     Duration::ZERO
@@ -97,7 +97,7 @@ impl Units {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(until) => break,
-                    // Nobody shall wait for an answer that cannot come.
+                    // Questions are refused at once if they cannot be answered.
                     question = self.questions.recv() => match question {
                         Some(question) => question.answer(None),
                         None => return,
@@ -141,7 +141,7 @@ impl Units {
                     None => return,
                     Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit, ahead),
                     Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
-                    // Neither undoes a chown; the signals of that time may be lost.
+                    // Neither undoes a chown, but signals may have been lost in the meantime.
                     Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
                     Some(SystemdEvent::Reloading(true)) => {}
                 },
@@ -149,7 +149,7 @@ impl Units {
         }
     }
 
-    /// A scope's cgroup exists.
+    /// Handles the signal that a scope's cgroup exists.
     fn made(&self, systemd: &Arc<Systemd>, unit: String, ahead: &Arc<Semaphore>) {
         let Some(id) = container_of_scope(&unit) else { return };
         let is_called_first = self.containers.store().is_called_first();
@@ -172,7 +172,7 @@ impl Units {
             return;
         }
         let bundles = Arc::clone(&self.bundles);
-        // On a thread that may wait: it asks systemd through the channel above.
+        // On a thread that may block: it asks systemd through the channel above.
         tokio::task::spawn_blocking(move || {
             let _place = place;
             look_early(&containers, &bundles, &id, since);
@@ -187,12 +187,12 @@ async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
     })
 }
 
-/// The asynchronous way: nothing waits for it.
+/// Inspects a container asynchronously: nothing waits for the result.
 fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Instant) {
     let told = match bundles.find(id) {
         Ok(Some(told)) => told,
-        // A sandbox, a container of another tool, or a runtime that keeps its bundles elsewhere:
-        // CRI and the resync know more.
+        // A sandbox, a container of another tool, or a runtime that keeps its bundles elsewhere. CRI and
+        // the resync have more information.
         Ok(None) => return,
         Err(error) => {
             warn!(container = id.short(), error = %chain(&error), "the container's specification cannot be read");

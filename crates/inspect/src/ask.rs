@@ -1,5 +1,5 @@
-//! Questions from a thread that must not wait long to a task that can wait: the NRI thread asks
-//! systemd or the runtime through this.
+//! Questions from a thread that must not block for long to a task that may: the NRI thread asks systemd or
+//! the runtime through this channel.
 
 use std::sync::mpsc as blocking;
 use std::sync::{Mutex, PoisonError};
@@ -25,13 +25,13 @@ pub struct Asker<Q, A> {
     silent_until: Mutex<Option<Instant>>,
 }
 
-/// A question that is not answered within `patience` is given up; at most 16 wait. A peer that did
-/// not answer in time is left alone for `rest`, so that one that hangs costs the patience once and
-/// not with every container.
+/// Makes a channel of at most 16 waiting questions. The asking thread gives up after `patience`. After such
+/// a timeout no question is sent for `rest`, so that a peer that hangs delays one container and not each of
+/// them.
 #[must_use]
 pub fn channel<Q, A>(patience: Duration, rest: Duration) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
-    // More than 16 waiting questions mean that the answering task is stuck: the next one is then
-    // "no answer" at once, as it would be after its patience.
+    // More than 16 waiting questions mean that the answering task is stuck. The next question then gets no
+    // answer at once, as it would after its patience.
     let (questions, receiver) = mpsc::channel(16);
     (Asker { questions, patience, rest, silent_until: Mutex::new(None) }, receiver)
 }
@@ -57,8 +57,7 @@ impl<Q, A> Asker<Q, A> {
         self.insist(question)
     }
 
-    /// Like [`Asker::ask`], but also asks a peer that rests after a timeout: for an answer that is
-    /// indispensable.
+    /// Like [`Asker::ask`], but also during the rest after a timeout. For an answer that is indispensable.
     pub fn insist(&self, question: Q) -> Option<A> {
         let (answer, wait) = blocking::sync_channel(1);
         self.questions.try_send(Question { question, answer }).ok()?;

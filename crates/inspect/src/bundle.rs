@@ -17,7 +17,7 @@ type Places = Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>;
 /// A bundle's specification.
 #[derive(Debug)]
 pub struct BundleSpec {
-    /// The container, with its init process once the OCI runtime has written it down. Its annotations are
+    /// The container, with its init process once the OCI runtime has recorded its PID. Its annotations are
     /// the specification's.
     pub container: Container,
     /// Whether it is a pod's sandbox, not a container.
@@ -33,10 +33,10 @@ impl Bundles {
         Bundles { places: Box::new(places) }
     }
 
-    /// Reads the bundle of a container; `None` where there is none.
+    /// Reads the bundle of a container; `None` if it has none.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// The bundle exists and cannot be read.
     pub fn find(&self, id: &CriId) -> Result<Option<BundleSpec>, OciError> {
         for place in (self.places)(id) {
             if let Some(spec) = read_bundle(&place)? {
@@ -48,7 +48,7 @@ impl Bundles {
         Ok(None)
     }
 
-    /// How large the file with a container's specification is, in bytes; `None` where there is none.
+    /// The size in bytes of the file with a container's specification; `None` if it has none.
     #[must_use]
     pub fn size(&self, id: &CriId) -> Option<u64> {
         (self.places)(id).iter().find_map(|place| bundle_size(place))

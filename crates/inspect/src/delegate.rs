@@ -24,7 +24,7 @@ use usernsd_domain::unit::{Scope, pod_cgroup};
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use usernsd_linux::proc::{Proc, ProcError, Process};
 
-/// Cgroups that an OCI runtime makes in a container's own at most: crun makes one.
+/// The most cgroups that an OCI runtime creates within a container's own: crun creates one.
 const RUNTIMES_CGROUPS: usize = 8;
 
 /// Hands cgroups over.
@@ -53,10 +53,10 @@ pub struct Target<'a> {
     pub user_namespace: bool,
     /// How to find out how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
-    /// The namespaces and mappings of the container's specification.
+    /// The namespaces and mappings in the container's specification.
     pub told: &'a SpecifiedNamespaces,
-    /// Whether the container's own program was started: from then on other processes can be in its cgroup,
-    /// those of commands (CRI ExecSync) and those that the host's root moves there.
+    /// Whether the container's own program has been started. From then on other processes can be in its
+    /// cgroup: those of commands (CRI ExecSync), and those that root on the host moves there.
     pub is_started: bool,
 }
 
@@ -65,9 +65,9 @@ pub struct Target<'a> {
 pub enum MountSource {
     /// From the specification alone, because the process has not mounted anything yet.
     Specification(CgroupMount),
-    /// From the specification and the mount table of the process; the one that permits less counts. The
-    /// specification does not show what the OCI runtime made of it, and a running container may have mounted
-    /// what it was not given.
+    /// From the specification and the mount table of the process; the more restrictive one counts. The
+    /// specification does not show how the OCI runtime mounted it, and a running container may have mounted
+    /// more than it was given.
     Stricter(CgroupMount),
 }
 
@@ -115,7 +115,7 @@ pub enum StartError {
     /// The host's own namespaces cannot be read.
     #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
     HostNamespace(ProcError),
-    /// This process is in a cgroup namespace of its own, and does not find its place in the tree.
+    /// This process is in a cgroup namespace of its own, and its place in the tree is not found.
     #[error(
         "this process is in a cgroup namespace of its own, and is not found in the tree at {0}: \
          that must be the host's /sys/fs/cgroup"
@@ -126,7 +126,7 @@ pub enum StartError {
     Cgroups(#[from] CgroupError),
 }
 
-/// The handling ends here.
+/// Why an inspection ends early.
 enum Stop {
     Skip(Skip, Option<String>),
     Failed(String),
@@ -199,8 +199,11 @@ impl Inspection {
 // === impl Delegator ===
 
 impl Delegator {
-    /// Prepares delegation with these handles. # Errors The host's user namespace cannot be identified, or
-    /// paths in `/proc/PID/cgroup` do not refer to the host's tree.
+    /// Prepares delegation with these handles.
+    ///
+    /// # Errors
+    /// The host's user namespace cannot be identified, or paths in `/proc/PID/cgroup` do not refer to the
+    /// host's tree.
     pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
         let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::HostNamespace)?;
         let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
@@ -256,8 +259,8 @@ impl Delegator {
         (done, plan)
     }
 
-    /// Looks again at a container that was right before: whether its cgroup, of that inode, still
-    /// belongs to that owner and is still bounded.
+    /// Inspects a container again that was right before: whether its cgroup still has that inode, that
+    /// owner, and limits.
     #[must_use]
     pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
         let Ok(cgroup) = self.handles.cgroups.open_cgroup(path) else { return false };
@@ -269,7 +272,7 @@ impl Delegator {
         cgroup.inode() == inode && cgroup.owner() == owner && bounded()
     }
 
-    /// Whether the cgroup, of that inode, is there.
+    /// Whether the cgroup exists and still has that inode.
     #[must_use]
     pub fn is_there(&self, path: &CgroupPath, inode: u64) -> bool {
         self.handles.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
@@ -281,7 +284,7 @@ impl Delegator {
         self.handles.cgroups.is_unified()
     }
 
-    /// How long ago a process was made, where that can be read.
+    /// The age of a process, if it can be read.
     #[must_use]
     pub fn age(&self, process: &Process) -> Option<Duration> {
         Some(self.handles.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
@@ -319,7 +322,7 @@ impl Delegator {
             InUserNamespace::Hosts | InUserNamespace::SelfMade => Facts::unread(own.owner()),
         };
         let mut plan = self.decide(&proven, &facts)?;
-        // systemd is asked only if something is to be done.
+        // systemd is asked only if there is something to do.
         if matches!(plan, Plan::Chown { .. })
             && let Some(unit) = unit
         {
@@ -338,7 +341,7 @@ impl Delegator {
         })
     }
 
-    /// Opens the container's directory, and adds to the evidence what that showed.
+    /// Opens the container's directory, and adds what that showed to the evidence.
     fn open(&self, path: &CgroupPath, evidence: &mut Evidence<'_>) -> Result<Cgroup, Stop> {
         let opened = self.handles.cgroups.open_cgroup(path);
         evidence.opened = match &opened {
@@ -349,7 +352,7 @@ impl Delegator {
             },
             Err(CgroupError::NotRoots(above)) => Opened::Stopped(above.clone()),
             Err(CgroupError::Escapes(path)) => Opened::Escapes(path.clone()),
-            // Nothing was shown.
+            // Opening it showed nothing.
             Err(CgroupError::Gone(_) | CgroupError::Call { .. }) => return Ok(opened?),
         };
         evidence.check(Point::Opened)?;
@@ -357,8 +360,9 @@ impl Delegator {
         Ok(opened?)
     }
 
-    /// The container's init process: the one that the source names, else the one in its cgroup or, with crun,
-    /// one level deeper. Nothing more is read of one that the evidence does not show to be the container's.
+    /// The container's init process: the one that the source names, otherwise the oldest in its cgroup or,
+    /// with crun, one level deeper. If the evidence does not show that the process is the container's,
+    /// nothing more is read about it.
     fn init_process(
         &self,
         target: &Target<'_>,
@@ -385,8 +389,8 @@ impl Delegator {
         Ok(process)
     }
 
-    /// The oldest process of a cgroup, by its number: of those that are the first of a PID namespace, if
-    /// there must be one.
+    /// The process of a cgroup with the lowest PID; with `must_be_first`, only of those that are the first
+    /// of a PID namespace.
     fn oldest_process(&self, scope: &Cgroup, must_be_first: bool) -> Result<(Process, Vec<u32>), Stop> {
         let mut pids = scope.processes()?;
         if pids.is_empty() {
@@ -399,7 +403,7 @@ impl Delegator {
                 }
             }
         }
-        // The oldest has, but for a wrapped counter, the lowest number.
+        // Unless the PID counter has wrapped, the oldest process has the lowest PID.
         pids.sort_unstable();
         if must_be_first {
             for pid in &pids {
@@ -481,7 +485,7 @@ impl Delegator {
 
     fn apply(&self, own: &Cgroup, plan: Plan, done: &mut Inspection) -> Result<Outcome, Stop> {
         let _held = matches!(plan, Plan::Chown { .. }).then(|| own.hold());
-        // Bounds first, so that nothing is ever delegated without them.
+        // Limits first, so that nothing is ever delegated without them.
         if self.rules.observe_only {
             done.observation.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
         } else {
@@ -494,7 +498,7 @@ impl Delegator {
                 if !is_alive || !self.handles.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
-                // Another agent may have done it since this one looked.
+                // Another agent may have changed it since this one read it.
                 if directory && own.owner_now()? == owner {
                     done.observation.owner = Some(owner);
                     return Ok(Outcome::AlreadyRight);
@@ -506,11 +510,12 @@ impl Delegator {
                         Ok(()) | Err(_) => {}
                     }
                 }
-                // The directory is changed last: until then the container can use none of it.
+                // The directory is changed last, because until then the container can use none of the
+                // files.
                 if directory {
                     own.chown(owner)?;
                 }
-                // fchown succeeds on a removed cgroup too: look again.
+                // fchown also succeeds on a removed cgroup, so its existence is checked again.
                 if !self.handles.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
@@ -527,8 +532,8 @@ impl Delegator {
         }
     }
 
-    /// The cgroup on which limits are set: the pod's, on which the kubelet will set them too (KEP-5474);
-    /// without a pod, the container's, so that no other service is limited.
+    /// The cgroup on which limits are set: the pod's, on which the kubelet will set them too (KEP-5474).
+    /// Without a pod it is the container's, so that no other service is limited.
     fn bounded_cgroup(own: &Cgroup) -> Option<Cgroup> {
         own.above(&pod_cgroup(own.path())?)
     }
@@ -548,7 +553,7 @@ impl Delegator {
         for (file, value) in self.limits.missing(descendants, depth) {
             done.changes.push(set_limit(bounded, file, value)?);
         }
-        // Written or found: a write that fails ends above.
+        // Set now or found set; a failed write has returned above.
         let or = |limit, written| if let Limit::At(found) = limit { found } else { written };
         let limits = Limits {
             descendants: or(descendants, self.limits.descendants),
@@ -561,13 +566,13 @@ impl Delegator {
         Ok(())
     }
 
-    /// Bounds the container's own cgroup, so that the pod's next container finds room in the pod's,
-    /// which may hold `most` cgroups. A bound that is there already is kept.
+    /// Limits the container's own cgroup, so that the pod's next container finds room in the pod's cgroup,
+    /// which may have `most` descendants. A limit that is set already is kept.
     fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, done: &mut Inspection) -> Result<(), Stop> {
         if let Limit::At(_) = read_limit(own, Limits::DESCENDANTS_FILE)? {
             return Ok(());
         }
-        // Of two containers that come at the same moment, the second sees the first one's bound.
+        // If two containers start at the same moment, the second one sees the first one's limit.
         let _held = pod.hold();
         let mut below = own.path().components().skip(pod.path().components().count());
         let top = below.next().unwrap_or_default();
@@ -585,10 +590,11 @@ impl Delegator {
     }
 }
 
-/// How many cgroups a cgroup directly below a pod's may come to hold, itself included.
+/// The most cgroups that a cgroup directly below a pod's may come to contain, itself included.
 fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
     let held = held(cgroup)?;
-    // crun's limit is set one level deeper. Only root can have created directories in a directory of root.
+    // crun's limit is set one level deeper. In a directory that belongs to root, only root can have created
+    // directories.
     if held.bound != Limit::Max || held.used == 0 || cgroup.owner() != HostId::ROOT {
         return Ok(held.most(pod));
     }
@@ -607,13 +613,13 @@ fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
     Ok(Held { used: descendants(cgroup)?, bound: read_limit(cgroup, Limits::DESCENDANTS_FILE)? })
 }
 
-/// The number of cgroups below one.
+/// The number of cgroups below this one.
 fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
     let text = cgroup.read("cgroup.stat")?;
     descendants_of_stat(&text).ok_or_else(|| unreadable(cgroup, "cgroup.stat", &text))
 }
 
-/// Sets a limit that is `max`.
+/// Sets a limit that is `max` so far.
 fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupError> {
     cgroup.write(file, &value.to_string())?;
     Ok(Change {
@@ -624,8 +630,8 @@ fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupEr
     })
 }
 
-/// The root of this process's cgroup namespace: from there `/proc/PID/cgroup` is read. Joining the
-/// host's would take CAP_SYS_ADMIN; knowing where one is takes no more than a look.
+/// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining
+/// the host's namespace would take CAP_SYS_ADMIN; finding one's own place takes no capability.
 fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
     if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::HostNamespace)? {
         return Ok(CgroupPath::root());

@@ -45,7 +45,7 @@ use usernsd_prepare::idmapped_mounts;
 pub struct DoctorConfig {
     /// The node's root directory.
     pub root: PathBuf,
-    /// CRI sockets to try; empty for the usual places.
+    /// CRI sockets to try; empty for the default paths.
     pub endpoints: Vec<PathBuf>,
     /// The system bus; `None` if systemd must not be asked.
     pub bus: Option<PathBuf>,
@@ -177,9 +177,9 @@ impl Doctor {
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
-    /// The same for the agent, which knows its pods, whether it has `joined` NRI, and the versions of the
-    /// `launched` plugins by their process: everything but the pods, and without starting a program. What
-    /// blocks is done on a thread that may wait.
+    /// Examines the node for the agent, which has its own records of pods, whether it has `joined` NRI, and
+    /// the versions of the `launched` plugins by PID. Leaves out the checks of pods, and starts no
+    /// programs. Blocking work is done on a thread that may block.
     ///
     /// # Errors
     /// Such a thread ended early.
@@ -222,7 +222,7 @@ impl Doctor {
         Ok(Examined { checked, asked, configuration, oci_runtime, writes })
     }
 
-    /// Whether the node runs: its processes are there.
+    /// Whether the node is running: its /proc has processes.
     fn is_running(&self) -> Probe<()> {
         let proc = self.place.root.join("proc");
         if proc.join("1/mountinfo").exists() {
@@ -293,11 +293,11 @@ impl Doctor {
 async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers::systemd::SystemdError> {
     let mut found = Vec::new();
     for unit in systemd.scopes().await? {
-        // CRI-O's monitors are no containers.
+        // CRI-O's monitors are not containers.
         if unit.starts_with("crio-conmon-") {
             continue;
         }
-        // A process that has ended meanwhile does not count.
+        // A process that has ended in the meantime does not count.
         if let Some(scope) = systemd.scope(&unit).await? {
             found.push((unit, scope.delegate));
         }

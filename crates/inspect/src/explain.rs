@@ -1,6 +1,6 @@
-//! One container, looked at from every side: what it asked for, what it got, and why. Nothing is
-//! changed and nothing is run in it. It needs root and no agent; where one answers, its word on the
-//! container is part of the answer.
+//! Explains one container: what its pod asked for, what it got, and why. Reads only, and runs nothing in
+//! the container. Needs root and no agent; if an agent answers, its record of the container is part of the
+//! explanation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,13 +43,13 @@ mod document;
 mod find;
 mod look;
 
-/// How long systemd may take; without its answer all the rest still stands.
+/// Time limit for systemd. Without its answer the rest is still complete.
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
 /// Where the kubelet keeps its pods' logs.
 const POD_LOGS: &str = "var/log/pods";
-/// So many pods' directories are looked at.
+/// The most pods' directories that are read.
 const MAX_PODS: usize = 5000;
-/// How much of the end of a failed container's log is looked at.
+/// The size of the end of a failed container's log that is searched, in bytes.
 const LOG_BYTES: u64 = 64 << 10;
 
 /// The node and its rules.
@@ -59,26 +59,26 @@ pub struct Node {
     pub host_root: PathBuf,
     /// The CRI sockets to try.
     pub endpoints: Vec<PathBuf>,
-    /// The system bus; `None` where systemd is not to be asked.
+    /// The system bus; `None` if systemd is not to be asked.
     pub bus: Option<PathBuf>,
     /// The agent's state socket.
     pub state_socket: PathBuf,
     /// The rules by which cgroups are handed over.
     pub rules: Rules,
-    /// The bounds set with it.
+    /// The limits that are set when a cgroup is handed over.
     pub limits: Limits,
-    /// What opted-in and privileged containers get.
+    /// The rules for opted-in and privileged containers.
     pub adjust: AdjustRules,
 }
 
 /// What is to be explained.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// An ID or its beginning, a pod's name, `NAMESPACE/POD` or the number of a process.
+    /// A container ID or its beginning, a pod's name, `NAMESPACE/POD`, or a PID.
     pub name: &'a str,
-    /// One of a pod's containers.
+    /// The name of one of the pod's containers.
     pub container: Option<&'a str>,
-    /// The UID of the pod `NAMESPACE/POD`, if the API server says that it is on this node.
+    /// The UID of the pod `NAMESPACE/POD`, if the API server reports that the pod is on this node.
     pub pod_uid: Option<&'a str>,
 }
 
@@ -88,13 +88,13 @@ pub enum ExplainError {
     /// No runtime answers.
     #[error("no container runtime answers over CRI")]
     NoRuntime(#[from] NoAnswer),
-    /// The runtime does not say what it must.
+    /// The runtime's answer is incomplete.
     #[error(transparent)]
     Runtime(#[from] CriError),
-    /// Nothing, or more than one, of that name.
+    /// The name matches nothing, or more than one thing.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// A process cannot be asked.
+    /// A process cannot be examined.
     #[error(transparent)]
     Proc(#[from] ProcError),
     /// The container's specification is unreadable.
@@ -105,7 +105,7 @@ pub enum ExplainError {
     Open(#[from] OpenError),
 }
 
-/// Everything to look with.
+/// The handles and clients for one explanation.
 struct Explainer<'a> {
     node: &'a Node,
     cri: Cri,
@@ -134,7 +134,7 @@ pub async fn explain(node: &Node, target: Target<'_>) -> Result<Vec<Explanation>
     if all.is_empty() {
         return Err(FindError::Nothing(target.name.to_owned()).into());
     }
-    // Of each name the last one that was made: a container's earlier runs stay for a while.
+    // For each name, the container that was created last: earlier runs of a container are kept for a while.
     all.sort_by(|(one, a), (other, b)| one.container.name.cmp(&other.container.name).then(b.cmp(a)));
     all.dedup_by(|(later, _), (kept, _)| later.container.name == kept.container.name);
     Ok(all.into_iter().map(|(explanation, _)| explanation).collect())
@@ -178,7 +178,7 @@ impl<'a> Explainer<'a> {
 
     /// A pod that has no container.
     async fn waiting(&self, target: Target<'_>) -> Result<Explanation, ExplainError> {
-        // Not mounted into an agent's pod.
+        // The directory is not mounted into an agent's pod.
         let logs = std::fs::read_dir(self.node.host_root.join(POD_LOGS));
         let logs: Option<Vec<String>> = logs.ok().map(|logs| {
             logs.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).take(MAX_PODS).collect()
@@ -215,13 +215,14 @@ impl<'a> Explainer<'a> {
         })
     }
 
-    /// The host IDs that the kubelet chose for a pod, by its record of them.
+    /// The host IDs that the kubelet chose for a pod, from the kubelet's record.
     fn chosen_ids(&self, pod_uid: &str) -> ChosenIds {
         let has_directory =
             |kubelet: &HostPath| self.node.host_root.join(kubelet.as_str()).join(PODS).join(pod_uid).is_dir();
         match self.recorded_ids(pod_uid) {
             Some((first, count)) => ChosenIds::Range { first, count },
-            // The kubelet makes the directory before it chooses; an agent's pod does not see it.
+            // The kubelet creates the directory before it chooses the IDs. An agent's pod does not see the
+            // directory.
             None if pod_uid.is_empty() || !KUBELETS.iter().any(has_directory) => ChosenIds::Unseen,
             None => ChosenIds::None,
         }
@@ -250,7 +251,7 @@ impl<'a> Explainer<'a> {
         record.uid_mappings.first().map(|mapping| (mapping.host_id, mapping.length))
     }
 
-    /// The answer, and when the container was made.
+    /// The explanation, and the creation time of the container.
     async fn explain(&self, id: &CriId) -> Result<Option<(Explanation, i64)>, ExplainError> {
         let Some(inspected) = self.cri.container(id).await? else { return Ok(None) };
         let sandbox = match CriId::parse(&inspected.container.sandbox_id) {
@@ -299,7 +300,8 @@ impl<'a> Explainer<'a> {
         Ok(Some((explanation, inspected.created_at_ns)))
     }
 
-    /// Known messages of a container that failed: the runtime's own word, and the end of its log.
+    /// Known messages of a container that failed, from the runtime's own message and from the end of its
+    /// log.
     fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<KnownMessage> {
         let Some(end) = inspected.end.as_ref().filter(|end| end.code != 0) else { return Vec::new() };
         let path = self.node.host_root.join(inspected.log_path.trim_start_matches('/'));
@@ -308,7 +310,7 @@ impl<'a> Explainer<'a> {
             unseen.push(format!("{}: {error}", path.display()));
             String::new()
         });
-        // The last of each kind, in their order.
+        // The last line of each kind, in the order of the log.
         let mut found: Vec<(&'static Message, &str)> = Vec::new();
         for line in end.message.lines().chain(log.lines()) {
             let Some(message) = message::recognise(line) else { continue };
@@ -397,7 +399,7 @@ impl<'a> Explainer<'a> {
         now: Option<(Now, Verdict)>,
     ) -> ExplainFacts {
         let (now, isolation) = now.unzip();
-        // Of one that does not run only the specification is left.
+        // If the container does not run, only the specification is left.
         let specified = || guard::judge(request(container, sandbox), container.user_namespace);
         let limits = got.and_then(|got| got.cgroup.as_ref()).and_then(|cgroup| cgroup.limits.as_ref());
         ExplainFacts {
@@ -477,7 +479,7 @@ fn subject(container: &Container, inspected: &Inspected) -> Subject {
             ContainerState::Unknown => "unknown",
         },
         exit_code: inspected.end.as_ref().map(|end| end.code),
-        // Both runtimes keep the number of a process that ended.
+        // Both runtimes keep the PID of a process that has ended.
         pid: inspected.pid.filter(|_| inspected.end.is_none()),
     }
 }
@@ -488,7 +490,7 @@ fn asked(
     sandbox: Option<&InspectedSandbox>,
     security: Security,
 ) -> Asked {
-    // Those that name another container of the pod are no matter of this one.
+    // Annotations that name another container of the pod do not concern this one.
     let concerns = |key: &str| adjust::concerns(key, &container.name) || USERNS_MODE.contains(&key);
     let annotations = container.annotations.iter().filter(|(key, _)| concerns(key));
     let decided_by = adjust::OptIn::of(&container.annotations, &container.name).ok();
@@ -507,7 +509,7 @@ fn asked(
     }
 }
 
-/// The state document's words.
+/// The name of a mount's mode in the state document.
 fn mount_name(mount: CgroupMount) -> &'static str {
     match mount {
         CgroupMount::Absent => "absent",

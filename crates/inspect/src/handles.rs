@@ -33,8 +33,8 @@ pub enum OpenHandlesError {
 // === impl NodeHandles ===
 
 impl NodeHandles {
-    /// Opens those of the node with that root directory. A kernel that publishes no delegate list gets the
-    /// one of the OCI runtime specification.
+    /// Opens the handles of the node with that root directory. If the kernel publishes no delegate list,
+    /// the one in the OCI runtime specification is used.
     ///
     /// # Errors
     /// See [`OpenHandlesError`].

@@ -1,6 +1,6 @@
-//! The OCI createRuntime hook: the synchronous way in where there is no NRI. The OCI runtime starts
-//! it when the container's cgroup and namespaces exist and waits for it; it does the one fix in its
-//! own process and ends. No agent is needed.
+//! The OCI createRuntime hook, for runtimes without NRI. The OCI runtime starts it once the container's
+//! cgroup and namespaces exist, and waits for it. The hook hands the cgroup over in its own process and
+//! exits; it needs no agent.
 
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +13,7 @@ use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::isolation::Stage;
 use usernsd_peers::oci::{DOCUMENT_LIMIT, OciError, parse_state, read_bundle};
 
-/// Why the hook could not do its work. The container starts all the same.
+/// Why the hook failed. The container starts all the same.
 #[derive(Debug, Error)]
 pub enum HookError {
     /// The state on the standard input is unreadable.
@@ -75,10 +75,10 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
         return Ok(hooked);
     }
     let inspector = Inspector::open(host_root, rules, limits)?;
-    // The runtime has not put its mounts in place yet.
+    // The OCI runtime has not made its mounts yet.
     let candidate = Candidate { container: &container, stage: Stage::Making };
-    // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself
-    // has just made the unit.
+    // systemd is not asked: a bus call would take longer than everything else, and the runtime itself has
+    // just created the unit.
     hooked.handled = Some(inspector.apply(candidate, |_| None));
     Ok(hooked)
 }

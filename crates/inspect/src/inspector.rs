@@ -1,5 +1,5 @@
-//! The one way to inspect a container: observe → prove → plan, apply or not, and the record of it. The agent
-//! and the hook apply; doctor and explain do not.
+//! The one way to inspect a container: observe → prove → plan, apply if requested, and record. Agent and
+//! hook apply; doctor and explain do not.
 
 use std::path::Path;
 
@@ -33,18 +33,18 @@ pub enum OpenError {
     Start(#[from] StartError),
 }
 
-/// A container as its source describes it, and how far it has come.
+/// A container as its source describes it, and the stage that it has reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
     pub container: &'a Container,
-    /// How far it has come, at least.
+    /// The stage that it has reached at least.
     pub stage: Stage,
 }
 
 // === impl Inspector ===
 
 impl Inspector {
-    /// Inspects by these handles.
+    /// Makes an inspector that uses these handles.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -60,7 +60,7 @@ impl Inspector {
         Ok(Inspector::new(NodeHandles::open(host_root)?, rules, limits)?)
     }
 
-    /// The part that changes the host.
+    /// The delegator, which changes the host.
     #[must_use]
     pub fn delegator(&self) -> &Delegator {
         &self.delegator
@@ -71,8 +71,8 @@ impl Inspector {
         self.delegator.set_rules(rules, limits);
     }
 
-    /// Inspects a container and makes its cgroup right. `scope_of` asks systemd for a unit; `None` from it
-    /// means that systemd could not be asked in time.
+    /// Inspects a container and corrects its cgroup. `scope_of` asks systemd about a unit; if it returns
+    /// `None`, systemd could not be asked in time.
     pub fn apply(
         &self,
         candidate: Candidate<'_>,
@@ -81,8 +81,8 @@ impl Inspector {
         self.delegator.handle(&candidate.target(), scope_of)
     }
 
-    /// Inspects a container and changes nothing. With it what would be done; `None` if it would be left
-    /// alone.
+    /// Inspects a container without changing anything. Also returns the plan; `None` if the cgroup would be
+    /// skipped.
     pub fn examine(
         &self,
         candidate: Candidate<'_>,
@@ -128,8 +128,8 @@ impl<'a> Candidate<'a> {
 // === impl Inspection ===
 
 impl Inspection {
-    /// Whether what was observed proves nothing yet: the container is still being made, or another process
-    /// than its init process was met.
+    /// Whether the observation proves nothing yet, because the container is still being created, or because
+    /// the observed process is not its init process.
     #[must_use]
     pub fn is_too_early(&self, candidate: Candidate<'_>) -> bool {
         candidate.sight(&self.observation, None).finding() == Finding::TooEarly

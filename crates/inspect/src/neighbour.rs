@@ -19,13 +19,13 @@ use usernsd_peers::oci::{
     bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document, recorded_pid,
 };
 
-/// How long the look may hold up a join. The runtime waits 2 s for the answer to Configure, and the
-/// last look is made before that answer.
+/// Time limit for examining the runtime before a join. The runtime waits 2 s for the answer to Configure,
+/// and the last examination precedes that answer.
 pub const PATIENCE: Duration = Duration::from_millis(1500);
-/// Of how many ended containers one look asks for the end.
+/// The most ended containers whose ends are requested in one examination.
 const ENDED: usize = 256;
-/// How many of these calls are under way at once. One after the other, they take seconds on a machine
-/// whose processors are all busy.
+/// The most of these calls at a time. One after the other, they would take seconds on a machine under full
+/// load.
 const AT_ONCE: usize = 16;
 
 /// The ends of containers that earlier checks requested: the time, in nanoseconds since 1970 by the runtime's
@@ -37,7 +37,7 @@ pub struct Ends(HashMap<CriId, (i64, i32)>);
 /// The state of a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
-    /// Why it must not be joined at all, for as long as its list is what it is.
+    /// Why the runtime must not be joined as long as its list is what it is.
     pub refusal: Option<String>,
     /// An operation in progress with which a join would interfere.
     pub in_flight: Option<InFlight>,
@@ -66,7 +66,10 @@ pub async fn answer(
     }
 }
 
-/// Examines a runtime. # Errors The runtime does not answer.
+/// Examines a runtime.
+///
+/// # Errors
+/// The runtime does not answer.
 pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
@@ -94,8 +97,8 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     if !join::splits(name, version) {
         return None;
     }
-    // Bundles of containers that have ended lie there until these are removed (CRI-O), or for as long as the
-    // runtime is away (containerd): neither lists them.
+    // A container's bundle outlives the container until it is removed (CRI-O), or for as long as the
+    // runtime is away (containerd). Neither runtime lists such a container.
     let lives = |pid: u32| i32::try_from(pid).is_ok_and(nri::lives);
     let may_live = |bundle: &PathBuf| recorded_pid(bundle).is_none_or(lives);
     let bundles: Vec<PathBuf> = BUNDLES
@@ -133,7 +136,7 @@ fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bun
         live.iter().map(|container| (pod(container), size(container).unwrap_or(0))).collect()
     };
     let mut weights = Weights {
-        // Names, namespaces and resources besides.
+        // An allowance for names, namespaces and resources.
         pods: sandboxes.iter().map(|sandbox| (sandbox.pod.clone(), sandbox.size + 2048)).collect(),
         containers: of_containers(&|container| bundles.size(&container.id)),
     };
@@ -145,8 +148,8 @@ fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bun
     weights
 }
 
-/// Each pod as it lies there, with when its containers ended where that matters: where the pod is not
-/// simply running or over.
+/// Each pod's state, with the ends of its containers if they matter: if the pod is neither simply running
+/// nor over.
 async fn lying(
     cri: &Cri,
     sandboxes: &[CriSandbox],
@@ -159,7 +162,7 @@ async fn lying(
         of.entry(container.sandbox_id.clone()).or_default().push(container);
     }
     for sandbox in sandboxes {
-        // The kubelet keeps one dead container of each name; the last ones listed are of no more use.
+        // The kubelet keeps one ended container of each name, so the ones listed last are not needed.
         let mut names = HashSet::new();
         of.entry(sandbox.id.to_string()).or_default().retain(|container| {
             container.state != ContainerState::Stopped || names.insert(container.name.clone())
@@ -194,7 +197,7 @@ impl Ends {
         self.0.retain(|id, _| listed.contains(id));
     }
 
-    /// Asks for the ends of those containers that are not known yet.
+    /// Requests those ends that are not cached yet.
     async fn ask(&mut self, cri: &Cri, ids: Vec<CriId>) -> Result<(), CriError> {
         let unknown = ids.into_iter().filter(|id| !self.0.contains_key(id)).take(ENDED);
         let calls: Vec<_> = unknown
@@ -211,7 +214,7 @@ impl Ends {
     }
 }
 
-/// How long ago a moment of the runtime's clock was; none, where it lies ahead.
+/// The time since a moment of the runtime's clock; zero if that lies in the future.
 fn ago(at_ns: i64, now: SystemTime) -> Duration {
     let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(at_ns).unwrap_or(0));
     now.duration_since(at).unwrap_or(Duration::ZERO)

@@ -29,13 +29,13 @@ use usernsd_prepare::kubelet::KubeletConfig;
 use usernsd_prepare::runtime_files::ConfRoot;
 use usernsd_report::state::{State, read_metrics, read_state};
 
-/// Lines of the agent's log.
+/// The most lines of the agent's log.
 const LOG_LINES: &str = "500";
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
-/// Of each pod in a user namespace.
+/// The files that are read of each pod in a user namespace.
 const CGROUP_FILES: [&str; 4] =
     ["cgroup.stat", "cgroup.max.descendants", "cgroup.max.depth", "cgroup.controllers"];
-/// Of CRI-O's configuration; all others stay out of the bundle.
+/// The settings of CRI-O's configuration that the bundle contains, and no others.
 const CRIO_KEYS: [&str; 9] = [
     "default_runtime",
     "cgroup_manager",
@@ -57,7 +57,7 @@ pub struct Bundle {
     pub missing: Vec<String>,
 }
 
-/// Collects it. With `redact` names are replaced by hashes with a salt that is nowhere kept.
+/// Collects the bundle. With `redact`, names are replaced by hashes with a salt that is not kept.
 #[must_use]
 pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
     let mut bundle = Bundle { files: Vec::new(), missing: Vec::new() };
@@ -143,14 +143,14 @@ impl Bundle {
     }
 }
 
-/// All names in the state document, with their hashes: keyed by the salt, so that names cannot be guessed and
-/// compared.
+/// All names in the state document, with their hashes. The salt keeps anyone from guessing names and
+/// comparing hashes.
 fn names_of(state: &State, salt: &RandomState) -> Names {
     let mut names = Names::default();
     let mut add = |kind: &str, name: &str| {
         let word = word(salt, kind, name);
         names.add(name, word.clone());
-        // As systemd's slices have UIDs.
+        // The form of a UID in the names of systemd's slices.
         names.add(&name.replace('-', "_"), word);
     };
     add("node", &state.node.name);
@@ -166,7 +166,7 @@ fn names_of(state: &State, salt: &RandomState) -> Names {
     names
 }
 
-/// Owners of subordinate ranges, and users and groups with IDs in them, but those that every node has.
+/// Owners of subordinate ranges, and users and groups with IDs in them, except those that every node has.
 fn add_users(names: &mut Names, host: &HostIds, salt: &RandomState) {
     const EVERYONES: [&str; 4] = ["root", "containers", "kubelet", "core"];
     let owners = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
@@ -186,7 +186,8 @@ fn is_in_a_range(id: u32, host: &HostIds) -> bool {
     ranges.any(|(_, range)| range.start <= id && id < range.end())
 }
 
-/// The lines of a file of subordinate ranges that are ranges; of others only that they are there.
+/// The lines of a file of subordinate ranges that can be parsed; each other line is replaced by a
+/// placeholder.
 fn ranges(file: &SubidFile) -> String {
     let line = |content: &Content| match content {
         Content::Nothing => "\n".to_owned(),
@@ -208,7 +209,7 @@ fn without_names(text: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
     text.lines().map(|text| line(text).unwrap_or_else(|| "(left out)".to_owned()) + "\n").collect()
 }
 
-/// The same for a line of `log.format: json`.
+/// A log line in the format `log.format: json`, without names.
 fn json_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
     let mut fields: serde_json::Map<String, Value> = serde_json::from_str(line).ok()?;
     let is_own = fields.get("target").and_then(Value::as_str).is_some_and(|from| from.starts_with("usernsd"));
@@ -223,7 +224,7 @@ fn json_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String
     is_own.then(|| Value::Object(fields).to_string())
 }
 
-/// Takes names and annotations' values out of every text of a document.
+/// Removes names and values of annotations from every text in a document.
 fn strip(value: &mut Value, names: &Names) {
     match value {
         Value::String(text) => {
@@ -288,7 +289,7 @@ fn crio(host_root: &Path) -> Value {
         let mut lines = Vec::new();
         match &file.content {
             CrioContent::Toml(table) => crio_lines(table, "", &mut lines),
-            // Why it is none would quote it.
+            // The parser's error would quote the file.
             CrioContent::NotToml(_) => lines.push("(no TOML)".to_owned()),
             CrioContent::Unreadable(_) => lines.push("(unreadable)".to_owned()),
         }
@@ -297,7 +298,7 @@ fn crio(host_root: &Path) -> Value {
     Value::Object(found)
 }
 
-/// The settings that are wanted, each with the table it is in before the first of them.
+/// The selected settings, each group after the header of its table.
 fn crio_lines(table: &Table, name: &str, lines: &mut Vec<String>) {
     let wanted = table.iter().filter(|(key, _)| CRIO_KEYS.contains(&key.as_str()));
     let mut wanted = wanted.filter_map(|(key, value)| Some(format!("{key} = {}", shown(value)?))).peekable();
@@ -313,7 +314,7 @@ fn crio_lines(table: &Table, name: &str, lines: &mut Vec<String>) {
     }
 }
 
-/// A value as TOML has it.
+/// The value in TOML's syntax.
 fn shown(value: &TomlValue) -> Option<String> {
     Some(match value {
         TomlValue::Text(text) => format!("{text:?}"),
@@ -329,7 +330,7 @@ fn shown(value: &TomlValue) -> Option<String> {
 fn kubelet(host_root: &Path) -> Result<Value, String> {
     let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
     let bytes = root.read(&KUBELET_CONFIG).map_err(|error| error.to_string())?;
-    // A kubelet's own directory contains more than the pods; an agent's pod does not see it.
+    // The kubelet's directory contains more than the pods. An agent's pod does not see it.
     let is_hidden = || root.list(&KUBELET).is_ok_and(|names| names.iter().all(|name| name == "pods"));
     let bytes = bytes.ok_or_else(|| {
         if is_hidden() {
@@ -338,17 +339,17 @@ fn kubelet(host_root: &Path) -> Result<Value, String> {
             "there is none"
         }
     })?;
-    // The reason would quote it.
+    // The parser's error would quote the file.
     let config = KubeletConfig::parse(&bytes).map_err(|_| "it is no KubeletConfiguration")?;
     Ok(json!({"maxPods": config.max_pods, "idsPerPod": config.ids_per_pod()}))
 }
 
-/// The agent's last lines, where it is a service of this node.
+/// The last lines of the agent's log, if the agent is a service of this node.
 fn log(host_root: &Path, redact: bool) -> Result<String, String> {
     if host_root != Path::new("/") {
         return Err("the journal is read on the node itself".to_owned());
     }
-    // "cat" has no name of the node before each line.
+    // The format "cat" omits the node's name.
     let output = if redact { "--output=cat" } else { "--output=short-iso" };
     let args = ["--identifier=usernsd", "--lines", LOG_LINES, output, "--no-pager", "--quiet"];
     let said =

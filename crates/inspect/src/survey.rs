@@ -26,19 +26,20 @@ use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot};
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::proc::Proc;
 
-/// How long a survey serves others who ask about the same containers: however many readers there are, the
-/// node is looked at once a second.
+/// How long a survey is reused for readers of the same containers: the node is surveyed at most once a
+/// second, whatever their number.
 const SHARED: Duration = Duration::from_secs(1);
-/// User namespaces come and go without containers too.
+/// How long a count of user namespaces is used, because user namespaces that belong to no container change
+/// too.
 const RECOUNT: Duration = Duration::from_secs(60);
 /// The directory of CRI-O's configuration.
 const CRIO: HostPath = HostPath::fixed("etc/crio");
 
-/// Looks at the node.
+/// Reads the facts of a survey.
 #[derive(Debug)]
 pub struct Surveyor {
     host: HostRoot,
-    /// Where a kubelet that was started has its pods.
+    /// Directories in which kubelets that have been started keep their pods.
     kubelets: Vec<HostPath>,
     cgroups: CgroupRoot,
     proc: Proc,
@@ -46,7 +47,7 @@ pub struct Surveyor {
     last: Mutex<Option<Last>>,
 }
 
-/// The last survey that was shared, and of which containers it is.
+/// The last shared survey, and a fingerprint of its containers.
 #[derive(Debug)]
 struct Last {
     at: Instant,
@@ -54,19 +55,19 @@ struct Last {
     survey: Survey,
 }
 
-/// The user namespaces as last counted. With 1,000 processes that takes as long as all the rest
-/// together, so it is done beside the scrape, and only now and then.
+/// The last count of user namespaces. With 1,000 processes, counting takes as long as the rest of the
+/// survey, so a separate thread counts, and only now and then.
 #[derive(Debug, Default)]
 struct Namespaces {
     counted: Option<Counted>,
-    /// A thread is at it.
+    /// Whether a thread is counting.
     counting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Counted {
     namespaces: u64,
-    /// Of which containers: see [`fingerprint`].
+    /// Fingerprint of the containers at the time, see [`fingerprint`].
     of: u64,
     at: Instant,
 }
@@ -82,19 +83,19 @@ pub enum StartError {
     Cgroups(#[from] CgroupError),
 }
 
-/// Why the files on host IDs are not known.
+/// Why the node's files on host IDs cannot be used.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// One of them cannot be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// It is no root directory of a node.
+    /// The directory is not the root directory of a node.
     #[error("there is no /etc/passwd below the host's root")]
     NoPasswd,
 }
 
 impl Surveyor {
-    /// Opens what lies below the host's root.
+    /// Opens the files below the host's root.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -109,18 +110,18 @@ impl Surveyor {
         })
     }
 
-    /// For a kubelet whose root directory (`--root-dir`) is elsewhere.
+    /// Sets a kubelet's root directory (`--root-dir`), if it is not the default.
     #[must_use]
     pub fn with_kubelet(mut self, root_dir: Option<&HostPath>) -> Surveyor {
         self.kubelets.extend(root_dir.and_then(|path| path.join(PODS).ok()));
         self
     }
 
-    /// What a look at everything finds, or found within the last second, where the containers are the
-    /// same. Others who ask meanwhile wait for the same look.
+    /// The survey, or the last one if it is at most a second old and of the same containers. Concurrent
+    /// callers wait for the same survey.
     #[must_use]
     pub fn shared(&self, snapshot: &Snapshot) -> Survey {
-        // It is written whole: what a panicking thread left behind is the one before.
+        // The value is replaced as a whole, so after a panic of another thread it is the one before.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_of = |last: &&Last| {
             last.at.elapsed() < SHARED
@@ -135,7 +136,7 @@ impl Surveyor {
         survey
     }
 
-    /// Looks at everything; with 500 containers in some milliseconds.
+    /// Reads everything; takes some milliseconds with 500 containers.
     #[must_use]
     pub fn survey(&self, snapshot: &Snapshot) -> Survey {
         let mut collected = Vec::new();
@@ -173,18 +174,18 @@ impl Surveyor {
         }
     }
 
-    /// The cgroup of each pod, and whether each that is there could be read.
+    /// The cgroup of each pod, and whether every existing one could be read.
     fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
         let mut succeeded = true;
         let mut count = |path: &CgroupPath| match self.count(path) {
             Ok(Some(found)) => Some(found),
-            // Not what the kernel writes.
+            // The content does not have the kernel's form.
             Ok(None) => {
                 succeeded = false;
                 None
             }
             Err(error) => {
-                // One that ended meanwhile is no failure.
+                // A cgroup that was removed in the meantime is no failure.
                 if !error.is_gone() {
                     debug!(%error, "a cgroup cannot be read");
                     succeeded = false;
@@ -194,7 +195,7 @@ impl Surveyor {
         };
         let mut one = |pod: &Pod| {
             let (descendants, limit) = count(pod.cgroup.as_ref()?)?;
-            // A container has a limit of its own only where its cgroup was handed over.
+            // A container has a limit of its own only if its cgroup was handed over.
             let records = if pod.is_in_user_namespace() { pod.containers.as_slice() } else { &[] };
             let containers = records.iter().filter_map(|record| {
                 let (descendants, limit) = count(record.cgroup.as_ref()?)?;
@@ -207,15 +208,15 @@ impl Surveyor {
         (pods.iter().map(&mut one).collect(), succeeded)
     }
 
-    /// How many cgroups are below one, and how many may be.
+    /// The number of cgroups below one, and its limit.
     fn count(&self, path: &CgroupPath) -> Result<Option<(u64, Limit)>, CgroupError> {
         let descendants = descendants_of_stat(&self.cgroups.read_of(path, "cgroup.stat")?);
         let limit = Limit::parse(&self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?);
         Ok(descendants.zip(limit))
     }
 
-    /// The owners of host IDs according to the node's files. Without an answer of the runtime, CRI-O's directory
-    /// stands for it.
+    /// The owners of host IDs according to the node's files. If no runtime answers, the existence of
+    /// CRI-O's directory decides whether CRI-O's ranges are read.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -256,7 +257,7 @@ impl Surveyor {
 }
 
 impl Surveyor {
-    /// The last count; where there is none yet, a new one.
+    /// The last count, or a new one if there is none yet.
     fn user_namespaces(&self, of: u64) -> io::Result<u64> {
         let mut namespaces = lock(&self.namespaces);
         let Some(last) = namespaces.counted else {
@@ -268,11 +269,12 @@ impl Surveyor {
         if is_stale && !namespaces.counting {
             let (proc, shared) = (self.proc.clone(), Arc::clone(&self.namespaces));
             let count = move || {
-                // Asked for before it is counted: what changes meanwhile makes it stale again.
+                // The fingerprint is taken before counting, so that a change in the meantime makes the
+                // count outdated.
                 let counted = proc.user_namespaces();
                 let mut namespaces = lock(&shared);
                 namespaces.counting = false;
-                // After a failure the next one who asks tries for himself, and says why.
+                // After a failure, the next caller counts by itself and gets the error.
                 namespaces.counted =
                     counted.ok().map(|namespaces| Counted { namespaces, of, at: Instant::now() });
             };
@@ -282,18 +284,18 @@ impl Surveyor {
     }
 }
 
-/// The content, whatever happened to another thread: it is whole.
+/// Locks the value, also after a panic of another thread: it is always replaced as a whole.
 fn lock(namespaces: &Mutex<Namespaces>) -> MutexGuard<'_, Namespaces> {
     namespaces.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Changes with the containers: the kernel numbers cgroups upwards and uses no number twice.
+/// Changes with the containers: the kernel numbers cgroups upwards and never reuses a number.
 fn fingerprint(snapshot: &Snapshot) -> u64 {
     let inodes = snapshot.containers.iter().filter_map(|record| record.inode);
     inodes.fold(snapshot.containers.len() as u64, |sum, inode| sum.rotate_left(7) ^ inode)
 }
 
-/// Does one part and notes how it went.
+/// Runs one part of the survey and records its duration and result.
 fn timed<T>(collected: &mut Vec<Collected>, collector: Collector, part: impl FnOnce() -> (T, bool)) -> T {
     let since = Instant::now();
     let (found, succeeded) = part();
@@ -326,7 +328,8 @@ mod tests {
         let first = seen(&store);
         assert!(first.is_some());
         users(2);
-        // Within the second, unless this machine is slow: then it is another look, and the same would be wrong.
+        // Within the second, unless this machine is slow: then there was another survey, and equality would
+        // be wrong.
         let is_shared = (0..100).any(|_| {
             users(1);
             let one = seen(&store);
@@ -346,7 +349,7 @@ mod tests {
             ("var/snap/microk8s/common/var/lib/kubelet/pods", None, true),
             ("data/kubelet/pods", None, false),
             ("data/kubelet/pods", Some(HostPath::fixed("data/kubelet")), true),
-            // Others make that one too.
+            // The survey creates that directory too.
             ("var/lib/kubelet", None, false),
         ] {
             let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Gathers whose host IDs are: from the agent where one answers, else from the runtime and `/proc`;
+//! Gathers the owners of host IDs: from the agent if one answers, otherwise from the runtime and `/proc`;
 //! users, groups and ranges from the node's files.
 
 use crate::explain::Node;
@@ -15,7 +15,7 @@ use usernsd_report::state::{Mapping, Past, State, read_state};
 /// All holders of host IDs, and the sources that could not be read.
 #[derive(Debug)]
 pub struct Registry {
-    /// Containers in user namespaces of their own, those that ended lately last.
+    /// Containers in user namespaces of their own; those that ended recently come last.
     pub tenants: Vec<Tenant>,
     /// The accounts and ranges in the node's files.
     pub host: Option<HostIds>,
@@ -94,7 +94,7 @@ async fn of_runtime(node: &Node) -> Result<Vec<Tenant>, String> {
     Ok(tenants)
 }
 
-/// A running container with IDs of its own; one that ends meanwhile is none.
+/// A running container with host IDs of its own; `None` if it has ended in the meantime.
 async fn tenant(cri: &Cri, proc: &Proc, hosts: u64, id: &usernsd_domain::container::CriId) -> Option<Tenant> {
     let inspected = cri.container(id).await.ok()??;
     let process = proc.open(inspected.pid?).ok()?;

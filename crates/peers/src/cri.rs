@@ -403,7 +403,10 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_sandboxes(CALL, answer)).await
     }
 
-    /// Returns a sandbox; `None` if the runtime has no such sandbox. # Errors See [`CriError`].
+    /// Returns a sandbox; `None` if the runtime has no such sandbox.
+    ///
+    /// # Errors
+    /// See [`CriError`].
     pub async fn sandbox(&self, id: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
         const CALL: &str = "PodSandboxStatus";
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
@@ -424,8 +427,10 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_containers(CALL, answer)).await
     }
 
-    /// Returns a container with its process and specification; `None` if the runtime has no such container. #
-    /// Errors See [`CriError`].
+    /// Returns a container with its process and specification; `None` if the runtime has no such container.
+    ///
+    /// # Errors
+    /// See [`CriError`].
     pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };

@@ -388,9 +388,11 @@ impl Session {
     }
 
     /// Answers [`Request::CreateContainer`] with changes to the container, with no changes, or with a
-    /// sentence that explains why it must not be created (shown by the kubelet; cut at 2 KiB). # Errors The
-    /// connection failed, the token belongs to another session, or the adjustment is longer than 512 KiB. In
-    /// the last case the container is refused.
+    /// sentence that explains why it must not be created (shown by the kubelet; cut at 2 KiB).
+    ///
+    /// # Errors
+    /// The connection failed, the token belongs to another session, or the adjustment is longer than 512 KiB.
+    /// In the last case the container is refused.
     pub fn answer_create(
         &mut self,
         token: CreateToken,
@@ -403,8 +405,10 @@ impl Session {
 
     /// Answers [`Request::StartContainer`]: continue, or a sentence that explains why not (cut at 2 KiB). On
     /// a refusal containerd fails the start; CRI-O only logs it and **starts the container anyway**. A
-    /// refusal that must hold belongs to `CreateContainer`. # Errors The connection failed, or the token
-    /// belongs to another session.
+    /// refusal that must hold belongs to `CreateContainer`.
+    ///
+    /// # Errors
+    /// The connection failed, or the token belongs to another session.
     pub fn answer_start(&mut self, token: StartToken, answer: Result<(), String>) -> Result<(), NriError> {
         self.link.answer_start(token, answer)?;
         flush(&self.stream, &mut self.link)

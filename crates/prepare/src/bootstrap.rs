@@ -413,8 +413,10 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
-/// The files that runs have written and that were not undone, once for each write. # Errors The journal
-/// cannot be read.
+/// The files that runs have written and that were not undone, once for each write.
+///
+/// # Errors
+/// The journal cannot be read.
 pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     let journal = journal(root)?;
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())

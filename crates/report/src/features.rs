@@ -65,8 +65,10 @@ impl FeatureFile {
         }
     }
 
-    /// Writes the present features if they have changed or the file is old enough. # Errors See
-    /// [`HostError`]; the file is unchanged.
+    /// Writes the present features if they have changed or the file is old enough.
+    ///
+    /// # Errors
+    /// See [`HostError`]; the file is unchanged.
     pub fn update(&mut self, state: &State, now: SystemTime) -> Result<(), HostError> {
         let facts = node_facts(state);
         let nri = state.peers.nri.state.is(PeerState::Up);

@@ -21,8 +21,10 @@ const CGROUPS: u64 = 8;
 const JOINING: Duration = Duration::from_secs(60);
 
 /// Whether an agent is in its place, so that its predecessor may end: it has inspected everything that ran
-/// before, and new containers reach it before they start, if the runtime supports that at all. # Errors The
-/// condition for which the agent still waits.
+/// before, and new containers reach it before they start, if the runtime supports that at all.
+///
+/// # Errors
+/// The condition for which the agent still waits.
 pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     if state.node.ready.is_none() {
         return Err("the agent has not looked at the node yet");

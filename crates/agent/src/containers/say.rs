@@ -1,4 +1,4 @@
-//! Inspections reported to people: log lines, and the recent events of the status page.
+//! Log lines, and the recent events of the status page, about inspections.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +13,8 @@ use usernsd_domain::unit::is_pod_cgroup;
 use usernsd_report::metrics::Refusal;
 
 impl Containers {
-    /// Logs the result of an inspection: one line for each change, and once a line for a problem that an
-    /// operator can solve.
+    /// Logs an inspection: one line for each change, and one line for each new problem that an operator can
+    /// solve.
     pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
         let record = &looked.record;
         let (id, source) = (record.id.short(), record.source.name());
@@ -51,7 +51,7 @@ impl Containers {
                     "could not hand the cgroup over; the next resync tries again"
                 );
             }
-            // An operator can act on these; the others are everyday.
+            // An operator can act on these; the others are normal.
             Outcome::Skipped(
                 skip @ (Skip::Unproven
                 | Skip::ForeignOwner
@@ -67,7 +67,7 @@ impl Containers {
                     %namespace, %pod, %name, source,
                     reason = skip.name(),
                     detail = why,
-                    "left the cgroup alone"
+                    "left the cgroup as it is"
                 );
             }
             outcome => debug!(
@@ -75,7 +75,7 @@ impl Containers {
                 %namespace, %pod, %name, source,
                 outcome = outcome.name(),
                 detail = looked.detail.as_deref().unwrap_or_default(),
-                "looked at the container"
+                "inspected the container"
             ),
         }
     }
@@ -102,7 +102,8 @@ impl Containers {
     }
 
     pub(super) fn say_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
-        // A plugin of another version may have a reason that is not known here: it is logged only.
+        // A plugin of another version may send a reason that this version does not define: it is only
+        // logged.
         if let Some(refusal) = Refusal::named(&ungranted.reason) {
             self.metrics.refused(refusal);
             self.note(container, EventKind::LeftAlone, refusal.name(), ungranted.sentence.clone(), at);
@@ -119,7 +120,7 @@ impl Containers {
     }
 }
 
-/// The repair, in one sentence.
+/// A sentence about what was changed.
 fn fixed(changes: &[Change], after: Duration) -> String {
     let owner = changes.iter().rfind(|change| change.action == Action::ChownCgroup);
     let owner = owner.map(|change| format!("cgroup given to host ID {}", change.to));

@@ -1,5 +1,4 @@
-//! The agent's side of the link: what the plugin did is recorded, counted and logged here, as if the
-//! agent had done it.
+//! The agent's side of the link: records, counts and logs what the plugin did, as if the agent had done it.
 
 use std::collections::HashSet;
 use std::fs::DirBuilder;
@@ -19,20 +18,20 @@ use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::report::{Done, Report};
 use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, LinkError, PROTOCOL, Watch, Writer};
 
-/// Between two pings.
+/// The pause between two pings.
 const PING: Duration = Duration::from_secs(2);
-/// A plugin that is silent for this long hangs, or one whose request is in work for this long. The
-/// runtime has dropped it by then, if it had a request: its limit is 2 s.
+/// A plugin hangs if it is silent for this long, or if one request has been in work for this long. The
+/// runtime has dropped it by then: its limit is 2 s.
 const HANGS: Duration = Duration::from_secs(5);
-/// How long the plugins that are there when the agent starts may take to introduce themselves, before
-/// the agent joins NRI in their place.
+/// Time limit for plugins that were running before the agent to introduce themselves; then the agent joins
+/// NRI itself.
 const FIRST: Duration = Duration::from_secs(1);
-/// The first and the longest pause before a connection is made again. The longest is also how long a plugin may take
-/// to answer.
+/// The first and the longest pause before reconnecting. The longest is also the time limit for a plugin's
+/// answer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), HANGS);
-/// After a connection that lasted this long, the pauses start anew.
+/// After a connection that lasted this long, the pauses start again from the first.
 const LASTING: Duration = Duration::from_secs(10);
-/// The pause before a directory that is not there is looked for again.
+/// The pause before a missing directory is looked for again.
 const MISSING: Duration = Duration::from_secs(10);
 
 /// Why a plugin that answers is not in the start path.
@@ -42,16 +41,15 @@ const OTHERS: &str = "the plugin was launched by another runtime than the one th
 pub struct Follow {
     /// The directory of the plugins' sockets, as the agent sees it.
     pub directory: PathBuf,
-    /// Where what they did is recorded.
+    /// Records what the plugins did.
     pub containers: Arc<Containers>,
-    /// Called with whether the agent is to join NRI itself: when that is decided first, and whenever it
-    /// changes.
+    /// Called with whether the agent is to join NRI itself: at the first decision, and on every change.
     pub join: Box<dyn Fn(bool) + Send + Sync>,
-    /// usernsd's version here.
+    /// The version of this usernsd.
     pub version: String,
 }
 
-/// The plugin at the other end of a connection, as it introduced itself.
+/// What is known of the plugin at the other end of a connection.
 #[derive(Debug, Default)]
 struct Known {
     hello: Option<Hello>,
@@ -67,14 +65,14 @@ impl Follow {
         let this = Arc::new(self);
         // In a pod the directory is mounted; elsewhere the agent may be the first to need it.
         if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(&this.directory) {
-            debug!(%error, directory = %this.directory.display(), "could not make the plugins' directory");
+            debug!(%error, directory = %this.directory.display(), "could not create the plugins' directory");
         }
         let mut following = JoinSet::new();
         let mut known = HashSet::new();
-        // Until the plugins that are there have introduced themselves, nobody joins in their place.
+        // Until the running plugins have introduced themselves, the agent does not join.
         let mut decide = Some(Instant::now() + FIRST);
         loop {
-            // A directory that is not there is made beside the socket.
+            // A missing directory is created next to the socket.
             let parent = this.directory.parent().unwrap_or(&this.directory);
             let watching = Watch::new(&this.directory).or_else(|_| Watch::new(parent));
             match launched::sockets(&this.directory) {
@@ -121,7 +119,7 @@ impl Follow {
         }
     }
 
-    /// Follows one plugin until nobody listens at its socket any more.
+    /// Follows one plugin until its socket has no listener any more.
     async fn follow(&self, path: &Path) {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1, LASTING);
         loop {
@@ -173,7 +171,7 @@ impl Follow {
                     match FromPlugin::parse(&line) {
                         FromPlugin::Hello(hello) => self.introduced(path, hello, known),
                         FromPlugin::Report(report) => {
-                            // One that was sent twice, because the acknowledgement was lost.
+                            // Sent twice, because the acknowledgement was lost.
                             if report.number > last {
                                 last = report.number;
                                 self.record(&report);
@@ -184,21 +182,21 @@ impl Follow {
                             if number > last {
                                 last = number;
                                 self.containers.metrics().plugin_report(false);
-                                debug!(number, "the launched plugin, of another version, reports what is not known here");
+                                debug!(number, "the launched plugin has another version, and sent a report that cannot be read here");
                             }
                             acknowledge(&mut writer, number).await?;
                         }
                         FromPlugin::Pong { busy, .. } => self.responds(busy < HANGS, known),
                         FromPlugin::Replaced => info!("another agent gets the launched plugin's reports from now on"),
                         FromPlugin::Resumed => debug!("this agent gets the launched plugin's reports"),
-                        FromPlugin::Unknown(kind) => debug!(%kind, "the launched plugin sent what is not known here"),
+                        FromPlugin::Unknown(kind) => debug!(%kind, "the launched plugin sent a message of an unknown kind"),
                     }
                 }
                 _ = beat.tick() => {
                     if heard.elapsed() >= HANGS {
                         self.responds(false, known);
                     }
-                    // CRI may name another runtime by now.
+                    // CRI may lead to another runtime by now.
                     let store = self.containers.store();
                     let is_up = store.health(Peer::Nri).state == PeerState::Up;
                     if known.hello.is_some() && store.is_launched() != (is_up && !store.is_joined()) {
@@ -268,24 +266,26 @@ impl Follow {
         self.containers.store().set_plugin(hello.pid, Some(plugin));
     }
 
-    /// A plugin came, went, or hangs, or is seen to be another runtime's, for that reason.
+    /// Called when a plugin appears, disappears or hangs, or turns out to be another runtime's; `why_down`
+    /// is the reason.
     fn changed(&self, why_down: &str) {
         let store = self.containers.store();
         let is_live = store.is_launched();
         match (is_live, store.health(Peer::Nri).state) {
             (true, PeerState::Up) | (false, PeerState::Down | PeerState::Waiting | PeerState::Off) => {}
             (true, _) => store.up(Peer::Nri, SystemTime::now()),
-            // The agent has joined beside it.
+            // Meanwhile the agent has joined as well.
             (false, PeerState::Up) if store.is_joined() => {}
             (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
         }
         self.containers.say_mismatch();
         (self.join)(!is_live);
-        // What started without what it should have may be ended, now that the next one gets it.
+        // Containers that started without what their pod asked for may be ended, now that new ones will get
+        // it.
         self.containers.attention().notify_one();
     }
 
-    /// By now, every plugin that was there has introduced itself.
+    /// Called when every running plugin has had the time to introduce itself.
     fn decided(&self) {
         self.changed(OTHERS);
     }

@@ -1,6 +1,6 @@
 //! The plugin's side of the link: reports wait until an agent has recorded them.
 //!
-//! The newest connected agent gets them. An older one gets a message that it is replaced, has a moment to
+//! The newest connected agent gets them. An older one is notified that it is replaced, has a moment to
 //! acknowledge its last reports, and gets no more while the newer one is connected. So two agents that
 //! overlap during an upgrade count nothing twice.
 
@@ -15,13 +15,13 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::report::{Done, Kept, Report};
 use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
 
-/// Reports that wait for an agent: those of the boot of a node with some hundred pods.
+/// The most reports that wait for an agent: as many as the boot of a node with some hundred pods makes.
 const MOST: usize = 1024;
-/// Upper bound of the waiting reports together, in bytes.
+/// Size limit of all waiting reports, in bytes.
 const MOST_BYTES: usize = 1 << 20;
-/// Connections at once; one more is closed.
+/// The most connections at a time; a further one is closed.
 const CONNECTIONS: usize = 8;
-/// How long an agent may take to introduce itself, and a replaced one to acknowledge what it got.
+/// Time limit for an agent to introduce itself, and for a replaced one to acknowledge its reports.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be accepted, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,17 +37,18 @@ pub struct Reports {
 struct State {
     kept: Kept<Arc<str>>,
     hello: Hello,
-    /// The agents that are connected, by the order of their coming.
+    /// The connected agents, in the order in which they connected.
     agents: BTreeSet<u64>,
     coming: u64,
-    /// The agent that gets the reports. It keeps its turn until it has acknowledged what it got.
+    /// The agent that gets the reports. A replaced agent keeps its turn until it has acknowledged what it
+    /// got.
     turn: Option<u64>,
 }
 
 // === impl Reports ===
 
 impl Reports {
-    /// None yet, of a plugin that is `hello`.
+    /// No reports yet, for a plugin that introduces itself with `hello`.
     #[must_use]
     pub fn new(hello: Hello) -> Reports {
         let state = State {
@@ -90,7 +91,7 @@ impl Reports {
         Hello { dropped: state.kept.dropped(), ..state.hello.clone() }
     }
 
-    /// Serves agents forever. `busy` returns how long the runtime's present request has taken so far.
+    /// Serves agents forever. `busy` returns how long the runtime's current request has been in work.
     pub async fn serve(self: Arc<Self>, listener: Listener, busy: Arc<dyn Fn() -> Duration + Send + Sync>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
@@ -107,7 +108,7 @@ impl Reports {
                     });
                 }
                 Err(LinkError::Foreigner(uid)) => {
-                    tracing::warn!(uid, "turned another user's process away")
+                    tracing::warn!(uid, "refused a connection from another user's process")
                 }
                 Err(error) => {
                     tracing::debug!(error = %chain(&error), "could not accept an agent's connection");
@@ -123,7 +124,8 @@ impl Reports {
         writer: Writer,
         busy: &(dyn Fn() -> Duration + Send + Sync),
     ) -> Result<(), LinkError> {
-        // A client that sends nothing, such as another plugin that checks for stale sockets, is not an agent.
+        // A client that sends nothing, such as another plugin that checks for stale sockets, is not an
+        // agent.
         let first = timeout(PATIENCE, lines.next()).await.map_err(|_| LinkError::Slow)??;
         if !first.is_some_and(|line| matches!(FromAgent::parse(&line), FromAgent::Hello { .. })) {
             return Ok(());
@@ -135,7 +137,7 @@ impl Reports {
     }
 }
 
-/// An agent's place among those connected.
+/// An agent's place in the order of connected agents; dropping it gives the place up.
 struct Place<'a> {
     reports: &'a Reports,
     number: u64,
@@ -170,12 +172,12 @@ struct Agent<'a> {
     writer: Writer,
     lines: Lines,
     busy: &'a (dyn Fn() -> Duration + Send + Sync),
-    /// The introduction that it was sent last.
+    /// The introduction that was sent last.
     hello: Option<Hello>,
-    /// The last report it was sent, and the last it acknowledged.
+    /// The last report that was sent, and the last that was acknowledged.
     sent: u64,
     seen: u64,
-    /// Set if the agent was replaced: the end of its time to acknowledge the reports that were sent to it.
+    /// For a replaced agent, the end of its time to acknowledge the reports that it was sent.
     until: Option<Instant>,
 }
 
@@ -253,7 +255,7 @@ impl Agent<'_> {
             Some(turn) if turn == own && self.until.is_none() => Next::Replaced,
             None if is_newest => {
                 state.turn = Some(own);
-                // Another agent got the reports that this one was sent and did not acknowledge.
+                // Another agent got the reports that were sent to this one and not acknowledged.
                 self.sent = self.seen;
                 Next::Resumed
             }
@@ -270,7 +272,7 @@ impl Agent<'_> {
     async fn hear(&mut self, line: &str) -> Result<(), LinkError> {
         match FromAgent::parse(line) {
             FromAgent::Seen { number } => {
-                // Only what it was sent, and only in its turn.
+                // Only reports that were sent to this agent count, and only while it has the turn.
                 let mut state = self.reports.lock();
                 if state.turn == Some(self.place.number) {
                     self.seen = self.seen.max(number.min(self.sent));

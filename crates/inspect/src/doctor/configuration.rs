@@ -74,7 +74,7 @@ impl Doctor {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
-            // The plan would do harm, or a file is not as it must be.
+            // The plan would do harm, or a file has an unexpected form.
             Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
             Err(error) => return Err(error.to_string()),
         })

@@ -1,4 +1,5 @@
-//! The pre-installed NRI plugin: whether it lies where the runtime looks, and whether it runs.
+//! The pre-installed NRI plugin: whether it is installed where the runtime looks for it, and whether it
+//! runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +31,7 @@ impl Doctor {
     ) -> Probe<PluginFacts> {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
         let DoctorConfig { crio, containerd_nri, plugin: wish, .. } = &self.place;
-        // As the files are, not as bootstrap would have them.
+        // From the files as they are, not as bootstrap would write them.
         let conf = nri_conf_of(&self.root, runtime, false, false, true).map_err(|error| error.to_string())?;
         let conf = conf.ok_or("the runtime's configuration cannot be read")?;
         let observed = observe(&self.root, wish, Some(runtime), crio, *containerd_nri);
@@ -47,7 +48,7 @@ impl Doctor {
         let path = path.and_then(|name| directory.join(name).ok());
         let is_shown = self.is_shown(&directory);
         let installed = match &path {
-            _ if !is_shown => Err(format!("{} is not to be seen from here", conf.plugin_dir)),
+            _ if !is_shown => Err(format!("{} cannot be seen from here", conf.plugin_dir)),
             None => names.clone().map(|_| None),
             Some(path) => self.installed(path).map(Some).map_err(|error| error.to_string()),
         };
@@ -74,7 +75,8 @@ impl Doctor {
         })
     }
 
-    /// Whether this process sees that directory of the node, or would see it: its topmost part is there.
+    /// Whether this process sees that directory of the node, or would see it if it existed: its topmost
+    /// component exists.
     fn is_shown(&self, directory: &HostPath) -> bool {
         let top = directory.as_str().split('/').next().unwrap_or_default();
         self.is_own_root() || HostPath::parse(top).is_ok_and(|top| self.root.has(&top).unwrap_or(false))
@@ -129,7 +131,7 @@ impl Doctor {
         }))
     }
 
-    /// Whether the program has taken its place after the runtime was started.
+    /// Whether the program was installed after the runtime was started.
     fn is_newer(&self, path: &HostPath, runtime: Runtime, systemd: &SystemdSaid) -> Option<bool> {
         let service = match runtime.kind() {
             RuntimeKind::Crio => Service::Crio,

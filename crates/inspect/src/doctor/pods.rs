@@ -26,7 +26,7 @@ use usernsd_peers::oci::parse_spec;
 pub struct PodPlace {
     /// The rules by which cgroups are handed over.
     pub rules: Rules,
-    /// The bounds set with it.
+    /// The limits that are set when a cgroup is handed over.
     pub limits: Limits,
     /// The OCI bundles of the runtimes.
     pub bundles: Bundles,
@@ -86,7 +86,7 @@ impl Doctor {
         }
     }
 
-    /// Each sandbox's annotations that can ask for a writable cgroup, where its pod has any.
+    /// The annotations of each sandbox that can ask for a writable cgroup, if its pod has any.
     pub(super) async fn asked(cri: &Cri) -> Probe<Annotations> {
         Ok(asked_of(cri.sandboxes().await.map_err(|error| error.to_string())?))
     }
@@ -100,7 +100,7 @@ fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
     sandboxes.into_iter().filter_map(of).collect()
 }
 
-/// Asks for everything that runs: two lists, and of each container its bundle or one call.
+/// Asks about everything that runs: two lists, and for each container its bundle or one call.
 async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
     let sandboxes = cri.sandboxes().await.map_err(|error| error.to_string())?;
     let annotations: HashMap<String, Arc<BTreeMap<String, String>>> = sandboxes
@@ -115,9 +115,9 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
         }
         let container = match bundles.find(&listed.id) {
             Ok(Some(found)) => found.container,
-            // A bundle that cannot be read is requested over CRI.
+            // If a bundle cannot be read, the specification is requested over CRI.
             Ok(None) | Err(_) => match cri.container(&listed.id).await.map_err(|error| error.to_string())? {
-                // Ended meanwhile.
+                // Ended in the meantime.
                 None => continue,
                 Some(found) => {
                     let spec = parse_spec(&found.spec_json).map_err(|error| chain(&error))?;
@@ -125,7 +125,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
                 }
             },
         };
-        // The pod's annotations: those of a specification are the container's.
+        // The pod's annotations, because those in a specification are the container's.
         let annotations = annotations.get(&listed.sandbox_id).cloned().unwrap_or_default();
         let container = Container {
             name: listed.name,
@@ -134,7 +134,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
             annotations,
             ..container
         };
-        // Only who is in the host's user namespace can have lost its own.
+        // Only a container in the host's user namespace can have lost its own.
         if !container.user_namespace
             && !told.requests.contains_key(&container.sandbox_id)
             && let Ok(id) = CriId::parse(&container.sandbox_id)

@@ -1,5 +1,5 @@
-//! The agent's rounds: the node is checked once everything that runs was looked at, never before and
-//! never in the way of a container's start, and then as often as the containers are.
+//! The agent's periodic checks of its node. The first round starts once every running container has been
+//! inspected, so that no check delays a container's start.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -15,21 +15,21 @@ use usernsd_domain::node::{Peer, PeerState};
 use usernsd_domain::pairing::Mismatch;
 use usernsd_report::snapshot::Store;
 
-/// Between two rounds, however often the runtime comes and goes.
+/// Minimum time between two rounds, however often the runtime disconnects.
 const GAP: Duration = Duration::from_secs(1);
 
-/// The task.
+/// The periodic task.
 #[derive(Debug)]
 pub struct Rounds {
-    /// Who looks.
+    /// Examines the node.
     pub doctor: Arc<Doctor>,
-    /// Where it is kept.
+    /// Receives the results.
     pub store: Store,
     /// Time between two rounds.
     pub every: Duration,
-    /// Time between two looks whether there are new pods, which may ask for something.
+    /// Time between two looks for new pods, whose annotations are checks' input.
     pub pods_every: Duration,
-    /// Told once everything that ran before was looked at.
+    /// True once every container that was already running has been inspected.
     pub ready: watch::Receiver<bool>,
 }
 
@@ -64,8 +64,8 @@ impl Rounds {
         }
     }
 
-    /// Keeps what the pods ask for up to date between two rounds: pods come and go faster than the rest of the node
-    /// changes.
+    /// Keeps the pods' requests up to date between two rounds, because pods change more often than the rest
+    /// of the node.
     async fn follow_pods(&self) -> Infallible {
         let mut known = self.sandboxes();
         loop {
@@ -82,8 +82,8 @@ impl Rounds {
         self.store.list().iter().map(|record| record.sandbox_id.clone()).collect()
     }
 
-    /// Waits until a runtime answers that did not, or is joined otherwise than it was: what was said of
-    /// the node is no longer so.
+    /// Waits until the runtime answers again, or the state of the NRI connection changes: the earlier
+    /// results are outdated then.
     async fn returned(&self, mut answered: bool, joined: (PeerState, Option<String>, Option<Mismatch>)) {
         let mut changes = self.store.changes();
         tokio::time::sleep(GAP).await;
@@ -99,7 +99,8 @@ impl Rounds {
         }
     }
 
-    /// Whether the runtime is joined over NRI; where it is not, or another than the one of CRI is, why.
+    /// Whether the runtime is joined over NRI; the reason if it is not; and the mismatch if CRI leads to
+    /// another runtime.
     fn joined(&self) -> (PeerState, Option<String>, Option<Mismatch>) {
         let health = self.store.health(Peer::Nri);
         let why = health.last_error.filter(|_| matches!(health.state, PeerState::Down | PeerState::Waiting));
@@ -111,13 +112,13 @@ impl Rounds {
     }
 }
 
-/// Adds a check of the runtime's after the others of its category.
+/// Inserts a check of the runtime after the others of its category.
 fn put(checked: &mut Vec<Checked>, one: Checked) {
     let at = checked.iter().rposition(|other| other.check.category() == one.check.category());
     checked.insert(at.map_or(checked.len(), |at| at + 1), one);
 }
 
-/// One line for each error that was none in the round before.
+/// Logs one line for each error that the round before did not have.
 fn tell(checked: &[Checked], told: &mut BTreeSet<Check>) {
     debug!(summary = %Summary::of(checked).verdict(), "checked the node");
     told.retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));

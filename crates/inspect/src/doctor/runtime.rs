@@ -1,4 +1,4 @@
-//! The container runtime: what it says, what its files say, what its OCI runtimes say.
+//! The container runtime: its answers, its files, and its OCI runtimes' features.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,13 +24,13 @@ use usernsd_prepare::bootstrap::runtime::Wanted;
 use usernsd_prepare::runtime_files::ConfRoot;
 use usernsd_prepare::{bootstrap, crio};
 
-/// A runtime that runs answers in milliseconds.
+/// A healthy runtime answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Where handlers that name no path are looked for.
+/// The directories in which the program of a handler without a path is searched for.
 const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
 
 impl Doctor {
-    /// Who answers over CRI, and the way to ask on.
+    /// The runtime that answers over CRI, and the client with which to ask it.
     pub(super) async fn ask_runtime(&self) -> (Probe<Result<CriFacts, String>>, Option<Cri>) {
         let mut sockets = self.place.endpoints.clone();
         if sockets.is_empty() {
@@ -47,7 +47,7 @@ impl Doctor {
             }
             Err(unanswered) => {
                 let denied = unanswered.errors.iter().rfind(|error| matches!(error, CriError::Denied(_)));
-                // Whether it answers is not known if this user may not ask.
+                // Without permission to connect, it is unknown whether the runtime answers.
                 return match denied {
                     Some(denied) => (Err(denied.to_string()), None),
                     None => (Ok(Err(unanswered.to_string())), None),
@@ -65,7 +65,7 @@ impl Doctor {
         (Ok(Ok(facts)), Some(cri))
     }
 
-    /// Why a plugin that joins would harm the runtime, where that is so.
+    /// Why a plugin that joins would harm the runtime, if it would.
     pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Probe<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
         let mut ends = neighbour::Ends::default();
@@ -100,8 +100,8 @@ impl Doctor {
         Some((answers, conf.on.then_some(conf.socket)))
     }
 
-    /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known. With it the
-    /// pods without which the node may not come up again, where that runtime says which there are.
+    /// The node's runtime, chosen as `usernsd bootstrap` chooses it, or why it is unknown. Also the pods
+    /// without which the node may not come up again, if the runtime lists them.
     pub(super) async fn choose_runtime(&self, answers: bool) -> (Probe<Runtime>, Option<Vec<SystemPod>>) {
         if !answers && !self.place.may_run_programs {
             return (Err("the runtime does not answer".to_owned()), None);
@@ -128,8 +128,8 @@ impl Doctor {
         }
     }
 
-    /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
-    /// to say their version.
+    /// The runtime's files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs
+    /// take to print their versions.
     pub(super) fn runtime(
         &self,
         cri: Probe<Result<CriFacts, String>>,
@@ -196,7 +196,7 @@ impl Doctor {
             crio: &self.place.crio,
             containerd_nri: true,
             hook: &self.place.hook,
-            // A check of its own.
+            // NRI has a check of its own.
             required: Required::Off,
             plugin_missing: None,
             system_pods: None,
@@ -212,8 +212,8 @@ impl Doctor {
         Ok(findings)
     }
 
-    /// The default handler's OCI runtime, as the files name its program; no program is started, so
-    /// nobody knows its version.
+    /// The default handler's OCI runtime, with its program's path from the files. The program is not
+    /// started, so its version is unknown.
     pub(super) fn default_oci_runtime(&self, runtime: &Probe<Runtime>, crio: &Probe<Crio>) -> Option<String> {
         let path = match (runtime, crio) {
             (_, Ok(crio)) => {
@@ -264,8 +264,8 @@ fn of_crio(effective: &Effective) -> Vec<String> {
 /// The plugin that has containerd's handlers, in versions 3 and 2 of its file.
 const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
 
-/// The program of `default_runtime_name`, `runc` where it is not set; of a shim that is not runc's the
-/// handler's own name.
+/// The program of `default_runtime_name`, by default `runc`; for a shim other than runc's, the handler's
+/// own name.
 fn default_of_containerd(table: &Table) -> String {
     let text = |table: &Table, key: &str| match get(table, key) {
         Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
@@ -286,8 +286,8 @@ fn default_of_containerd(table: &Table) -> String {
     }
 }
 
-/// `BinaryName` of each handler of the runc shim, `runc` where it is not set (containerd
-/// `docs/cri/config.md`); versions 2 and 3 of the file name the plugin differently.
+/// `BinaryName` of each handler of the runc shim, by default `runc` (containerd `docs/cri/config.md`).
+/// Versions 2 and 3 of the file name the plugin differently.
 fn of_containerd(table: &Table) -> Vec<String> {
     let runtimes =
         PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd", "runtimes"]));
@@ -310,7 +310,7 @@ fn of_containerd(table: &Table) -> Vec<String> {
     names
 }
 
-/// Where a program is: as it is named where it is nowhere.
+/// The path of a program; its bare name if it is in none of the directories.
 fn located(name: String, conf: &ConfRoot) -> String {
     if name.starts_with('/') {
         return name;
@@ -333,8 +333,8 @@ fn ask_program(path: String) -> OciRuntime {
     OciRuntime { version, idmap, path }
 }
 
-/// `linux.mountExtensions.idmap.enabled` (OCI runtime-spec `features-linux.md`); a runtime that leaves
-/// it out cannot.
+/// `linux.mountExtensions.idmap.enabled` (OCI runtime-spec `features-linux.md`). A runtime that leaves it
+/// out has no support.
 fn idmap_of(features: &str) -> Probe<bool> {
     let features: serde_json::Value =
         serde_json::from_str(features).map_err(|error| format!("its features are no JSON: {error}"))?;

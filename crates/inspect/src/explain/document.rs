@@ -1,4 +1,4 @@
-//! The answer as a document. Names are only added within a version, as in the state document.
+//! The explanation as a document. Within a version, names are only added, as in the state document.
 
 use serde::Serialize;
 
@@ -7,14 +7,14 @@ use usernsd_domain::idmap::IdMap;
 use usernsd_domain::message::Message;
 use usernsd_peers::oci::Security;
 
-/// The version of this form.
+/// The version of this format.
 pub const VERSION: u64 = 1;
 
 /// Everything about one container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// The form's version.
+    /// The format's version.
     pub version: u64,
     /// The container that is explained.
     pub container: Subject,
@@ -22,13 +22,13 @@ pub struct Explanation {
     pub asked: Option<Asked>,
     /// The result on the node; `null` if the container does not run.
     pub got: Option<Observed>,
-    /// Whether the cgroup's owner is right; `None` where that is no question.
+    /// Whether the cgroup's owner is right; `None` if the question does not apply.
     pub owner_is_right: Option<bool>,
     /// The problems, a few words each.
     pub problems: Vec<String>,
     /// Known messages in the log of a container that has ended, the last ones.
     pub messages: Vec<KnownMessage>,
-    /// Why it is as it is.
+    /// The reasons for this result.
     pub because: Vec<String>,
     /// The next steps.
     pub next: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Explanation {
     pub unseen: Vec<String>,
 }
 
-/// A line of a log that is known.
+/// A log line that contains a known message.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownMessage {
@@ -70,7 +70,7 @@ pub struct Subject {
     pub pod: String,
     /// The pod's UID in Kubernetes.
     pub pod_uid: String,
-    /// `created`, `running`, `exited` or `unknown`; `waiting` of a pod that has no container.
+    /// `created`, `running`, `exited` or `unknown`; `waiting` for a pod that has no container.
     pub state: &'static str,
     /// The exit code, once the container has ended.
     pub exit_code: Option<i32>,
@@ -90,12 +90,12 @@ pub struct Asked {
     pub privileged: Option<bool>,
     /// The pod's annotations that ask usernsd or CRI-O for a cgroup or a user namespace.
     pub annotations: Vec<(String, String)>,
-    /// The key of the one that decides whether the container's cgroup is to be writable; `None` where
-    /// none does, or where its value is not one of those it may have.
+    /// The key of the annotation that decides whether the container's cgroup is to be writable; `None` if
+    /// there is none, or if its value is invalid.
     pub decided_by: Option<String>,
     /// `/sys/fs/cgroup` in the specification: `read-write`, `read-only`, `absent`.
     pub cgroup_mount: &'static str,
-    /// The specification lists a cgroup namespace of its own.
+    /// Whether the specification lists a cgroup namespace of its own.
     pub cgroup_namespace: bool,
     /// The security context.
     pub security: Security,
@@ -113,15 +113,15 @@ pub struct Observed {
     pub gid_map: Vec<Extent>,
     /// The container's cgroup.
     pub cgroup: Option<Cgroup>,
-    /// The namespaces besides.
+    /// The other namespaces.
     pub namespaces: Vec<Namespace>,
-    /// The processes, by number.
+    /// The processes, ordered as a tree.
     pub processes: Vec<ProcessRow>,
-    /// Processes that are not listed: there are too many.
+    /// Number of processes that are not listed, because there are too many.
     pub more_processes: usize,
     /// Capabilities and filters of the init process.
     pub security: GotSecurity,
-    /// The sysctls that matter.
+    /// The sysctls that matter to user namespaces.
     pub sysctls: Vec<Sysctl>,
     /// The root file system and the volumes.
     pub volumes: Vec<Volume>,
@@ -143,9 +143,9 @@ pub struct Namespace {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Extent {
-    /// First ID inside.
+    /// First container ID.
     pub container_id: u32,
-    /// First ID outside.
+    /// First host ID.
     pub host_id: u32,
     /// Number of IDs.
     pub length: u32,
@@ -159,9 +159,9 @@ pub struct Extent {
 pub struct Cgroup {
     /// The path below the node's cgroup root.
     pub path: String,
-    /// The systemd unit it is, or lies in.
+    /// The systemd unit that this cgroup is or is part of.
     pub unit: Option<String>,
-    /// systemd's `Delegate` of the unit; `None` where systemd could not be asked.
+    /// systemd's `Delegate` of the unit; `None` if systemd could not be asked.
     pub delegate: Option<bool>,
     /// The directory as the host sees it.
     pub outside: Option<DirectoryOwner>,
@@ -171,9 +171,9 @@ pub struct Cgroup {
     pub mount: Option<&'static str>,
     /// The files of the kernel's delegate list, with their owners.
     pub files: Vec<FileOwner>,
-    /// The pod's bounds.
+    /// The limits of the pod's cgroup.
     pub limits: Option<Limits>,
-    /// The bounds of the container's own cgroup, where that is not the one above.
+    /// The limits of the container's own cgroup, if that is another one.
     pub own_limits: Option<Limits>,
     /// Further limits that are set on the container's cgroup, by file.
     pub controllers: Vec<(String, String)>,
@@ -201,13 +201,13 @@ pub struct FileOwner {
     pub owner: u32,
 }
 
-/// Bounds on what a pod may make in its cgroup; `None` for none.
+/// Limits on the cgroups that a pod may create below its own; `None` means no limit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// The cgroup they are set on.
+    /// The cgroup on which they are set.
     pub path: String,
-    /// How many cgroups are below it.
+    /// The number of cgroups below it.
     pub descendants: Option<u64>,
     /// `cgroup.max.descendants`: the number of cgroups below.
     pub max_descendants: Option<u32>,
@@ -225,7 +225,7 @@ pub struct ProcessRow {
     pub inner_pid: Option<u32>,
     /// The parent's PID on the host.
     pub parent: u32,
-    /// How many of its ancestors are in the list.
+    /// The number of its ancestors in the list.
     pub level: usize,
     /// The user ID on the host.
     pub user: Option<u32>,
@@ -261,13 +261,13 @@ pub struct GotSecurity {
 pub struct Sysctl {
     /// The sysctl's name.
     pub name: String,
-    /// The value; group IDs in it are those inside.
+    /// The value, with group IDs as the container sees them.
     pub value: String,
     /// An explanation of the value.
     pub meaning: Option<String>,
 }
 
-/// A mount that brings files.
+/// A mount with files of its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
@@ -279,7 +279,7 @@ pub struct Volume {
     pub source: String,
     /// Whether the mount is read-only.
     pub read_only: bool,
-    /// The mount maps its IDs.
+    /// Whether the mount maps IDs.
     pub id_mapped: bool,
     /// The owner as the host sees it, through the mount.
     pub owner: Option<u32>,
@@ -294,7 +294,7 @@ pub struct Volume {
 // === impl KnownMessage, Limits, Extent ===
 
 impl KnownMessage {
-    /// A message, and the line that holds it.
+    /// The known message, with the line that contains it.
     #[must_use]
     pub fn new(message: &'static Message, line: String) -> KnownMessage {
         let Message { id, cause, fix, page, .. } = *message;
@@ -316,14 +316,14 @@ impl Extent {
 }
 
 impl Limits {
-    /// Whether both bounds are set.
+    /// Whether both limits are set.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         self.max_descendants.is_some() && self.max_depth.is_some()
     }
 }
 
-/// The number of a limit; `None` for `max` and for what cannot be read.
+/// The number in a limit's file; `None` for `max` and for an unreadable one.
 pub(super) fn number(text: Option<String>) -> Option<u32> {
     match delegation::Limit::parse(&text?)? {
         delegation::Limit::Max => None,

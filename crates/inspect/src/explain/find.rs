@@ -8,16 +8,16 @@ use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_peers::cri::{CriSandbox, ListedContainer};
 
-/// Why nothing is found.
+/// Why no container is found.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FindError {
-    /// Nothing of that name.
+    /// The name matches nothing.
     #[error(
         "no container, pod or process {0:?} is on this node; usernsd ps lists what the agent sees, crictl ps -a all. Of a \
          pod that waits for its sandbox kubectl describe pod has the reason, for usernsd explain --from-log"
     )]
     Nothing(String),
-    /// The runtime has nothing of that name, and the kubelet's pods cannot be seen.
+    /// The runtime has nothing of that name, and the kubelet's pods cannot be seen from here.
     #[error(
         "the runtime has no container and no sandbox of {0:?}, and whether the kubelet has such a pod cannot be seen \
          here: /var/log/pods is not mounted. kubectl userns explain POD finds it"
@@ -44,19 +44,19 @@ pub enum FindError {
     },
 }
 
-/// The container of a process, from the path of its cgroup: the first directory that a runtime named. Deeper
-/// directories may have been created by the container.
+/// The container of a process, from the path of its cgroup: the outermost directory with a runtime's name.
+/// The container may have created the deeper ones.
 pub(super) fn container_of_path(path: &CgroupPath) -> Option<CriId> {
     path.components().find_map(|name| {
-        // The cgroupfs manager: crio-ID, or the bare ID.
+        // With the cgroupfs driver: crio-ID, or the bare ID.
         let bare = name.strip_prefix("crio-").unwrap_or(name);
         let is_id = bare.len() == 64 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
         container_of_scope(name).or_else(|| is_id.then(|| CriId::parse(bare).ok())?)
     })
 }
 
-/// The containers of an ID's beginning, of a pod's name or of `NAMESPACE/POD`; of a pod those that
-/// run, and of each name that does not run all that are left.
+/// The containers that match the beginning of an ID, a pod's name or `NAMESPACE/POD`. For a pod: its
+/// running containers, and for each container name without a running one, all ended ones.
 ///
 /// # Errors
 /// See [`FindError`].
@@ -68,7 +68,7 @@ pub(super) fn find(
 ) -> Result<Vec<CriId>, FindError> {
     let by_id: Vec<&ListedContainer> =
         containers.iter().filter(|container| container.id.as_str().starts_with(target)).collect();
-    // "a" is a pod's name rather than the beginning of an ID.
+    // "a" is a pod's name and not the beginning of an ID.
     if target.len() >= 3 && container.is_none() {
         match by_id.as_slice() {
             [] => {}
@@ -80,7 +80,7 @@ pub(super) fn find(
         }
     }
     let mut pods: Vec<&CriSandbox> = sandboxes.iter().filter(|sandbox| is_meant(target, sandbox)).collect();
-    // A pod's earlier sandboxes stay for a while.
+    // A pod's earlier sandboxes are kept for a while.
     if pods.iter().any(|pod| pod.ready) {
         pods.retain(|pod| pod.ready);
     }
@@ -115,9 +115,10 @@ pub(super) fn find(
     }
 }
 
-/// The pod of a name, or of `NAMESPACE/POD`, that has no container: by its sandbox, and else by the directory
-/// that the kubelet makes for its logs before it asks for one (`NAMESPACE_POD_UID` below /var/log/pods; `None` if
-/// that cannot be seen), or by its UID. And whether it has a sandbox that is ready.
+/// The pod that `NAME` or `NAMESPACE/POD` names and that has no container, and whether it has a ready
+/// sandbox. It is found by its sandbox; otherwise by the directory that the kubelet creates for its logs
+/// before the sandbox (`NAMESPACE_POD_UID` below /var/log/pods; `None` if that cannot be seen), or by its
+/// UID.
 ///
 /// # Errors
 /// See [`FindError`].
@@ -159,7 +160,7 @@ pub(super) fn find_waiting(
     if names.len() > 1 {
         return Err(FindError::Ambiguous { target: target.to_owned(), found: names });
     }
-    // A pod's earlier sandboxes stay for a while.
+    // A pod's earlier sandboxes are kept for a while.
     pods.into_iter().max_by_key(|(_, ready)| *ready).ok_or_else(|| FindError::Nothing(target.to_owned()))
 }
 
@@ -259,7 +260,7 @@ mod tests {
             matches!(find("db"), Err(FindError::Ambiguous { found, .. }) if found == ["prod/db", "test/db"])
         );
         assert_eq!(find("b"), Err(FindError::Nothing("b".into())));
-        // From an agent's pod the logs cannot be seen; the API server knows the pod.
+        // From an agent's pod the logs cannot be seen, but the API server has the pod.
         let blind = |name: &str, uid| answer(find_waiting(target(name, uid), &sandboxes, None));
         assert_eq!(blind("web", None), Ok(("web".into(), String::new(), true)));
         assert_eq!(blind("prod/job", None), Err(FindError::NothingSeen("prod/job".into())));

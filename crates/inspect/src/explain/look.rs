@@ -22,22 +22,22 @@ use super::document::{
 };
 use super::mount_name;
 
-/// Processes listed at most.
+/// The most processes that are listed.
 const MAX_PROCESSES: usize = 200;
-/// How long all command lines may take.
+/// Time limit for reading all command lines.
 const COMMAND_LINES: Duration = Duration::from_millis(300);
 /// Maximum number of volumes that are examined.
 const MAX_FILES: usize = 64;
-/// This program, whatever has become of its file.
+/// This program, even if its file has been replaced or removed.
 const PROGRAM: &str = "/proc/self/exe";
-/// Cgroups looked into for them at most.
+/// The most cgroups that are searched for processes.
 const MAX_CGROUPS: usize = 500;
 /// The mount point of the cgroup file system in a container.
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
-/// Cgroup files that are printed if they are set.
+/// Cgroup files that are shown if a limit is set in them.
 const CONTROLLERS: [&str; 6] =
     ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"];
-/// Network sysctls that users of user namespaces meet.
+/// Network sysctls that matter to programs in user namespaces.
 const NETWORK: [&str; 2] = ["net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start"];
 /// Sysctls of the whole node.
 const NODES: [&str; 3] = [
@@ -168,8 +168,8 @@ impl LiveContainer<'_> {
         })
     }
 
-    /// The processes of the container's cgroup, parents before their children, and how many more
-    /// there are.
+    /// The processes in the container's cgroup, parents before their children, and the number of those that
+    /// are not listed.
     fn processes(&self, uids: &IdMap, gids: &IdMap) -> (Vec<ProcessRow>, usize) {
         let mut pids = BTreeSet::from([self.process.pid()]);
         let own = self.seen.cgroup.as_ref().and_then(|path| self.handles.cgroups.open_cgroup(path).ok());
@@ -193,11 +193,12 @@ impl LiveContainer<'_> {
         (as_tree(rows), all.saturating_sub(MAX_PROCESSES))
     }
 
-    /// The command lines of processes, as far as they can be had in time: they are read from the
-    /// processes' memory, which a container can let a program of its own serve, that never answers.
+    /// The command lines of processes, as many as can be read in time. The kernel reads them from the
+    /// processes' memory, which a container can back with a FUSE file system that never answers.
     fn command_lines(&self, pids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         let (proc, pids) = (self.handles.proc.clone(), pids.clone());
-        // The reader takes them as they come, until the deadline; then the thread ends with its next answer.
+        // The results are received until the deadline; the thread ends when its next result finds no
+        // receiver.
         let (answer, answers) = std::sync::mpsc::sync_channel(16);
         std::thread::spawn(move || {
             for pid in pids.into_iter().take(MAX_PROCESSES) {
@@ -292,7 +293,7 @@ fn volumes(uids: &IdMap, mounts: &ContainerMounts, files: &BTreeMap<String, Inne
         .map(|mount| {
             let found = files.get(&mount.point);
             let owner = found.map(|found| found.uid);
-            // As /tmp is: everyone has a place in it.
+            // Like /tmp: writable for everyone.
             let is_everyones = found.is_some_and(|found| found.mode & 0o1777 == 0o1777);
             let owner_inside = owner.and_then(|owner| inside(uids, owner));
             Volume {
@@ -323,8 +324,8 @@ fn inside(map: &IdMap, id: u32) -> Option<u32> {
     map.container_of(HostId(id)).map(|id| id.0)
 }
 
-/// The range with the IDs in the container, and its meaning. The kernel shows the host's IDs to this
-/// process's user namespace; `1 0` contains no group (icmp(7)).
+/// The range with its IDs in the container, and its meaning. The kernel translates the host's IDs for this
+/// process's user namespace. `1 0` contains no group (icmp(7)).
 fn ping_group_range(value: &str, gids: &IdMap) -> (String, Option<String>) {
     let numbers: Vec<u32> = value.split(' ').filter_map(|number| number.parse().ok()).collect();
     let [first, last] = numbers.as_slice() else { return (value.to_owned(), None) };

@@ -30,7 +30,8 @@ pub struct Reporter {
 impl Kube {
     /// Creates an Event.
     ///
-    /// # Errors [`KubeError::Exists`] if this process or an earlier one created it already. Otherwise see
+    /// # Errors
+    /// [`KubeError::Exists`] if this process or an earlier one created it already. Otherwise see
     /// [`KubeError`].
     pub async fn create_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
         let notice = &occurrence.notice;
@@ -41,8 +42,9 @@ impl Kube {
 
     /// Raises the count of an existing Event, the only part of an Event that can be changed.
     ///
-    /// # Errors [`KubeError::NotFound`] if the API server has deleted the Event, by default after an hour.
-    /// Otherwise see [`KubeError`].
+    /// # Errors
+    /// [`KubeError::NotFound`] if the API server has deleted the Event, by default after an hour. Otherwise
+    /// see [`KubeError`].
     pub async fn repeat_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
         let Occurrence { notice, count, at } = occurrence;
         let series = json!({"series": {"count": (*count).max(2), "lastObservedTime": micro(*at)}});

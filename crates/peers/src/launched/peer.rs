@@ -97,7 +97,10 @@ fn all_sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Connects to a plugin. # Errors The socket has no listener, or its listener runs as another user.
+/// Connects to a plugin.
+///
+/// # Errors
+/// The socket has no listener, or its listener runs as another user.
 pub async fn connect(path: &Path) -> Result<(Lines, Writer), LinkError> {
     let stream = timeout(PATIENCE, UnixStream::connect(path)).await.map_err(|_| LinkError::Slow)??;
     halves(stream)

@@ -38,8 +38,10 @@ pub fn plan_undo(
     Ok(part)
 }
 
-/// Undoes what it can. `say` is called after each change. # Errors See [`BootstrapError`]. A file that cannot
-/// be undone is not an error, but in [`Part::left`].
+/// Undoes what it can. `say` is called after each change.
+///
+/// # Errors
+/// See [`BootstrapError`]. A file that cannot be undone is not an error, but in [`Part::left`].
 pub fn undo(
     root: &HostRoot,
     wish: &DesiredIds,
