@@ -386,6 +386,13 @@ fn killed(runtime: Runtime, presence: Presence) {
 
 fn restarted(runtime: Runtime, presence: Presence) {
     storm_with(runtime, presence, "the runtime stopped and started", |node, rig| {
+        // A stop of CRI-O waits for the containers that it is creating, and the scope of a new conmon, which is
+        // ordered after crio.service, waits for the stop: systemd kills CRI-O after 90 s by default.
+        node.write(
+            &format!("/run/systemd/system/{}.d/storm.conf", unit(runtime)),
+            "[Service]\nTimeoutStopSec=10\n",
+        );
+        node.run(["systemctl", "daemon-reload"]);
         let agent = Agent::start(node);
         for seconds in sleeps() {
             rig.restart(seconds);
