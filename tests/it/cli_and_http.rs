@@ -150,7 +150,7 @@ fn ps_prints_its_summary_to_standard_error() {
 #[test]
 fn a_failure_prints_one_line_and_exits_with_two() {
     for (args, want) in [
-        (vec!["ps", "--socket", "/nowhere/s"], "error: nobody answers on /nowhere/s (No such file"),
+        (vec!["ps", "--socket", "/nowhere/s"], "error: nothing answers on /nowhere/s (No such file"),
         (vec!["agent", "--config", "/nowhere/c"], "error: reading /nowhere/c: No such file"),
         (vec!["agent", "--http", "9564"], "error: --http: \"9564\" is not an address; write an IP address"),
         (vec!["config", "check", "/nowhere/c"], "error: reading /nowhere/c: "),

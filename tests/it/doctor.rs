@@ -621,7 +621,7 @@ fn exit_codes_depend_on_outcomes_and_flags() {
     // Whoever names a socket wants an answer from there.
     let silent = tree.run(&["--socket", "/no/such/socket"]);
     assert_eq!(silent.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&silent.stderr).contains("nobody answers on /no/such/socket"));
+    assert!(String::from_utf8_lossy(&silent.stderr).contains("nothing answers on /no/such/socket"));
 }
 
 // === what is printed ===

@@ -140,7 +140,7 @@ fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
     let room = Room::new();
     // At first there is no agent.
     let exporter = room.exporter();
-    let answer = exporter.wait_until("/readyz", "the agent is away: nobody answers on");
+    let answer = exporter.wait_until("/readyz", "the agent is away: nothing answers on");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(exporter.get("/api/v1/state").starts_with("HTTP/1.1 503 "));
     assert!(exporter.get("/").starts_with("HTTP/1.1 200 "));

@@ -281,7 +281,7 @@ fn the_page_has_the_same_content_without_scripts() {
     let said = browser.eval("document.body.innerText");
     let said = said.as_str().unwrap();
     for want in
-        ["5 problems", "isolation lost", "29 of 110 slots used", "1900544–1966079", "for want of a script"]
+        ["5 problems", "isolation lost", "29 of 110 slots used", "1900544–1966079", "because no script runs"]
     {
         assert!(said.contains(want), "{want}: {said}");
     }

@@ -433,7 +433,7 @@ impl Containers {
             "not started: it would run as the host's root, its user namespace is lost"
         } else if stage == Stage::Running && self.refuses() {
             self.metrics.missed(Missed::UserNamespace);
-            "runs as the host's root: it started while nobody could refuse it"
+            "runs as the host's root: it started while nothing could refuse it"
         } else {
             "runs as the host's root: its user namespace is lost"
         };
@@ -453,14 +453,14 @@ impl Containers {
     fn missed(&self, container: &Named, at: SystemTime) {
         self.metrics.missed(Missed::WritableCgroup);
         let short =
-            "created without the writable cgroup that its pod asked for: nobody was in its start path";
+            "created without the writable cgroup that its pod asked for: nothing was in its start path";
         self.note(container, EventKind::LeftAlone, CgroupState::Missed.name(), short.to_owned(), at);
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
             pod = %container.pod.name,
             name = %container.name,
-            "the container was created without the writable cgroup that its pod asked for, because nobody was in its \
+            "the container was created without the writable cgroup that its pod asked for, because nothing was in its \
              start path; delete the pod, or set optIn.missed to restart"
         );
     }

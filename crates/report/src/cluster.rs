@@ -1,11 +1,11 @@
-//! The cluster's side of the exporter: this node's pods as the API server has them, whether their
-//! users fit, and what the cluster is told of the node: Events and a Node condition.
+//! The exporter's work with the cluster: reads this node's pods from the API server, checks whether their
+//! users are mapped, and posts Events and a Node condition.
 //!
-//! Nothing of the node waits for it. Where the API server is away, pods are those of the last
-//! answer, Events wait for ten minutes, and all else goes on.
+//! Nothing on the node waits for it. While the API server cannot be reached, the pods are those of its last
+//! answer, Events wait for up to ten minutes, and everything else continues.
 //!
-//! Many nodes do this at once: everything starts at a random moment, failures are followed by
-//! growing random pauses, and `docs/scale.md` counts the requests.
+//! Many nodes do this at once: the work starts at a random moment, random growing pauses follow failures,
+//! and `docs/scale.md` counts the requests.
 
 mod condition;
 mod facts;
@@ -35,59 +35,60 @@ use usernsd_tasks::Tasks;
 
 pub use facts::{node_facts, with_misfits};
 
-/// Events that wait to be posted. With more the others are queued later, if what they report is still
-/// so then; it is in the metrics and in the state document too.
+/// The most Events that wait to be posted. Further ones are queued later, if their cause persists. The
+/// cause is also in the metrics and in the state document.
 const WAITING: usize = 64;
 
 /// The configured parts of the exporter's work with the cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The node's name; `None`: the one the agent says.
+    /// The node's name; `None` for the one in the agent's document.
     pub node: Option<String>,
-    /// This process's name in Events; `None`: the node's.
+    /// This process's name in Events; `None` for the node's name.
     pub instance: Option<String>,
     /// Which Events are posted.
     pub events: EventPolicy,
     /// The Node condition.
     pub condition: ConditionPolicy,
-    /// Whether namespaces are asked for their ID ranges.
+    /// Whether to request the ID ranges of namespaces.
     pub namespaces: bool,
-    /// Times.
+    /// The pauses and time limits.
     pub pace: Pace,
 }
 
-/// Times; all but tests take the default.
+/// Pauses and time limits. Only tests change the default.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// The first request is sent at a random moment up to here: a DaemonSet's pods start together.
+    /// The first request is sent within this time, at a random moment, because a DaemonSet's pods start
+    /// together.
     pub spread: Duration,
-    /// The first pause after a failure is shorter than this.
+    /// Upper bound of the first pause after a failure.
     pub base: Duration,
-    /// Every pause is shorter than this.
+    /// Upper bound of every pause.
     pub longest: Duration,
-    /// The least pause after an answer that will not change soon: a right is missing.
+    /// The shortest pause after an answer that will not change soon, such as a missing permission.
     pub refused: Duration,
     /// The server ends a watch between half of this and this.
     pub watch: Duration,
-    /// A watch that lasted so long ends the growing of the pauses.
+    /// After a watch that lasted this long, the pauses start again from the first.
     pub steady: Duration,
-    /// A watch on which nothing comes for so long is dead: bookmarks come each minute.
+    /// A watch on which nothing arrives for this long is dead, because bookmarks come each minute.
     pub silence: Duration,
-    /// Changes within this time are looked at together.
+    /// Changes within this time are handled together.
     pub settle: Duration,
-    /// How old a namespace's range may be when a new pod comes.
+    /// The age at which a namespace's range is requested again for a new pod.
     pub range_age: Duration,
-    /// The next of several namespaces is asked at a random moment up to here.
+    /// The next of several namespaces is requested within this time, at a random moment.
     pub apart: Duration,
-    /// An Event that could not be posted for so long since it was queued is dropped.
+    /// An Event that has been queued for this long is dropped.
     pub event_age: Duration,
     /// The longest time between two writes of the Node condition.
     pub heartbeat: Duration,
-    /// An agent that does not answer for less than this is starting.
+    /// An agent that has not answered for less than this counts as starting.
     pub agent_absence: Duration,
 }
 
-/// What all parts share.
+/// The state that all parts share.
 #[derive(Debug)]
 struct Cluster {
     kube: Arc<Kube>,
@@ -119,7 +120,8 @@ impl Default for Pace {
     }
 }
 
-/// Works until it is dropped. `states` are the agent's, `misfits` becomes what does not fit.
+/// Works until it is dropped. `states` are the agent's documents; the user mapping problems are written to
+/// `misfits`.
 pub async fn run(
     options: Options,
     kube: Arc<Kube>,
@@ -167,12 +169,12 @@ pub async fn run(
             tasks.spawn("condition", condition::remove(Arc::clone(&cluster)));
         }
     }
-    // Dropped with this future, they stop.
+    // If this future is dropped, they stop.
     let ended = tasks.ended().await;
     error!(%ended, "the work with the cluster ends");
 }
 
-/// Tells `told` what the agent says, and `None` while it is away.
+/// Sends each of the agent's documents to `told`, and `None` while the agent is away.
 pub async fn listen(mut followed: Followed, told: channel::Sender<Option<Arc<State>>>) {
     loop {
         let is_present = followed.link.borrow_and_update().present().is_ok();
@@ -206,10 +208,10 @@ impl Cluster {
         tokio::time::sleep(self.pace.spread.mul_f64(random())).await;
     }
 
-    /// Waits until the server may be asked again.
+    /// Waits until requests may be sent again.
     async fn rest(&self) {
         while let Some(wait) = self.kube.requested_pause() {
-            // Each a little later: all were told the same time.
+            // Each node waits a little longer, because all were given the same time.
             tokio::time::sleep(wait + self.pace.base.mul_f64(random())).await;
         }
     }
@@ -223,7 +225,7 @@ impl Cluster {
         tokio::time::sleep(spread(backoff.after(Duration::ZERO), random(), least)).await;
     }
 
-    /// Counts what came of a request, and says it when it is news.
+    /// Counts the result of a request, and logs it if it is new.
     fn heard<T>(&self, request: Request, answer: &Result<T, KubeError>) {
         let Err(error) = answer else {
             self.metrics.up(true);
@@ -234,7 +236,7 @@ impl Cluster {
             return;
         };
         if matches!(error, KubeError::Exists(_)) {
-            // An answer like any other: it was said before.
+            // An answer like any other; this error was logged before.
             self.metrics.up(true);
             return;
         }
@@ -243,7 +245,7 @@ impl Cluster {
         if error.is_transient() {
             self.metrics.up(false);
             if !self.is_away.swap(true, Ordering::Relaxed) {
-                warn!(%error, "no answer from the API server; Events wait, all else goes on");
+                warn!(%error, "no answer from the API server; Events wait, and everything else continues");
             }
         } else {
             self.metrics.up(true);
@@ -255,7 +257,7 @@ impl Cluster {
     }
 }
 
-/// From 0 to 1. It spreads requests and guards nothing.
+/// A number from 0 to 1. It spreads requests and protects nothing.
 fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 12;
     f64::from_bits(0x3ff0_0000_0000_0000 | bits) - 1.0

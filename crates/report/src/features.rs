@@ -1,5 +1,5 @@
-//! The feature file for Node Feature Discovery. The agent writes it, who may write on the node: the
-//! exporter may not, and NFD makes labels of it with rights of its own.
+//! The feature file for Node Feature Discovery. The agent writes it, because the exporter may not write on
+//! the node. NFD makes labels of it with its own permissions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,14 +15,14 @@ use usernsd_domain::provision::{Attributes, HostPath};
 use usernsd_domain::utc::rfc3339;
 use usernsd_linux::host::{HostError, HostRoot};
 
-/// Between two looks: as often as NFD reads.
+/// The pause between two checks for changes: as long as between two reads by NFD.
 const LOOK: Duration = Duration::from_secs(60);
-/// Between two writes of the same.
+/// The pause between two writes of the same content.
 const REFRESH: Duration = Duration::from_secs(300);
-/// So long NFD believes it.
+/// How long NFD accepts the file's content.
 const LIFE: Duration = Duration::from_secs(900);
 
-/// The file as it was written last.
+/// The feature file, and its content when it was last written.
 #[derive(Debug)]
 pub struct FeatureFile {
     root: HostRoot,
@@ -33,7 +33,7 @@ pub struct FeatureFile {
 // === impl FeatureFile ===
 
 impl FeatureFile {
-    /// A file in that directory of the node.
+    /// The feature file `file` on the node with that root directory.
     #[must_use]
     pub fn new(root: HostRoot, file: HostPath) -> FeatureFile {
         FeatureFile { root, file, written: None }
@@ -112,7 +112,7 @@ mod tests {
         state.node.ready = Some(false);
         features.update(&state, at).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().contains("/userns.ready=false\n"));
-        // NFD reads every file whose name has no dot in front.
+        // NFD reads every file whose name does not begin with a dot.
         let names = std::fs::read_dir(dir.path().join("features.d")).unwrap();
         assert_eq!(names.count(), 1);
     }

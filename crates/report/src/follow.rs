@@ -1,4 +1,4 @@
-//! The agent as the exporter sees it: its last word, and whether it still speaks.
+//! The agent's state as the exporter follows it: the last document, and whether the agent still answers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use usernsd_domain::rate_limit::Backoff;
 
 /// The first and the longest pause between two attempts to reach the agent.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// After a connection that lasted this long, the pauses start anew.
+/// After a connection that lasted this long, the pauses start again from the first.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// How the exporter and the agent get on.
+/// The state of the connection between exporter and agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Whether it answers, since when, and what went wrong last.
+    /// Whether the agent answers, since when, and the last error.
     pub health: Health,
-    /// When the last document came.
+    /// When the last document arrived.
     pub heard: Option<SystemTime>,
-    /// How many came.
+    /// The number of documents that have arrived.
     pub documents: u64,
 }
 
-/// The agent's latest state document and counters, as the exporter has them. Clones share them.
+/// The agent's latest state document and the state of the connection to it. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Followed {
-    /// The agent's last word, also while it is away; `None` before the first.
+    /// The agent's last document, kept while the agent is away; `None` before the first.
     pub state: watch::Receiver<Option<Arc<State>>>,
-    /// Whether it still speaks.
+    /// The state of the connection.
     pub link: watch::Receiver<Link>,
 }
 
@@ -48,7 +48,7 @@ pub struct Follower {
 // === impl Follower ===
 
 impl Follower {
-    /// A follower of the agent behind `socket`, and what it will know.
+    /// A follower of the agent behind `socket`, and its results.
     #[must_use]
     pub fn new(socket: PathBuf, now: SystemTime) -> (Follower, Followed) {
         let (state, last) = watch::channel(None);
@@ -57,14 +57,14 @@ impl Follower {
         (Follower { socket, state, link }, Followed { state: last, link: current })
     }
 
-    /// Reads until it is dropped. An agent that is away is asked again, with growing pauses.
+    /// Reads until it is dropped. Reconnects to an agent that is away, with growing pauses.
     pub async fn run(self) {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1, LASTING);
         loop {
             let since = Instant::now();
             let error = self.listen().await;
             let lasted = since.elapsed();
-            // Said once: an agent may be away for days.
+            // Logged once, because an agent may be away for days.
             if self.link.borrow().health.state == PeerState::Up {
                 warn!(%error, "the agent is away");
             } else if self.link.borrow().health.last_error.as_ref() != Some(&error.to_string()) {
@@ -104,15 +104,15 @@ impl Follower {
 // === impl Link ===
 
 impl Link {
-    /// What to tell who asks for something that only a present agent has.
+    /// Whether the agent is present, for requests that only a present agent can answer.
     ///
     /// # Errors
-    /// The agent is away: a sentence for people.
+    /// The agent is away; the error is a sentence for people.
     pub fn present(&self) -> Result<(), String> {
         match (&self.health.state, &self.health.last_error) {
             (PeerState::Up, _) => Ok(()),
             (_, Some(error)) => Err(format!("the agent is away: {error}")),
-            (_, None) => Err("the agent did not answer yet".to_owned()),
+            (_, None) => Err("the agent has not answered yet".to_owned()),
         }
     }
 }
@@ -151,7 +151,7 @@ mod tests {
         sleep(Duration::from_secs(60)).await;
         let documents = followed.link.borrow().documents;
         assert!(documents > 1, "{documents} documents came");
-        // At the first pause it would be 240 times.
+        // With the first pause throughout, there would be 240 connections.
         let accepted = accepted.load(Ordering::Relaxed);
         assert!((5..=20).contains(&accepted), "connected {accepted} times in a minute");
     }

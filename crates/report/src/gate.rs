@@ -1,7 +1,8 @@
 //! Authorisation of HTTP readers by the API server.
 //!
-//! A yes holds for a few seconds, so that a scraper costs the API server little; a no for fewer, so
-//! that a right that was just given works soon. Where nobody can be asked, nobody may.
+//! A permission is cached for some seconds, so that a scraper costs the API server little; a denial for
+//! fewer, so that a newly granted permission soon takes effect. If the API server cannot be asked, nobody
+//! is admitted.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,25 +19,25 @@ use crate::metrics::HttpMetrics;
 use usernsd_domain::rate_limit::Bucket;
 use usernsd_peers::kube::{Access, Kube, Review};
 
-/// How long a yes is believed. A token that was taken back opens for no longer.
+/// How long a permission is cached. A revoked token is admitted for no longer than this.
 const GRANTED: Duration = Duration::from_secs(10);
-/// How long a no is believed.
+/// How long a denial is cached.
 const DENIED: Duration = Duration::from_secs(3);
-/// How long a client waits for the API server, before it is turned away.
+/// Time limit of a client's wait for the API server; after it the request is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Answers that are kept at most; with more, those that end first are forgotten.
+/// The most answers that are cached; beyond it, those that expire first are forgotten.
 const KEPT: usize = 128;
-/// Questions at once.
+/// The most questions at a time.
 const AT_ONCE: usize = 4;
-/// Questions that may follow one another at once, and the time after which one more may be asked: invented tokens
-/// must not cost the API server more.
+/// The burst of questions, and the pause that permits one more after it, so that invented tokens cost the
+/// API server no more than this.
 const BURST: u32 = 20;
 const EVERY: Duration = Duration::from_millis(200);
-/// Clients that were let in last: they have questions of their own, so that a flood of invented tokens
-/// keeps no scraper out.
+/// The most recently admitted clients: their questions have a limit of their own, so that a flood of
+/// invented tokens keeps no scraper out.
 const FAMILIAR: usize = 16;
 
-/// Asks the API server, and remembers for a moment.
+/// Asks the API server, and caches its answers.
 #[derive(Debug)]
 pub struct Gatekeeper {
     api: Kube,
@@ -57,7 +58,7 @@ struct Answer {
     until: Instant,
 }
 
-/// Why nobody can be asked.
+/// Why the API server cannot be asked.
 #[derive(Debug, Error)]
 #[error(
     "http.authorization is \"kubernetes\", but there is no service account here to ask with; mount its token, or name \
@@ -65,17 +66,18 @@ struct Answer {
 )]
 pub struct NoAccount;
 
-/// Whom to ask who may read: the API server of a kubeconfig, or of the pod this process runs in.
+/// A client of the API server that is asked who may read: the one of a kubeconfig, or that of the pod in
+/// which this process runs.
 ///
 /// # Errors
-/// There is neither.
+/// There is neither a kubeconfig nor a service account.
 pub fn reviewer(kubeconfig: Option<PathBuf>) -> Result<Kube, NoAccount> {
     let access = kubeconfig.map(Access::Kubeconfig).or_else(Access::in_cluster);
     access.map(Kube::new).ok_or(NoAccount)
 }
 
-/// What stands between HTTP clients and what is served: TLS with these two files, and the gate of the
-/// cluster, where they are wanted.
+/// The protection of the HTTP server: TLS with these two files, and authorization by the API server, as far
+/// as they are configured.
 #[must_use]
 pub fn protection(
     tls: Option<(PathBuf, PathBuf)>,
@@ -93,7 +95,7 @@ pub fn protection(
 // === impl Gatekeeper ===
 
 impl Gatekeeper {
-    /// One that asks this API server.
+    /// A gatekeeper that asks this API server.
     #[must_use]
     pub fn new(api: Kube) -> Gatekeeper {
         Gatekeeper {
@@ -121,7 +123,7 @@ impl Gatekeeper {
         }
         let asked = async {
             let _place = self.places.acquire().await.ok()?;
-            // Another connection of the same client may have asked meanwhile.
+            // Another connection of the same client may have asked in the meantime.
             match self.remembered(token, path) {
                 Some(admission) => Some(admission),
                 None => self.ask(token, path).await,
@@ -130,13 +132,13 @@ impl Gatekeeper {
         match timeout(PATIENCE, asked).await {
             Ok(admission) => admission.unwrap_or(Admission::Undecided),
             Err(_) => {
-                debug!("the API server did not say in time whether a client may read");
+                debug!("the API server did not answer in time whether a client may read");
                 Admission::Undecided
             }
         }
     }
 
-    /// Whether the API server may be asked once more now, about this client.
+    /// Whether another question about this client may be sent to the API server now.
     fn may_ask(&self, token: &str, path: &str) -> bool {
         let is_familiar = {
             let familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +149,7 @@ impl Gatekeeper {
             && questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.began.elapsed())
     }
 
-    /// It was let in, or no longer.
+    /// Remembers whether the client was admitted.
     fn heed(&self, token: &str, path: &str, is_granted: bool) {
         let mut familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
         familiar.retain(|(its_token, its_path)| its_token != token || its_path != path);
@@ -159,7 +161,7 @@ impl Gatekeeper {
 
     async fn ask(&self, token: &str, path: &str) -> Option<Admission> {
         if !self.may_ask(token, path) {
-            debug!("the API server is left alone: too many questions");
+            debug!("not asking the API server: too many questions");
             return None;
         }
         let admission = match self.api.review(token, path).await {
@@ -167,8 +169,8 @@ impl Gatekeeper {
             Ok(Review::Denied) => Admission::Forbidden,
             Ok(Review::Unknown) => Admission::Unknown,
             Err(error) => {
-                debug!(%error, "the API server did not say whether a client may read");
-                // This process's own token, or the cluster's certificates.
+                debug!(%error, "the API server did not answer whether a client may read");
+                // The error may come from this process's own token, or from the cluster's certificates.
                 self.api.renew_after(&error);
                 return None;
             }

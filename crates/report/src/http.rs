@@ -1,12 +1,11 @@
 //! Metrics, health and the status page over HTTP/1.1, for scrapers, probes and people; with TLS and
-//! only for those who may read, where that is asked for.
+//! authorization if they are configured.
 //!
-//! It runs on threads of its own, so that a scrape never delays the agent's work: one takes
-//! connections, one serves them, and one makes the documents, each of which is shared by everyone who
-//! asks within a second. It reads request heads only: a request with a body is refused, a connection
-//! serves one request, and everything about it is bounded: how many there are, how long a head may be,
-//! how long it may take, and what the kernel holds of it. A client that holds many connections open
-//! keeps no other client out ([`Place`]).
+//! It runs on threads of its own, so that a scrape never delays the agent's work: one accepts connections,
+//! one serves them, and one renders the documents, each of which is shared by all requests within a second.
+//! Only request heads are read: a request with a body is refused, and a connection serves one request. The
+//! number of connections, the length and duration of a head, and the memory in the kernel are bounded. A
+//! client that holds many connections open keeps no other client out ([`Place`]).
 
 mod arrivals;
 mod shared;
@@ -52,11 +51,11 @@ use tls::{Renewed, Tls};
 use usernsd_domain::certificate::Certificate;
 use usernsd_domain::places::Place;
 
-/// For the TLS handshake, and then for a request's head: a client has it ready when it connects.
+/// Time limit of the TLS handshake, and then of a request's head: a client has it ready when it connects.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(3);
-/// For the answer, until the client has acknowledged all of it.
+/// Time limit of the answer, until the client has acknowledged all of it.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// A request's head, in bytes. hyper's least is 8 KiB.
+/// Size limit of a request's head, in bytes. hyper's minimum is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
 /// Time for answers in progress when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -65,12 +64,12 @@ const GRACE: Duration = Duration::from_secs(2);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
-/// The path in the access review for everything that shows the node's state. It is no path that is
-/// served: the cluster's built-in roles let every account get `/api/*` (system:discovery), and on
-/// OpenShift `/` too.
+/// The path in the access review for everything that shows the node's state. It is not a path that is
+/// served, because the cluster's built-in roles let every account get `/api/*` (system:discovery), and on
+/// OpenShift also `/`.
 pub const STATE_RIGHT: &str = "/usernsd/state";
-/// The paths that the gate guards, each with the path in its access review. Everything else is health,
-/// or does not exist.
+/// The paths that need authorization, each with the path in its access review. Every other path is a health
+/// check or does not exist.
 const GUARDED: [(&str, &str); 3] =
     [("/", STATE_RIGHT), ("/metrics", "/metrics"), ("/api/v1/state", STATE_RIGHT)];
 const HTML_TYPE: &str = "text/html; charset=utf-8";
@@ -96,7 +95,7 @@ type Html = Box<dyn Fn() -> Page + Send + Sync>;
 /// A page for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// All of it: no other file belongs to it.
+    /// The whole page; it loads no other file.
     pub html: String,
     /// The page's Content-Security-Policy.
     pub policy: String,
@@ -104,17 +103,16 @@ pub struct Page {
 
 /// The served pages. An error is one sentence for people.
 pub struct Routes {
-    /// `/`. This, `metrics` and `state` are each called once a second at most, on a thread where they
-    /// may take their time.
+    /// `/`. This, `metrics` and `state` are each called at most once a second, on a thread that may block.
     pub page: Html,
     /// Renders `/metrics`. The future is awaited on the server's thread and must not block it.
     pub metrics: Text,
     /// `/api/v1/state`: the state document, JSON.
     pub state: Document,
-    /// `/healthz`: a supervisor restarts the agent where this stays false. This and `ready` are called
-    /// on the server's thread, once for each request, and must not wait there.
+    /// `/healthz`: a supervisor restarts the agent if this keeps failing. This and `ready` are called on
+    /// the server's thread for each request, and must not block.
     pub healthy: Check,
-    /// `/readyz`: new containers are looked after.
+    /// `/readyz`: usernsd handles new containers.
     pub ready: Check,
 }
 
@@ -152,13 +150,13 @@ pub enum Happening {
         /// The client's alert (RFC 8446, 6.2).
         why: String,
     },
-    /// A request was turned away at the gate.
+    /// A request was refused for lack of authorization.
     Refused(Admission),
 }
 
 /// Encryption and authorization in front of the routes.
 pub struct Protection {
-    /// TLS, and nothing else, with this certificate.
+    /// Serve only TLS, with this certificate.
     pub tls: Option<TlsFiles>,
     /// Authorizes every request except health checks.
     pub gate: Option<Gate>,
@@ -177,7 +175,7 @@ pub enum HttpError {
         /// The kernel's error.
         error: io::Error,
     },
-    /// No thread, or no descriptors.
+    /// A thread or a descriptor could not be created.
     #[error("starting the HTTP server: {0}")]
     Start(io::Error),
     /// The certificate or its key.
@@ -185,7 +183,7 @@ pub enum HttpError {
     Tls(#[from] TlsError),
 }
 
-/// A running server. Dropping it stops it, once answers under way are done.
+/// A running server. Dropping it stops it, once answers in progress are complete.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -193,23 +191,23 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// An address that is taken, and not served yet. It is made before the process gives its privileges
-/// up, and its right to make sockets with them.
+/// A bound address that is not served yet. It is bound before the process drops its privileges and the
+/// permission to make sockets.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-/// Takes `address`; port 0 takes any that is free.
+/// Binds `address`; port 0 selects any free port.
 ///
 /// # Errors
 /// See [`HttpError`].
 pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
     let failed = |error| HttpError::Listen { address, error };
     let listener = TcpListener::bind(address).map_err(failed)?;
-    // The standard library lets 128 connections wait; where they overflow in a burst, the kernel drops
-    // the next ones, which a client tries again after a second. -1 is net.core.somaxconn, 4096 by default.
+    // The standard library's backlog is 128 connections. If a burst overflows it, the kernel drops further
+    // ones, and clients retry after a second. -1 means net.core.somaxconn, 4096 by default.
     listen_backlog(&listener, Backlog::MAXALLOWABLE).map_err(|errno| failed(errno.into()))?;
     socket::bound(&listener).map_err(|errno| failed(errno.into()))?;
     listener.set_nonblocking(true).map_err(failed)?;
@@ -217,7 +215,7 @@ pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
     Ok(Listener { listener, address })
 }
 
-/// Serves there.
+/// Serves the bound address.
 ///
 /// # Errors
 /// See [`HttpError`].
@@ -265,7 +263,7 @@ struct Service {
 
 /// The checks that a request must pass.
 struct Guard {
-    /// Only this machine's own names are answered to.
+    /// Answer only requests to the local machine's names.
     local_only: bool,
     gate: Option<Gate>,
     told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
@@ -286,7 +284,7 @@ impl Drop for Server {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::debug!("the HTTP server had panicked");
+                tracing::debug!("the HTTP server panicked");
             }
         }
     }
@@ -381,7 +379,7 @@ fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Resp
     }
 }
 
-/// Refuses what is not a plain reading request, and puts the common headers on every answer.
+/// Refuses everything except plain reading requests, and adds the common headers to every answer.
 async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
     let mut response = if guard.local_only && !is_local(request.headers()) {
         let text = "this address answers to localhost, 127.0.0.1 and [::1] only\n";
@@ -434,7 +432,7 @@ impl Guard {
     }
 }
 
-/// A service account's token, as RFC 6750 has it sent.
+/// The service account's token in the Authorization header (RFC 6750).
 fn token(headers: &HeaderMap) -> Option<String> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();

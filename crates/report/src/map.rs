@@ -1,4 +1,4 @@
-//! The map of the host's IDs, of a state document.
+//! The map of host IDs, from a state document.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use usernsd_domain::ranges::Window;
 use usernsd_domain::record::CgroupState;
 use usernsd_domain::space::{CRIO_USER, IdType};
 
-/// The relevant maps: of user IDs, of group IDs if they differ, and of the pools.
+/// The maps to show: of user IDs, of group IDs if they differ, and the pools.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Maps {
-    /// Of the user IDs, then of the group IDs.
+    /// The map of user IDs, then that of group IDs.
     pub spaces: Vec<Map>,
     /// The pools that the node has, as user IDs.
     pub pools: Vec<Source>,
@@ -29,7 +29,7 @@ impl Maps {
         let space = |space| Map::of(space, &claims(ids, &pods, &pools, space), &pools);
         let users = space(IdType::Uid);
         let groups = space(IdType::Gid);
-        // The host's accounts are always others.
+        // Accounts of the host are always distinct owners.
         let matters = |map: &Map| {
             let windows = map.segments.iter().flat_map(|segment| segment.claims.clone());
             let windows = windows.filter(|claim| !matches!(claim.holder, Holder::Account(_)));
@@ -42,7 +42,7 @@ impl Maps {
         Some(Maps { spaces, pools })
     }
 
-    /// The pools as rows of so many slots.
+    /// The pools as rows of `columns` slots.
     #[must_use]
     pub fn grids(&self, columns: usize) -> Vec<Grid> {
         let users = self.spaces.first();
@@ -50,7 +50,7 @@ impl Maps {
     }
 }
 
-/// The pods that have IDs of their own, and what they are called.
+/// The pods with host IDs of their own, by display name.
 struct Pods<'a>(Vec<(String, Vec<&'a Container>)>);
 
 impl<'a> Pods<'a> {
@@ -65,7 +65,7 @@ impl<'a> Pods<'a> {
             let own = pod.containers.iter().filter_map(|id| containers.get(id.as_str()).copied());
             let own = own.filter(|container| has_own_ids(container)).collect();
             let known = name(pod);
-            // Two pods of one name are two pods.
+            // Two pods with one name are two owners.
             let is_alone = names.get(&known).is_none_or(|count| *count == 1);
             (if is_alone { known } else { format!("{known} ({})", pod.uid) }, own)
         });
@@ -77,7 +77,7 @@ fn name(pod: &PodState) -> String {
     format!("{}/{}", pod.namespace, pod.name)
 }
 
-/// Whether its mapping is of a user namespace of its own.
+/// Whether its mapping belongs to a user namespace of its own.
 #[must_use]
 pub fn has_own_ids(container: &Container) -> bool {
     match &container.user_namespace {
@@ -101,7 +101,7 @@ fn pools(ids: &IdSpace) -> Vec<Source> {
 }
 
 fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Vec<Claim> {
-    // Pods get group IDs from the ranges of those who own the pools' user IDs.
+    // Pods get group IDs from the ranges of the owners of the pools' user IDs.
     let in_pool = |window: Window| pools.iter().any(|pool| pool.windows.contains(&window));
     let window = |start, count| Window { start, count };
     let lines = ids.subordinate_ranges.iter();
@@ -110,7 +110,7 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
         .filter(|line| line.file == IdType::Uid.file() && in_pool(window(line.start, line.count)))
         .map(|line| line.owner.as_str())
         .collect();
-    // As `getsubids` looks owners up: by name, else by number.
+    // Owners are looked up as `getsubids` does: by name, otherwise by number.
     let user_of = |owner: &str| {
         let users = ids.accounts.iter().filter(|account| account.id_type.is(IdType::Uid));
         let named = users.filter(|account| account.name == owner).map(|account| account.id).next();
@@ -120,7 +120,7 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
         window: window(line.start, line.count),
         holder: Holder::Subid {
             owner: line.owner.clone(),
-            // Without CRI-O nobody takes IDs from that line, so that nobody shares them.
+            // Without CRI-O no pod gets IDs from that line, so it is not shared.
             is_pool: line.owner == CRIO_USER || owners.contains(&line.owner.as_str()),
             user: user_of(&line.owner),
         },
@@ -150,7 +150,7 @@ mod tests {
     use usernsd_domain::space::{HostIds, OverlapKind, Space};
     use usernsd_domain::subid::SubidFile;
 
-    /// The overlaps of subordinate ranges that are counted, and those that are drawn.
+    /// The number of overlaps of subordinate ranges that are counted, and of those that are drawn.
     fn overlaps(lines: &str, users: &[(&str, u32)]) -> (u64, usize) {
         let file = || SubidFile::parse(lines.as_bytes());
         let mut accounts = Accounts::default();

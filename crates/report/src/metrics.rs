@@ -30,11 +30,11 @@ use usernsd_domain::node::{Exposition, Snapshot, Survey};
 pub use usernsd_domain::record::Action;
 use usernsd_domain::repair::Missed;
 
-/// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
-/// in NRI's.
+/// From the fastest fix to a resync that found a missed container. The upper buckets are for systemd, not
+/// for NRI.
 const FIX_DELAYS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
-/// The runtime waits: its time-out of 2 s is the last.
+/// The runtime waits for this time; the last bucket is its time limit of 2 s.
 const HANDLING: [f64; 13] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.0];
 
@@ -43,13 +43,13 @@ const HANDLING: [f64; 13] =
 pub enum ResyncReason {
     /// The agent has started.
     Startup,
-    /// The interval is over.
+    /// The interval has passed.
     Periodic,
-    /// A peer is back, and its events may have been lost.
+    /// A peer was reconnected, and events may have been lost.
     StreamLost,
 }
 
-/// Why something asked for, or expected, is not done.
+/// Why a request or an expected action was not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal(&'static str);
 
@@ -152,7 +152,7 @@ impl Refusal {
         self.0
     }
 
-    /// The reason of that name, where there is one.
+    /// The reason with that name; `None` for an unknown one.
     #[must_use]
     pub fn named(name: &str) -> Option<Refusal> {
         Refusal::all().find(|refusal| refusal.0 == name)
@@ -174,8 +174,8 @@ impl From<&Ungranted> for Refusal {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Metrics that start at 0, and a view on `store` and on what `look` finds. Every series that is
-    /// not a pod's exists from now on.
+    /// Metrics that start at 0, with values from `store` and from `look` at each scrape. Every series that
+    /// is not a pod's exists from the start.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
@@ -309,47 +309,47 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A change is attempted.
+    /// Counts an attempted change.
     pub fn fix(&self, action: Action) {
         increment(&self.fixes, action.name());
     }
 
-    /// A change failed; it was counted as attempted too.
+    /// Counts a failed change, which was also counted as attempted.
     pub fn fix_failed(&self, action: Action) {
         increment(&self.fix_failures, action.name());
     }
 
-    /// A container's cgroup was right at first sight.
+    /// Counts a container whose cgroup was right at the first inspection.
     pub fn already_right(&self) {
         self.already_right.inc();
     }
 
-    /// Something is not done.
+    /// Counts something that was not done.
     pub fn refused(&self, reason: impl Into<Refusal>) {
         increment(&self.refusals, reason.into().name());
     }
 
-    /// The guard lets a container pass, unjudged.
+    /// Counts a container that the guard let pass without a decision.
     pub fn guard_unanswered(&self, call: GuardCall) {
         increment(&self.guard_unanswered, call.name());
     }
 
-    /// A container started without something.
+    /// Counts a container that started without what its pod asked for.
     pub fn missed(&self, missed: Missed) {
         increment(&self.missed, missed.name());
     }
 
-    /// A container's cgroup became its own so long after its start.
+    /// Records the time between a container's start and the delegation of its cgroup.
     pub fn fix_delay(&self, delay: Duration) {
         self.fix_delay.observe(delay.as_secs_f64());
     }
 
-    /// The runtime waited so long at a container's start.
+    /// Records how long the runtime waited at a container's start.
     pub fn handled(&self, time: Duration) {
         self.handling.observe(time.as_secs_f64());
     }
 
-    /// The launched plugin sent a report; one of another version may be unreadable.
+    /// Counts a report of the launched plugin; one of another version may be unreadable.
     pub fn plugin_report(&self, readable: bool) {
         self.plugin_reports.inc();
         if !readable {
@@ -364,13 +364,13 @@ impl Metrics {
         self.reconcile_last_success.set(now.as_secs_f64());
     }
 
-    /// Looking at every container failed.
+    /// Counts a failed inspection of all containers.
     pub fn reconcile_failed(&self, trigger: ResyncReason) {
         increment(&self.reconciles, trigger.name());
         increment(&self.reconcile_failures, trigger.name());
     }
 
-    /// The stream of events was opened again.
+    /// Counts a reconnection of the event stream.
     pub fn stream_reconnected(&self) {
         self.stream_reconnects.inc();
     }
@@ -380,7 +380,7 @@ impl Metrics {
         increment(&self.events, event.name());
     }
 
-    /// The runtime did not answer, or not as it should.
+    /// Counts a request that the runtime did not answer, or answered unusably.
     pub fn request_failed(&self, method: Method) {
         increment(&self.request_failures, method.name());
     }
@@ -388,11 +388,11 @@ impl Metrics {
     /// The text for a scraper (Prometheus text format 0.0.4).
     #[must_use]
     pub fn render(&self) -> String {
-        // Fails for a family without samples only, and the registry leaves those out.
+        // Encoding fails only for a family without samples, and the registry leaves those out.
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// Every metric as a Markdown page.
+    /// All metrics, as a Markdown page.
     ///
     /// # Errors
     /// See [`Metrics::new`].
@@ -459,7 +459,7 @@ fn row(family: &prometheus::proto::MetricFamily) -> String {
     format!("| `{}` | {kind} | {} | node | {} |\n", family.name(), labels(family), family.help())
 }
 
-/// The labels of a family with their values, as the page shows them.
+/// The labels of a family with their values, as on the page.
 fn labels(family: &prometheus::proto::MetricFamily) -> String {
     let mut text = String::new();
     let pairs = || family.get_metric().iter().flat_map(|metric| metric.get_label());
@@ -479,7 +479,7 @@ fn labels(family: &prometheus::proto::MetricFamily) -> String {
     text
 }
 
-/// A series that names the program.
+/// A series with the version of the program.
 fn build_info(name: &str, what: &str) -> prometheus::Result<IntGaugeVec> {
     let opts = Opts::new(name, format!("{what}; the value is always 1."));
     let build = IntGaugeVec::new(opts, &["version", "revision", "rustc"])?;

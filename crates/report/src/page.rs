@@ -25,13 +25,13 @@ use html::{Element, Html, el};
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
-/// An answer that is older is none.
+/// An older document counts as no answer.
 const FRESH: Duration = Duration::from_secs(10);
-/// Without a script the page is loaded again every so many seconds.
+/// Without a script, the page reloads at this interval, in seconds.
 const RELOAD: u64 = 15;
 
-/// Nothing but the page's own style and script, by their digests; the script may ask where the page
-/// came from. The icon is a picture in its own address.
+/// Permits only the page's own style and script, by their digests. The script may request the page's own
+/// origin. The icon is a data: URL.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", base64(digest(&SHA256, text.as_bytes()).as_ref()));
     format!(
@@ -42,7 +42,7 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Distinguishes a page from that of another build, whose style and script differ.
+/// Distinguishes a page from that of another build, with another style and script.
 static BUILD: LazyLock<String> = LazyLock::new(|| base64(digest(&SHA256, POLICY.as_bytes()).as_ref()));
 
 /// The input of the page.
@@ -50,7 +50,7 @@ static BUILD: LazyLock<String> = LazyLock::new(|| base64(digest(&SHA256, POLICY.
 pub struct Seen<'a> {
     /// The agent's last document; `None` if there has been none.
     pub state: Option<&'a State>,
-    /// How long ago that was; zero where the agent answers.
+    /// The age of the document; zero if the agent answers.
     pub age: Duration,
     pub now: SystemTime,
 }
@@ -58,7 +58,7 @@ pub struct Seen<'a> {
 // === impl Seen ===
 
 impl<'a> Seen<'a> {
-    /// An answer of this moment.
+    /// A document of this moment.
     #[must_use]
     pub fn now(state: &'a State) -> Seen<'a> {
         Seen { state: Some(state), age: Duration::ZERO, now: SystemTime::now() }
@@ -100,7 +100,7 @@ pub fn render(seen: &Seen<'_>) -> Page {
                 .attr("id", "silent")
                 .attr("role", "status")
                 .flag("hidden", true)
-                .text("No answer; this is how it was. Trying again."),
+                .text("No answer; this is the last known state. Trying again."),
         )
         .add(page)
         .add(el("script").own(SCRIPT));
@@ -108,7 +108,7 @@ pub fn render(seen: &Seen<'_>) -> Page {
     Page { html: html.document(), policy: POLICY.clone() }
 }
 
-/// A dot in the verdict's colour; which is in the title as well.
+/// A dot in the verdict's colour. The title contains the verdict as text, too.
 fn icon(tone: Tone) -> String {
     let colour = match tone {
         Tone::Good => "%231f9d61",
@@ -148,7 +148,7 @@ fn header(seen: &Seen<'_>, name: &str) -> Element {
         )
 }
 
-/// The verdict as the first element of the page.
+/// The verdict, the first element of the page.
 fn said(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
     let away = seen.is_away().then(|| {
         let what = match seen.state {
@@ -156,8 +156,10 @@ fn said(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
             None => "The agent does not answer".to_owned(),
         };
         let where_ = match seen.state {
-            Some(_) => "what follows is how it was then; containers start as they do without it",
-            None => "containers start as they do without it; is it running?",
+            Some(_) => {
+                "the rest of the page is the last known state; containers start as they do without usernsd"
+            }
+            None => "containers start as they do without usernsd; is the agent running?",
         };
         (Tone::Bad, what, where_.to_owned())
     });
@@ -202,9 +204,7 @@ fn calm(state: &State) -> String {
         return "No pod here has a user namespace of its own.".to_owned();
     }
     let pods = counted(own, "pod runs", "pods run");
-    format!(
-        "{pods} in user namespaces of their own; nobody shares an ID, and each cgroup is whose it should be."
-    )
+    format!("{pods} in user namespaces of their own; no ID is shared, and each cgroup has the right owner.")
 }
 
 fn body(state: &State) -> Html {
@@ -275,10 +275,10 @@ fn footer(seen: &Seen<'_>) -> Element {
     let since = seen.state.map(|state| format!("The agent started {}. ", state.agent.started_at));
     el("footer")
         .text(since.unwrap_or_default())
-        .add(el("noscript").text(format!("Loaded again every {RELOAD} seconds, for want of a script.")))
+        .add(el("noscript").text(format!("Reloaded every {RELOAD} seconds, because no script runs.")))
 }
 
-/// A tone's class.
+/// The CSS class of a tone.
 fn word(tone: Tone) -> &'static str {
     match tone {
         Tone::Good => "good",
@@ -287,7 +287,7 @@ fn word(tone: Tone) -> &'static str {
     }
 }
 
-/// With a capital.
+/// The text with a capital first letter.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()

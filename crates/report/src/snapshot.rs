@@ -15,10 +15,10 @@ use usernsd_domain::pairing::{Caller, Mismatch};
 use usernsd_domain::recent_events::{Event, Feed};
 use usernsd_domain::record::Record;
 
-/// The one place where it is kept. Clones are the same place.
+/// The agent's records. Clones share them.
 ///
-/// The lock is held to swap or copy pointers, never to render: a reader costs the writers some
-/// microseconds with 500 containers.
+/// The lock is held to swap or copy pointers, never to render: with 500 containers, a reader delays the
+/// writers by some microseconds.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
@@ -32,7 +32,7 @@ struct Inner {
     peers: Peers,
     feed: Feed,
     examined: Option<Arc<Examined>>,
-    /// When each container was seen first.
+    /// When each container was first seen.
     since: BTreeMap<CriId, SystemTime>,
     history: History,
     plugins: BTreeMap<u32, LaunchedPlugin>,
@@ -57,7 +57,7 @@ impl Inner {
         self.plugins.values().filter(|plugin| plugin.responds).map(LaunchedPlugin::caller)
     }
 
-    /// The runtime, while it answers over CRI: what it was called before may be no longer so.
+    /// The runtime, while it answers over CRI; afterwards its name may have changed.
     fn answering(&self) -> Option<&Runtime> {
         self.runtime.as_ref().filter(|_| self.peers.cri.state == PeerState::Up)
     }
@@ -92,7 +92,7 @@ impl Inner {
 // === impl Store ===
 
 impl Store {
-    /// An agent that knows nothing yet.
+    /// The records of an agent that has not observed anything yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Store {
         let inner = Inner {
@@ -109,36 +109,36 @@ impl Store {
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
 
-    /// Told after each change.
+    /// Notified after each change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Every change is one assignment, so what a panicking task left behind is whole.
+    /// Locks the records, also after a panic of another task: each change is one assignment.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what is now known of a container, and gives back what was.
+    /// Stores a container's record; returns the previous one.
     pub fn put(&self, record: Record) -> Option<Arc<Record>> {
         let record = Arc::new(record);
         let before = self.lock().put(&record, SystemTime::now());
-        // A resync says of most what was known.
+        // A resync changes few records.
         if before.as_deref() != Some(&*record) {
             self.changed.send_replace(());
         }
         before
     }
 
-    /// Forgets a container that is gone.
+    /// Forgets a container that no longer exists.
     pub fn forget(&self, id: &CriId) -> Option<Arc<Record>> {
         let before = self.lock().forget(id, SystemTime::now());
         self.changed.send_replace(());
         before
     }
 
-    /// Forgets every container that `keep` does not want, and says how many: after a full list.
+    /// Forgets every container that `keep` rejects, and returns their number. For use with a complete list.
     pub fn retain(&self, keep: impl Fn(&CriId) -> bool) -> usize {
         let mut inner = self.lock();
         let gone: Vec<CriId> = inner.containers.keys().filter(|id| !keep(id)).cloned().collect();
@@ -170,33 +170,33 @@ impl Store {
         self.lock().peers.of(peer).clone()
     }
 
-    /// A peer answers.
+    /// Records that a peer answers.
     pub fn up(&self, peer: Peer, now: SystemTime) {
         self.lock().peers.of_mut(peer).up(now);
         self.changed.send_replace(());
     }
 
-    /// A peer does not answer; `error` is one sentence for people.
+    /// Records that a peer does not answer; `error` is one sentence for people.
     pub fn down(&self, peer: Peer, now: SystemTime, error: impl Into<String>) {
         let error = error.into();
         self.lock().peers.of_mut(peer).down(now, error);
         self.changed.send_replace(());
     }
 
-    /// Reaching a peer is put off; `reason` is one sentence for people.
+    /// Records that connecting to a peer is postponed; `reason` is one sentence for people.
     pub fn waiting(&self, peer: Peer, now: SystemTime, reason: impl Into<String>) {
         let reason = reason.into();
         self.lock().peers.of_mut(peer).waiting(now, reason);
         self.changed.send_replace(());
     }
 
-    /// The configuration switches a peer off.
+    /// Records that the configuration switches a peer off.
     pub fn off(&self, peer: Peer, now: SystemTime) {
         self.lock().peers.of_mut(peer).off(now);
         self.changed.send_replace(());
     }
 
-    /// Keeps what a launched plugin is, by its process; `None`: it is gone.
+    /// Stores a launched plugin's description, by its PID; `None` if it is gone.
     pub fn set_plugin(&self, pid: u32, plugin: Option<LaunchedPlugin>) {
         let mut inner = self.lock();
         match plugin {
@@ -207,13 +207,13 @@ impl Store {
         self.changed.send_replace(());
     }
 
-    /// Keeps whom the agent has joined over NRI; `None`: nobody.
+    /// Stores which runtime the agent has joined over NRI; `None` if it has joined none.
     pub fn set_joined(&self, joined: Option<Caller>) {
         self.lock().joined = joined;
         self.changed.send_replace(());
     }
 
-    /// Keeps whether the runtime that the agent has joined over NRI has other containers than CRI lists.
+    /// Stores whether the runtime that the agent has joined over NRI has other containers than CRI lists.
     pub fn set_has_others(&self, has_others: bool) {
         if let Some(joined) = &mut self.lock().joined {
             joined.has_others = has_others;
@@ -233,25 +233,26 @@ impl Store {
         self.lock().start_path() == StartPath::LaunchedPlugin
     }
 
-    /// Whether the runtime calls somebody before it starts a container.
+    /// Whether the runtime that answers over CRI calls usernsd before it starts a container.
     #[must_use]
     pub fn is_called_first(&self) -> bool {
         self.lock().start_path() != StartPath::Nobody
     }
 
-    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    /// The reason why the runtime that answers over CRI does not call usernsd, although another runtime
+    /// does.
     #[must_use]
     pub fn mismatch(&self) -> Option<Mismatch> {
         self.lock().mismatch()
     }
 
-    /// Keeps what the node was checked for.
+    /// Stores the results of the node's checks.
     pub fn set_examined(&self, examined: Examined) {
         self.lock().examined = Some(Arc::new(examined));
         self.changed.send_replace(());
     }
 
-    /// Replaces the annotations of pods that can ask for a writable cgroup, in what the node was checked for.
+    /// Replaces the annotations of pods that can ask for a writable cgroup.
     pub fn set_asked(&self, asked: Probe<Annotations>) {
         let mut state = self.lock();
         if let Some(examined) = &state.examined
@@ -263,7 +264,7 @@ impl Store {
         }
     }
 
-    /// Keeps what the runtime says of itself.
+    /// Stores the runtime's name and version.
     pub fn set_runtime(&self, runtime: Runtime) {
         let before = self.lock().runtime.replace(runtime.clone());
         if before != Some(runtime) {
@@ -271,13 +272,13 @@ impl Store {
         }
     }
 
-    /// Keeps an event; it gets its number here.
+    /// Stores an event, and gives it its number.
     pub fn note(&self, event: Event) {
         self.lock().feed.add(event);
         self.changed.send_replace(());
     }
 
-    /// Everything, at this moment.
+    /// All records at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
@@ -351,7 +352,7 @@ mod tests {
         let past = store.snapshot().past;
         assert_eq!(past.iter().map(|past| past.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert!(past.iter().all(|past| past.since <= past.until));
-        // It was not gone after all.
+        // The container still existed.
         store.put(own("a"));
         assert_eq!(store.snapshot().past.len(), 1);
     }

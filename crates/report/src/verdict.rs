@@ -11,13 +11,13 @@ use usernsd_domain::node::{PeerState, StartPath};
 use usernsd_domain::space::OverlapKind;
 use usernsd_domain::utc::rfc3339;
 
-/// The share of a pool, in tenths, above which it is almost full: that of the alert.
+/// The share of a pool, in tenths, above which it is almost full; the same as in the alert.
 const POOL: u64 = 9;
 /// The same share for the cgroups that a pod may create.
 const CGROUPS: u64 = 8;
 
-/// How long an agent that cannot reach the runtime over NRI counts as starting. On a node without NRI
-/// there is nothing more to wait for.
+/// How long an agent that cannot reach the runtime over NRI counts as starting. On a node without NRI,
+/// waiting longer would not help.
 const JOINING: Duration = Duration::from_secs(60);
 
 /// Whether an agent is in its place, so that its predecessor may end: it has inspected everything that ran
@@ -27,20 +27,20 @@ const JOINING: Duration = Duration::from_secs(60);
 /// The condition for which the agent still waits.
 pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     if state.node.ready.is_none() {
-        return Err("the agent has not looked at the node yet");
+        return Err("the agent has not inspected the node yet");
     }
     let nri = &state.peers.nri;
-    // Times of this form are in their order as texts are.
+    // Times in this format sort like texts.
     let since = now.checked_sub(JOINING).map(rfc3339);
     let is_called =
         matches!(state.peers.start_path.known(), Some(StartPath::LaunchedPlugin | StartPath::AgentJoined));
     match nri.state.known() {
-        // The agent ends this by itself: it joins in the end, whatever it waits for.
+        // The agent ends this state by itself: it joins eventually, whatever it waits for.
         Some(PeerState::Waiting) if !is_called => Err(
             "the agent waits for a quiet moment of the runtime to join it over NRI; `usernsd ps` has the reason",
         ),
         Some(PeerState::Down) if !is_called && since.is_none_or(|since| nri.since > since) => Err(
-            "no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent",
+            "the runtime does not call usernsd before a start yet: neither a launched plugin nor the agent",
         ),
         _ => Ok(()),
     }
@@ -49,11 +49,11 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
 /// A problem that a reader should act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// How bad it is.
+    /// The severity.
     pub tone: Tone,
     /// The problem, one sentence without a full stop.
     pub what: String,
-    /// The place, or the action.
+    /// The objects concerned, or the remedy.
     pub where_: String,
 }
 
@@ -64,7 +64,7 @@ pub struct Verdict {
     pub problems: Vec<Problem>,
 }
 
-/// The worst that is known of a container.
+/// The most severe assessment that applies to a container.
 #[must_use]
 pub fn assess(container: &Container) -> Assessment {
     let Container { isolation, outcome, state, uid_map, .. } = container;
@@ -76,7 +76,7 @@ pub fn assess(container: &Container) -> Assessment {
 // === impl Verdict ===
 
 impl Verdict {
-    /// Of a document.
+    /// The verdict on a document.
     #[must_use]
     pub fn of(state: &State) -> Verdict {
         let mut problems = Vec::new();
@@ -95,7 +95,7 @@ impl Verdict {
         self.problems.iter().map(|problem| problem.tone).max().unwrap_or(Tone::Good)
     }
 
-    /// In a few words: `2 problems`.
+    /// A summary in a few words: `2 problems`.
     #[must_use]
     pub fn short(&self) -> String {
         match self.problems.len() {
@@ -109,7 +109,7 @@ fn is_above(part: u64, whole: u64, tenths: u64) -> bool {
     whole > 0 && part.saturating_mul(10) > whole.saturating_mul(tenths)
 }
 
-/// The first few names, and how many more there are.
+/// The first few names, and the number of further ones.
 fn some(names: impl Iterator<Item = impl Display>) -> String {
     let names: Vec<String> = names.map(|name| name.to_string()).collect();
     let mut text = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
@@ -183,7 +183,7 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
         problems.push(Problem {
             tone: Tone::Warning,
             what: counted(near.len() as u64, "pod has", "pods have")
-                + " nearly as many cgroups as they, or one of their containers, may make",
+                + " nearly reached a limit of cgroups, the pod's or a container's",
             where_: some(near.iter().map(pod_name)),
         });
     }
@@ -193,7 +193,7 @@ fn overlaps(state: &State, problems: &mut Vec<Problem>) {
     let Some(space) = &state.id_space else {
         problems.push(Problem {
             tone: Tone::Warning,
-            what: "whose the host IDs are is not known".to_owned(),
+            what: "the owners of host IDs are unknown".to_owned(),
             where_: "/etc/passwd, /etc/subuid or /etc/subgid cannot be read".to_owned(),
         });
         return;
@@ -247,7 +247,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
     let peers = &state.peers;
     for (peer, tone, what) in [
         (&peers.cri, Tone::Bad, "the runtime does not answer over CRI"),
-        (&peers.nri, Tone::Warning, "the runtime does not ask before a container starts (NRI)"),
+        (&peers.nri, Tone::Warning, "the runtime does not call usernsd before a container starts (NRI)"),
         (&peers.systemd, Tone::Warning, "systemd does not answer over D-Bus"),
     ] {
         if matches!(peer.state.known(), Some(PeerState::Down | PeerState::Waiting)) {
@@ -282,7 +282,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
                     "report of the launched plugin was dropped, because no agent fetched it",
                     "reports of the launched plugin were dropped, because no agent fetched them",
                 ),
-                where_: format!("{whose}; counters and Events lack what they were about"),
+                where_: format!("{whose}; counters and Events lack the changes in them"),
             });
         }
     }
@@ -447,7 +447,7 @@ mod tests {
             (
                 Box::new(|state| state["pods"][0]["cgroup"]["descendants"] = 81.into()),
                 Tone::Warning,
-                "1 pod has nearly as many cgroups",
+                "1 pod has nearly reached",
             ),
             (
                 Box::new(|state| {
@@ -455,7 +455,7 @@ mod tests {
                     state["pods"][0]["cgroup"]["fullest"] = fullest;
                 }),
                 Tone::Warning,
-                "1 pod has nearly as many cgroups as they, or one of their containers, may make",
+                "1 pod has nearly reached a limit of cgroups, the pod's or a container's",
             ),
             (Box::new(overlap("pod_pod")), Tone::Bad, "2 pairs of pods share host IDs"),
             (Box::new(overlap("pod_host_user")), Tone::Bad, "2 times a pod has the ID of a host user"),
@@ -463,7 +463,7 @@ mod tests {
             (Box::new(overlap("pod_outside_pool")), Tone::Warning, "2 pods have IDs outside every pool"),
             (Box::new(overlap("subid_subid")), Tone::Warning, "2 pairs of subordinate ranges overlap"),
             (Box::new(overlap("subid_host_user")), Tone::Warning, "2 host users or groups are in"),
-            (Box::new(|state| state["idSpace"] = json!(null)), Tone::Warning, "whose the host IDs are"),
+            (Box::new(|state| state["idSpace"] = json!(null)), Tone::Warning, "the owners of host IDs"),
             (
                 Box::new(|state| state["idSpace"]["pools"][0]["slotsUsed"] = 10.into()),
                 Tone::Warning,
@@ -477,7 +477,7 @@ mod tests {
             (
                 Box::new(|state| state["peers"]["nri"]["state"] = "down".into()),
                 Tone::Warning,
-                "the runtime does not ask",
+                "the runtime does not call",
             ),
             (
                 Box::new(|state| state["peers"]["plugins"] = plugin("responds", json!(false))),

@@ -1,7 +1,7 @@
-//! The Node condition: written when it changes, and now and then.
+//! The Node condition: written when it changes, and at intervals.
 //!
-//! Nothing is written when the exporter ends: it ends with each update of the DaemonSet and is back
-//! a moment later, and each write goes to everyone who watches Nodes.
+//! Nothing is written when the exporter ends: it ends with each update of the DaemonSet and is back a
+//! moment later, and each write is sent to everything that watches Nodes.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
     }
 }
 
-/// Removes the condition, once, and then does nothing.
+/// Removes the condition once, and then waits forever.
 pub(super) async fn remove(cluster: Arc<Cluster>) {
     cluster.start().await;
     let mut backoff = cluster.backoff();

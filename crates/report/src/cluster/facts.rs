@@ -1,4 +1,4 @@
-//! Converts the agent's document to the input of the rules in domain.
+//! Converts the agent's document to the input of the rules in `usernsd-domain`.
 
 use crate::state::{Container, Mapping, MappingProblemState, PodState, State};
 use crate::verdict::assess;
@@ -39,7 +39,7 @@ pub fn node_facts(state: &State) -> NodeFacts {
     }
 }
 
-/// The document with what does not fit put to its pods.
+/// The document, with the user mapping problems added to its pods.
 #[must_use]
 pub fn with_misfits(state: &State, misfits: &[PodMappingProblems]) -> State {
     let mut state = state.clone();

@@ -25,9 +25,9 @@ use usernsd_domain::space::IdType;
 use usernsd_domain::user_mapping::{IDS_PER_POD, OnNode, PodMappingProblems, misfits, node_uid};
 use usernsd_domain::utc::rfc3339;
 
-/// All Events of a node: ten, and then one in six seconds.
+/// The limit of all Events of a node: a burst of ten, then one each six seconds.
 const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
-/// Those about one object, as client-go limits them: 25, and then one in five minutes.
+/// The limit of Events about one object, like client-go's: a burst of 25, then one each five minutes.
 const OBJECT_LIMIT: (u32, Duration) = (25, Duration::from_secs(300));
 
 pub(super) struct Judge {
@@ -38,7 +38,8 @@ pub(super) struct Judge {
     journal: Journal,
     limiter: Limiter,
     began: Instant,
-    /// The agent's start, and the last of its events that was there before this process.
+    /// When the agent started, and the number of its last event before this process read the first
+    /// document.
     heard: Option<(String, u64)>,
 }
 
@@ -79,7 +80,7 @@ impl Judge {
             let all_said = self.look(state.as_deref(), &known, &namespaces);
             sleep(self.cluster.pace.settle).await;
             let changed = async {
-                // The senders of some may be gone, for good: a part that is not wanted, or that stopped.
+                // A sender may be gone for good, if its part is disabled or has ended.
                 tokio::select! {
                     Ok(()) = states.changed() => true,
                     Ok(()) = pods.changed() => true,
@@ -89,7 +90,7 @@ impl Judge {
             };
             let goes_on = match all_said {
                 true => changed.await,
-                // Or more may be said by now.
+                // The limits may permit more by now.
                 false => timeout(NODE_LIMIT.1, changed).await.unwrap_or(true),
             };
             if !goes_on {
@@ -98,7 +99,7 @@ impl Judge {
         }
     }
 
-    /// Whether everything that is to be said was.
+    /// Queues the Events that are due; returns whether all of them could be queued.
     fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) -> bool {
         let mut on_node: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
         for container in state.into_iter().flat_map(|state| &state.containers) {
@@ -133,11 +134,11 @@ impl Judge {
             *before = Arc::new(all);
             is_news
         });
-        // An agent that is away says nothing new, and what it said is not undone; nor does one that
-        // started again and has not looked at everything yet.
+        // An agent that is away reports nothing new, and its last document still holds. The same is true of
+        // an agent that has restarted and not inspected everything yet.
         match state.filter(|state| state.node.ready.is_some()) {
             Some(state) => {
-                // The UID by which the API server knows a pod that the node knows by another.
+                // The API server's UID of a pod that the node identifies by another one.
                 let mirrors: BTreeMap<&str, &str> =
                     pods.values().map(|pod| (node_uid(pod, &names), pod.uid.as_str())).collect();
                 self.say(state, &mirrors, &on_node, &found)
@@ -155,7 +156,7 @@ impl Judge {
     ) -> bool {
         let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
         let subject = |namespace: &str, name: &str, uid: &str| {
-            // What becomes part of a path is what Kubernetes would take.
+            // A value that becomes part of a path must be one that Kubernetes accepts.
             (is_dns_label(namespace) && is_dns_name(name)).then(|| Subject::Pod {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
@@ -185,9 +186,9 @@ impl Judge {
         self.post(notices, &present)
     }
 
-    /// Containers that the agent did not let through, or ended. What it did before this process looked counts,
-    /// unless an Event of that age would not be posted any more: the agent starts first, and ends at once what
-    /// was missed while it was away.
+    /// Containers that the agent refused or ended. Those from before this process's start count, unless an
+    /// Event of that age would not be posted any more: the agent starts first, and immediately ends
+    /// containers that were missed while it was away.
     fn lately<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
         let oldest = rfc3339(SystemTime::now() - self.cluster.pace.event_age);
         let is_old = |event: &&Event| event.at < oldest;
@@ -213,8 +214,8 @@ impl Judge {
         new.filter_map(facts).collect()
     }
 
-    /// Queues what came to be, as far as the limits allow, and says whether that was all. The rest is
-    /// tried again as long as it is so.
+    /// Queues new Events as far as the limits permit; returns whether all were queued. The rest is tried
+    /// again as long as its cause persists.
     fn post(&mut self, notices: Vec<Notice>, present: &BTreeSet<Subject>) -> bool {
         let (now, since) = (self.began.elapsed(), Instant::now());
         let (wanted, unwanted): (Vec<_>, Vec<_>) = self
@@ -238,7 +239,8 @@ impl Judge {
     }
 }
 
-/// How many IDs a pod gets here: those of the widest pod, for the kubelet gives all the same.
+/// The number of IDs that a pod gets on this node: that of the pod with the most, because the kubelet gives
+/// all pods the same number.
 fn ids_per_pod(state: Option<&State>) -> u64 {
     let Some(state) = state else { return IDS_PER_POD };
     let kubelets: BTreeSet<&str> = state

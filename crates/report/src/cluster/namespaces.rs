@@ -1,8 +1,8 @@
 //! The ID ranges of the namespaces that this node's pods are in.
 //!
-//! They are asked for one by one, and only where a pod was admitted by an SCC that holds it to
-//! them: elsewhere than on OpenShift never. A watch of all namespaces on each node would hold the
-//! whole cluster's in memory and send each change to every node; see `docs/scale.md`.
+//! They are requested one by one, and only if an SCC that holds a pod to them admitted it, so never outside
+//! OpenShift. A watch of all namespaces would keep those of the whole cluster in memory on every node, and
+//! send each change to every node; see `docs/scale.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(super) async fn run(
             ranges.len() != before
         });
         while let Some((name, uids)) = wanted.pop_first() {
-            // A range may have been edited for the pod that is new.
+            // The range may have been edited for the new pod.
             let is_known = asked.get_mut(&name).is_some_and(|asked| {
                 let no_news = uids.is_subset(&asked.pods) || asked.at.elapsed() < cluster.pace.range_age;
                 asked.pods.clone_from(&uids);
@@ -61,7 +61,7 @@ pub(super) async fn run(
                     told.send_modify(|all| {
                         Arc::make_mut(all).insert(name, ranges);
                     });
-                    // Each node has some, and nothing hurries.
+                    // The pauses spread the requests, which are not urgent.
                     if !wanted.is_empty() {
                         sleep(cluster.pace.apart.mul_f64(random())).await;
                     }
@@ -71,7 +71,7 @@ pub(super) async fn run(
                 Err(error) => {
                     wanted.insert(name, uids);
                     cluster.pause(&mut backoff, &error).await;
-                    // Meanwhile other pods may have come.
+                    // In the meantime other pods may have started.
                     if pods.has_changed().unwrap_or(true) {
                         break;
                     }

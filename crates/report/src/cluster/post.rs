@@ -1,4 +1,4 @@
-//! Events, posted one after the other.
+//! Posts Events, one after the other.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::metrics::cluster::Request;
 use usernsd_domain::event::Occurrence;
 use usernsd_peers::kube::{KubeError, Reporter};
 
-/// An occurrence that waits to be posted.
+/// An Event that waits to be posted.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) occurrence: Occurrence,
@@ -34,12 +34,12 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut waiting: mpsc::Receiver<Waiti
                     cluster.metrics.event(occurrence.notice.reason);
                     break;
                 }
-                // By the process before this one: nothing came to be.
+                // Already posted by an earlier exporter process.
                 Err(KubeError::Exists(_)) => break,
                 Err(error) if error.is_transient() => cluster.pause(&mut backoff, &error).await,
                 // Usually the namespace is being deleted; drop the Event.
                 Err(error) => {
-                    debug!(reason = occurrence.notice.reason.name(), %error, "an Event is not posted");
+                    debug!(reason = occurrence.notice.reason.name(), %error, "an Event was not posted");
                     cluster.metrics.event_dropped();
                     break;
                 }

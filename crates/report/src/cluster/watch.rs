@@ -1,4 +1,4 @@
-//! This node's pods: listed once, then watched, and listed again where the watch lost its place.
+//! This node's pods: listed once, then watched, and listed again if the watch cannot be continued.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,14 +60,14 @@ async fn list(cluster: &Cluster, told: &channel::Sender<Arc<Pods>>) -> Result<St
     Ok(list.version)
 }
 
-/// Follows one watch to its end. An error means: pause before the next.
+/// Follows one watch until it ends. After an error the caller pauses before the next one.
 async fn watch(
     cluster: &Cluster,
     told: &channel::Sender<Arc<Pods>>,
     version: &mut String,
     backoff: &mut Backoff,
 ) -> Result<(), KubeError> {
-    // Thousands of watches that one restart of the server began must not end together.
+    // Thousands of watches that began with a restart of the server must not end together.
     let time = cluster.pace.watch.mul_f64(0.5 + random() / 2.0);
     let opened = Instant::now();
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
@@ -102,7 +102,7 @@ async fn watch(
                 backoff.reset();
                 return Ok(());
             }
-            // A proxy, perhaps: it must not be asked again at once, forever.
+            // Probably closed by a proxy. Without a pause this would repeat forever.
             None => return Err(KubeError::Away("the watch of pods was closed at once".to_owned())),
         }
     }
@@ -113,7 +113,7 @@ fn apply(change: PodChange, told: &channel::Sender<Arc<Pods>>) {
         PodChange::Applied(pod) => {
             told.send_if_modified(|pods| {
                 let known = pods.get(&pod.uid);
-                // A pod's status changes often, what is read of it rarely.
+                // A pod's status changes often, the fields that are read rarely.
                 if known.is_some_and(|known| **known == pod) || (known.is_none() && pods.len() >= MAX_PODS) {
                     return false;
                 }

@@ -1,6 +1,5 @@
-//! Taking connections, on a thread that does nothing else: the kernel's queue is first come, first
-//! served, so a client that fills it would delay everybody by the time that serving its own
-//! connections takes.
+//! Accepts connections on a thread of its own. The kernel's queue is first come, first served, so a client
+//! that fills it would delay all others by the time that it takes to serve the client's connections.
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -12,10 +11,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use usernsd_domain::places::{Place, Places};
 
-/// Connections open at once. One more takes the place of another.
+/// The most open connections. A further one takes the place of another.
 const MAX_CONNECTIONS: usize = 64;
-/// Arrivals that wait for the serving thread, those included that have lost their place meanwhile. With
-/// more the next ones wait in the kernel.
+/// The most connections that wait for the serving thread, including those that have lost their place.
+/// Further ones wait in the kernel.
 pub(super) const MAX_WAITING: usize = 1024;
 
 /// A connection that has a place.
@@ -48,8 +47,8 @@ pub(super) async fn take(
                 }
             }
             Err(error) => {
-                // Out of descriptors, most likely: do not spin until some are free again.
-                tracing::debug!(%error, "not taking an HTTP connection");
+                // Probably there are no free descriptors: pause until some are free again.
+                tracing::debug!(%error, "could not accept an HTTP connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -58,7 +57,7 @@ pub(super) async fn take(
 
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     let (stream, peer) = listener.accept().await?;
-    // IPv4 over an IPv6 socket is the same client.
+    // The same client as over IPv4, in the form of an IPv6 socket.
     Ok((stream.into_std()?, peer.ip().to_canonical()))
 }
 
@@ -77,7 +76,7 @@ impl Arrival {
         Arrival { stream, place, evicted }
     }
 
-    /// The connection; `None` where it lost its place while it waited.
+    /// The connection; `None` if it lost its place while it waited.
     pub(super) fn stream(&self) -> Option<TcpStream> {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

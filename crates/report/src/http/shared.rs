@@ -7,14 +7,14 @@ use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::time::sleep;
 
-/// How long a finished answer is given to others.
+/// How long a finished answer is reused.
 const KEPT: Duration = Duration::from_secs(1);
 
 type Make<T> = Box<dyn Fn() -> BoxFuture<'static, T> + Send + Sync>;
-/// An answer that is being made, or was; `None` where making it panicked.
+/// An answer in progress or finished; `None` if making it panicked.
 type Flight<T> = future::Shared<BoxFuture<'static, Option<T>>>;
 
-/// Makes answers: one at a time, and one a second at most. Clones of an answer should be cheap.
+/// Makes answers, one at a time and at most one a second. Clones of an answer should be cheap.
 pub(super) struct Shared<T: Clone> {
     make: Make<T>,
     /// Empty from [`KEPT`] after the last answer was finished.
@@ -51,7 +51,7 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
     }
 }
 
-/// Every change is one assignment: what a panicking thread left behind is whole.
+/// Locks the value, also after a panic of another thread: each change is one assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

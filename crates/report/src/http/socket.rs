@@ -1,9 +1,9 @@
-//! A connection's socket: how much of an answer the kernel holds, and how the connection ends.
+//! A connection's socket: limits what the kernel buffers of an answer, and ends the connection.
 //!
-//! A socket that is closed with unsent data lives on in the kernel, charged to this process's memory
-//! cgroup and bound to no connection here, for as long as its peer acknowledges the probes of a window
-//! of zero. So little of an answer is given to the kernel, a connection keeps its place until the peer
-//! has acknowledged all of it, and one that ends before that is reset.
+//! A socket that is closed with unsent data stays in the kernel, charged to this process's memory cgroup,
+//! for as long as its peer acknowledges zero-window probes. So only a small part of an answer is given to
+//! the kernel at a time, a connection keeps its place until the peer has acknowledged all of it, and a
+//! connection that ends earlier is reset.
 
 use std::io;
 use std::net::TcpListener;
@@ -16,19 +16,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// For what a peer has not acknowledged, in bytes. The kernel doubles both, for its own structures
+/// Size of the send buffer, in bytes. The kernel doubles this and the next for its own structures
 /// (socket(7)); a size that is set does not grow.
 const SEND_BUFFER: usize = 32 << 10;
-/// For what has not been read: a request's head fits.
+/// Size of the receive buffer, in bytes: large enough for a request's head.
 const RECEIVE_BUFFER: usize = 16 << 10;
-/// A peer that acknowledges nothing for so long is gone, or does not read (tcp(7)).
+/// A peer that acknowledges nothing for this long is gone or does not read (tcp(7)).
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Read and thrown away after an answer: the rest of a request that was refused.
+/// The most bytes that are read and discarded after an answer: the rest of a refused request.
 const MAX_REST: usize = 64 << 10;
 /// Interval of the checks whether the peer has acknowledged everything.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Bounds what the kernel holds of each connection that `listener` will accept.
+/// Limits the kernel's buffers of each connection that `listener` will accept.
 pub(super) fn bound(listener: &TcpListener) -> nix::Result<()> {
     setsockopt(listener, sockopt::SndBuf, &SEND_BUFFER)?;
     setsockopt(listener, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
@@ -52,14 +52,14 @@ impl Socket {
         Socket { stream, has_written: false, is_settled: false }
     }
 
-    /// Ends this side, and waits until the peer has acknowledged all that was written and has ended its
-    /// own. It waits as long as the peer lets it: the caller sets the limit.
+    /// Shuts down this side, and waits until the peer has acknowledged everything and has shut down its
+    /// own. Sets no time limit; the caller must.
     ///
     /// # Errors
     /// The connection broke, or the peer keeps sending.
     pub(super) async fn settle(&mut self) -> io::Result<()> {
         if self.has_written {
-            // hyper has done so already, most often.
+            // Usually hyper has already done so.
             let _ = self.stream.shutdown().await;
             let (mut rest, mut bytes) = (0, [0; 1024]);
             loop {
@@ -71,7 +71,7 @@ impl Socket {
                     return Err(io::Error::other("the client kept sending"));
                 }
             }
-            // A peer's address is there until both sides have ended and the last byte is acknowledged
+            // The peer's address exists until both sides have ended and the last byte is acknowledged
             // (getpeername(2): ENOTCONN in the state CLOSE).
             while self.stream.peer_addr().is_ok() {
                 sleep(PAUSE).await;

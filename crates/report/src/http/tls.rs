@@ -19,16 +19,16 @@ use usernsd_domain::certificate::{Certificate, Standing};
 /// Minimum time between two checks of the files, which are made only when a client connects.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest file that is read, in bytes: what a Secret of Kubernetes can hold. A chain has some kilobytes, and is
-/// sent to every client.
+/// The longest file that is read, in bytes: the size limit of a Kubernetes Secret. A chain has some
+/// kilobytes, and is sent to every client.
 const LONGEST: u64 = 1 << 20;
-/// How often the pair is read where it is replaced between the two files.
+/// How often the pair is read if it is replaced between reading the two files.
 const TRIES: usize = 3;
 
 /// Paths of certificate and key, both in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, followed by those that lead to a root.
+    /// The certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
     /// The certificate's private key: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
@@ -44,10 +44,10 @@ pub enum TlsError {
         /// The error of the kernel or the parser.
         error: PemError,
     },
-    /// A file is longer than any pair.
+    /// A file is too long for a certificate or key.
     #[error("{} is longer than {LONGEST} bytes", .0.display())]
     TooLong(PathBuf),
-    /// There is no certificate in it.
+    /// The file contains no certificate.
     #[error("{} holds no certificate (-----BEGIN CERTIFICATE-----)", .0.display())]
     Empty(PathBuf),
     /// Certificate and key do not belong together, or their kind is not supported.
@@ -62,11 +62,11 @@ pub enum TlsError {
 /// The result of a check of the files.
 #[derive(Debug)]
 pub(super) enum Renewed {
-    /// There was none, or nothing changed.
+    /// There was no check, or nothing changed.
     No,
-    /// Another pair is in use.
+    /// A new pair is in use.
     Yes,
-    /// There is another pair, which cannot be used. Reported once for each pair.
+    /// The new pair cannot be used. Reported once for each pair.
     Broken(TlsError),
 }
 
@@ -77,11 +77,11 @@ pub struct InUse {
     pub file: PathBuf,
     /// The parsed certificate; `None` if it cannot be parsed although the TLS library accepts it.
     pub certificate: Option<Certificate>,
-    /// Whether its time is now.
+    /// Whether the certificate is valid now.
     pub standing: Standing,
 }
 
-/// A file as it lies there: Kubernetes swaps a link to a directory above it.
+/// Identifies a file's version. Kubernetes replaces files by switching a link to a directory above them.
 type Mark = Option<(u64, u64, i64, i64, u64)>;
 
 pub(super) struct Tls {
@@ -94,7 +94,7 @@ struct Current {
     certificate: Option<Certificate>,
     /// The state that was logged last; `None` before the first time.
     said: Option<Standing>,
-    /// Of the files last tried, whether they were good or not.
+    /// The versions of the files that were last tried, whether they were usable or not.
     marks: [Mark; 2],
     looked: Instant,
 }
@@ -103,15 +103,15 @@ struct Current {
 
 impl Tls {
     pub(super) fn open(files: TlsFiles) -> Result<Tls, TlsError> {
-        // Before they are read: what changes meanwhile is read again.
+        // Taken before the files are read, so that a later change is read again.
         let marks = files.marks();
         let (config, certificate) = files.load()?;
         let current = Current { config, certificate, said: None, marks, looked: Instant::now() };
         Ok(Tls { files, current: Mutex::new(current) })
     }
 
-    /// The certificate in use, if there is news about it: it is a new one, or its validity has begun or
-    /// ended. It is used in any case: clients have their own clocks, and this node's may be wrong.
+    /// The certificate in use, if it is new or its validity has begun or ended. It is used in any case:
+    /// clients have their own clocks, and this node's may be wrong.
     pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
@@ -153,12 +153,12 @@ impl Tls {
                     if marks == current.marks {
                         return Renewed::Broken(error);
                     }
-                    // Half of it was read before it was replaced.
+                    // The pair was replaced while it was read.
                     current.marks = marks;
                 }
             }
         }
-        // The files change all the time; the next check will come soon.
+        // The files keep changing; the next check follows soon.
         current.marks = [None; 2];
         Renewed::No
     }
@@ -209,7 +209,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-/// Why a client broke the connection off, where it does not accept the certificate: its alert.
+/// The alert of a client that closed the connection because it does not accept the certificate.
 pub(super) fn refusal(error: &io::Error) -> Option<AlertDescription> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
@@ -225,7 +225,7 @@ pub(super) fn refusal(error: &io::Error) -> Option<AlertDescription> {
             );
             return is_refusal.then_some(*alert);
         }
-        // An io::Error's source is that of what it wraps.
+        // The source of an io::Error is that of the error it wraps.
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),

@@ -25,7 +25,7 @@ pub enum Request {
     /// The node's condition.
     PatchNode,
     CreateEvent,
-    /// An Event that happened again.
+    /// An Event that occurred again.
     PatchEvent,
 }
 
@@ -118,22 +118,22 @@ impl ClusterMetrics {
         Ok(metrics)
     }
 
-    /// The API server answered, or did not.
+    /// Records whether the API server answered.
     pub fn up(&self, up: bool) {
         self.up.set(i64::from(up));
     }
 
-    /// A request failed.
+    /// Counts a failed request.
     pub fn request_failed(&self, request: Request) {
         increment(&self.request_failures, request.name());
     }
 
-    /// An Event was sent.
+    /// Counts an Event that was sent.
     pub fn event(&self, reason: Reason) {
         increment(&self.events, reason.name());
     }
 
-    /// An Event was not sent.
+    /// Counts an Event that was not sent.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
     }
@@ -168,7 +168,7 @@ impl ClusterMetrics {
         let registry = Registry::new();
         ClusterMetrics::within(&registry, Exposition::default())?;
         let mut rows: Vec<String> = registry.gather().iter().map(row).collect();
-        // Of a pod that has none there is no sample to show.
+        // A pod without a problem has no sample to show.
         rows.push(format!(
             "| `{}` | gauge | `namespace`, `pod`, `reason` | pod | {} |\n",
             POD_MISFITS.0, POD_MISFITS.1

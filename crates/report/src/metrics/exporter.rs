@@ -58,7 +58,7 @@ struct Own {
 // === impl ExporterMetrics ===
 
 impl ExporterMetrics {
-    /// Metrics that start at 0, and a view on the agent.
+    /// Metrics that start at 0, with the state of the connection to the agent.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
@@ -83,7 +83,7 @@ impl ExporterMetrics {
         &self.registry
     }
 
-    /// A scrape without the agent's metrics.
+    /// Counts a scrape without the agent's metrics.
     pub fn scrape_failed(&self) {
         self.scrape_failures.inc();
     }
@@ -95,7 +95,7 @@ impl ExporterMetrics {
         Ok(metrics.registry.gather().iter().map(row).collect())
     }
 
-    /// The text for a scraper, without the agent's.
+    /// The text for a scraper, without the agent's metrics.
     #[must_use]
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()

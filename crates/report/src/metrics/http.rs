@@ -83,7 +83,7 @@ impl HttpMetrics {
         })
     }
 
-    /// Counts the server's events, and logs those that someone should see.
+    /// Counts the server's events, and logs those that an operator should see.
     pub fn told(&self, happening: Happening) {
         let [unauthenticated, forbidden, undecided] = REASONS;
         match happening {
@@ -116,7 +116,7 @@ impl HttpMetrics {
         let file = file.display();
         let Some(certificate) = certificate else {
             self.not_after.set(0);
-            warn!("the certificate in {file} does not say in the usual form when it expires");
+            warn!("the certificate in {file} has no expiry date in a supported form");
             return;
         };
         let since =
@@ -150,7 +150,7 @@ impl HttpMetrics {
     }
 }
 
-/// The facts that a reader of the log compares with the client's request.
+/// The parts of the certificate that can be compared with the client's request.
 fn says(certificate: &Certificate) -> String {
     let names = match certificate.names.as_slice() {
         [] => "it names no host".to_owned(),

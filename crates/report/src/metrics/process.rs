@@ -1,4 +1,4 @@
-//! A process's own account of itself.
+//! A process's own resource usage.
 
 use prometheus::core::{Collector as Source, Desc};
 use prometheus::proto::MetricFamily;
@@ -15,7 +15,7 @@ const START: Family =
     gauge("process_start_time_seconds", &[], "Start time of the process since unix epoch in seconds.");
 const THREADS: Family = gauge("process_threads", &[], "Number of OS threads in the process.");
 
-/// The agent's process, by the names every program uses.
+/// The agent's process, under the usual metric names.
 pub(super) struct OwnProcess {
     descs: Vec<Desc>,
 }
@@ -41,7 +41,7 @@ impl OwnProcess {
     }
 }
 
-/// Samples about the own process.
+/// Samples about this process.
 pub(super) struct Process {
     pub(super) cpu: f64,
     pub(super) open_fds: f64,
@@ -52,7 +52,7 @@ pub(super) struct Process {
     pub(super) threads: f64,
 }
 
-/// Reads this process's own account.
+/// Reads this process's samples.
 pub(super) fn own_process() -> procfs::ProcResult<Process> {
     let process = procfs::process::Process::myself()?;
     let stat = process.stat()?;

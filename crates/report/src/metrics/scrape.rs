@@ -32,10 +32,10 @@ use usernsd_linux::log;
 pub(super) struct Family {
     name: &'static str,
     help: &'static str,
-    /// Whether it only ever grows.
+    /// Whether it is a counter.
     counter: bool,
     labels: &'static [&'static str],
-    /// From which detail on it is shown.
+    /// The lowest level of detail at which it is shown.
     level: Detail,
 }
 
@@ -245,7 +245,7 @@ const OF_CONTAINER: [OfContainer; 3] = [
 /// alerts. The rest of that limit is for the node, the exporter, and the user mapping problems of pods.
 const MOST_SAMPLES: usize = 6_000;
 
-/// All that [`Knowledge`] shows.
+/// All families of [`Knowledge`].
 const KNOWLEDGE: [&Family; 36] = [
     &examined::CHECK,
     &examined::DRIFT,
@@ -285,8 +285,8 @@ const KNOWLEDGE: [&Family; 36] = [
     &CONTAINER_LOST,
 ];
 
-/// The agent's knowledge: one snapshot and one look a scrape, so that its numbers agree with each
-/// other.
+/// The metrics from the agent's records: one snapshot and one survey for each scrape, so that the numbers
+/// are consistent.
 pub(super) struct Knowledge {
     store: Store,
     look: SurveyFn,
@@ -294,7 +294,7 @@ pub(super) struct Knowledge {
     descs: Vec<Desc>,
 }
 
-/// The row of the page for each family that may have no sample on a quiet node.
+/// A row of the page for each family that may have no sample on a quiet node.
 pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
     KNOWLEDGE.into_iter().chain(PEERS.iter().flat_map(|(up, again)| [up, again])).map(|family| {
         let Family { name, help, counter, labels, level } = family;
@@ -310,7 +310,7 @@ pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Whether [`rows`] has that family.
+/// Whether [`rows`] has a row for that family.
 pub(super) fn is_documented(name: &str) -> bool {
     let mut known = KNOWLEDGE.into_iter().chain(PEERS.iter().flat_map(|(up, again)| [up, again]));
     known.any(|family| family.name == name)
@@ -350,7 +350,8 @@ impl Family {
         Desc::new(self.name.to_owned(), self.help.to_owned(), labels, Default::default())
     }
 
-    /// The values of the labels in the order of their names, and the sample.
+    /// A family with one sample for each item: the values of the labels, in the order of their names, and
+    /// the value.
     fn many<'a, const N: usize>(
         &self,
         samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
@@ -410,20 +411,19 @@ fn plain(text: &str) -> &str {
     if good { text } else { "unknown" }
 }
 
-/// A pod's UID, or nothing where it is none.
+/// A pod's UID; empty if it is not valid.
 fn uid(text: &str) -> &str {
     let good = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if good { text } else { "" }
 }
 
-/// Whether the container has its own cgroup and is isolated, as far as was seen.
 /// The pods that get series of their own: those with a problem first, then by name.
 fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
     let mut names = BTreeSet::new();
     let mut chosen = Vec::new();
     for pod in pods.iter().filter(|pod| pod.pod.has_good_names()) {
         let name = &pod.pod.name;
-        // Of one name the newest comes first.
+        // If several pods have one name, the newest comes first.
         if names.insert((name.namespace.as_str(), name.name.as_str())) {
             chosen.push(pod);
         }

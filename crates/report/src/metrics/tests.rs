@@ -224,7 +224,7 @@ fn host_ids() -> HostIds {
     }
 }
 
-/// As the surveyor looks, without a node.
+/// A survey like the surveyor's, without a node.
 fn look(snapshot: &Snapshot) -> Survey {
     let pods = Pod::of(&snapshot.containers);
     let ids: Vec<_> = pods.iter().map(Pod::ids).collect();
@@ -279,7 +279,7 @@ fn container(pod: &str, name: &str, index: u32) -> Record {
     }
 }
 
-/// A node with pods in every state, and with names from hell.
+/// A node with pods in every state, and with hostile names.
 fn crowd() -> Vec<Record> {
     let initial = || IdMap::parse("0 0 4294967295").ok();
     let hosts = Some(UserNamespace { inode: 99, is_hosts: true });
@@ -294,7 +294,7 @@ fn crowd() -> Vec<Record> {
             owner: Some(HostId(0)),
             ..container("read-only", "c", 1)
         },
-        // Two of one range, and the owner of each is root.
+        // Two with the same range, each owned by root.
         shared("overlap-a"),
         shared("overlap-b"),
         Record {
@@ -324,7 +324,7 @@ fn crowd() -> Vec<Record> {
             ..container("host", "c", 0)
         },
         container(&long, "c", 11),
-        // A container that was started again, a pod whose successor is there already.
+        // A container that was restarted, and a pod whose successor exists already.
         container("good", "first", 0),
         container("good", "Not A Name", 0),
     ];
@@ -393,7 +393,7 @@ fn every_state_has_its_series() {
         (plain("id_pool_slot_ids{pool=\"crio\"}"), Some(65_536.0)),
         (plain("id_pool_first_id{pool=\"crio\"}"), Some(200_000.0)),
         (plain("subid_ranges{file=\"subgid\"}"), Some(2.0)),
-        // root and the successor of good: below 200,000 lies only host ID 0.
+        // root and the successor of good: of the IDs below 200,000 only host ID 0 is in use.
         (plain("id_range_overlaps{kind=\"pod_host_user\"}"), Some(1.0)),
         (plain("id_range_overlaps{kind=\"pod_outside_pool\"}"), Some(1.0)),
         (plain("id_range_overlaps{kind=\"pod_subid\"}"), Some(0.0)),
@@ -430,7 +430,7 @@ fn every_state_has_its_series() {
         (of("lost_isolation", "lost", "isolated"), None),
         (of("cgroup_owner_correct", "lost", "again"), None),
         (of("cgroup_writable", "host", "c"), None),
-        // The older of two pods named good, and five names from hell, and one of none.
+        // The older of two pods named good, five hostile names, and one without a name.
         (plain("metrics_pods_omitted"), Some(7.0)),
         (plain("metrics_containers_omitted"), Some(0.0)),
     ] {
@@ -465,7 +465,7 @@ fn series_are_omitted_according_to_detail_and_limit() {
         );
         let omitted = if detail == Detail::Node { 0.0 } else { 7.0 };
         assert_eq!(value(&text, "usernsd_metrics_pods_omitted"), Some(omitted), "{detail:?}");
-        // Sums do not depend on it.
+        // Sums do not depend on the detail.
         assert_eq!(value(&text, "usernsd_lost_isolation_containers"), Some(1.0));
     }
     let text = render(Detail::Container, 4);
@@ -479,7 +479,7 @@ fn series_are_omitted_according_to_detail_and_limit() {
     assert_eq!(value(&text, "usernsd_metrics_pods_omitted"), Some(12.0));
 }
 
-/// Prometheus takes nothing of a scrape beyond its limit.
+/// Prometheus rejects a scrape beyond its limit as a whole.
 #[test]
 fn many_containers_do_not_cost_the_scrape() {
     let monitor = include_str!("../../../../dashboards/podmonitor.yaml");
@@ -487,7 +487,7 @@ fn many_containers_do_not_cost_the_scrape() {
     let limit: usize = limit.parse().unwrap();
     let store = store();
     let (pods, each) = (512, 40);
-    // The newest come first, this one last.
+    // The newest come first, so this one is last.
     store.put(Record { owner: Some(HostId(0)), ..container("pod-99", "wrong", 99) });
     for pod in 0..pods {
         for index in 0..each {
@@ -508,7 +508,7 @@ fn many_containers_do_not_cost_the_scrape() {
     assert!(shown > 512, "{shown} containers");
     let omitted = value(&text, "usernsd_metrics_containers_omitted");
     assert_eq!(omitted, Some(f64::from(pods * each + 1) - shown as f64));
-    // The one with a problem is there, and the pods share the rest evenly.
+    // The container with a problem is included, and the pods share the rest evenly.
     let series =
         "usernsd_container_cgroup_owner_correct{namespace=\"team-a\",pod=\"pod-99\",container=\"wrong\"}";
     assert_eq!(value(&text, series), Some(0.0));

@@ -1,4 +1,4 @@
-//! The containers: those with a problem first, the rest to be opened where there are many.
+//! The section of containers: those with a problem first; if there are many, the rest is collapsed.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use usernsd_domain::map::words::counted;
 use super::html::{Element, Html, el};
 use super::word;
 
-/// So many are shown at once.
+/// The most containers that are shown at once.
 const MANY: usize = 40;
 
 const HEADINGS: [(&str, &str); 7] = [
@@ -79,7 +79,7 @@ pub(super) fn containers(state: &State) -> Element {
         .add(rest_table)
 }
 
-/// How many there are of each word.
+/// The number of containers in each state.
 fn states(rows: &[(Assessment, &Container)]) -> Element {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for (word, _) in rows {
@@ -94,7 +94,7 @@ fn table(caption: &'static str, rows: Vec<Element>, headings: bool) -> Element {
         el("th").attr("role", "columnheader").attr("scope", "col").class(class).text(text)
     };
     let head = el("thead").class(if headings { "headings" } else { "unseen" }).attr("role", "rowgroup");
-    // The roles stay where a narrow window makes cards of the rows.
+    // The roles are kept, because in a narrow window the rows are shown as cards.
     el("table")
         .attr("role", "table")
         .add(el("caption").class("unseen").text(caption))
@@ -177,10 +177,12 @@ fn root(container: &Container) -> Html {
     el("span").attr("title", all.join("; ")).text(or_dash(root)).into()
 }
 
-/// Why it is as it is.
+/// The reason for the container's state.
 fn reason(container: &Container) -> Option<String> {
     if assess(container) == Assessment::IsolationLost {
-        return Some("runs as the host's root; delete the pod, its successor gets new mappings".to_owned());
+        return Some(
+            "runs as the host's root; delete the pod, and its successor gets new mappings".to_owned(),
+        );
     }
     container.reason.clone()
 }

@@ -1,5 +1,5 @@
-//! HTML that is made of elements and of texts. Nothing that came at run time can be anything but a
-//! text or an attribute's value: names are `&'static str`, all else is escaped.
+//! HTML from elements and texts. Input can only become a text or an attribute's value: names are `&'static
+//! str`, and everything else is escaped.
 
 use std::fmt::{Display, Write};
 
@@ -10,7 +10,7 @@ const VOID: [&str; 4] = ["br", "input", "link", "meta"];
 #[derive(Debug, Clone, Default)]
 pub(super) struct Html(String);
 
-/// An element that is being made.
+/// An element under construction.
 #[derive(Debug, Clone)]
 pub(super) struct Element {
     name: &'static str,
@@ -65,7 +65,7 @@ impl Element {
         pieces.into_iter().fold(self, Element::add)
     }
 
-    /// Adds what the program itself brings along: a script, a style.
+    /// Adds a part of the program without escaping it: a script or a style.
     pub(super) fn own(mut self, literal: &'static str) -> Element {
         self.content.push_str(literal);
         self

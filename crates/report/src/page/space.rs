@@ -1,4 +1,4 @@
-//! The map of the host's IDs: a strip of segments, and each pool as slots.
+//! The map of host IDs: a strip of segments, and each pool as rows of slots.
 
 use crate::map::Maps;
 use usernsd_domain::map::words::{counted, grouped, ids};
@@ -10,12 +10,12 @@ use super::html::{Element, Html, el};
 
 /// Slots in a row.
 const COLUMNS: usize = 32;
-/// More segments stand one below the other.
+/// Beyond this number, segments are stacked.
 const STRIP: usize = 9;
-/// Overlaps and names in a list; the rest is counted.
+/// The most overlaps and names in a list; the rest is only counted.
 const LISTED: usize = 6;
 
-/// The pattern of what two have, for the strips' pictures.
+/// The pattern of IDs with two owners, for the pictures.
 pub(super) fn hatch() -> Element {
     let pattern = el("pattern")
         .attr("id", "hatch")
@@ -107,7 +107,7 @@ fn picture(space: IdType, segment: &Segment, label: &str) -> Element {
         let title = el("title").text(format!("shared: {}", ids(*window)));
         marks.push(bar(segment, *window, "shared").attr("y", 2).attr("height", 34).add(title));
     }
-    // Last: a dot lies above.
+    // Drawn last, because it lies on top.
     for claim in segment.claims.iter().filter(|claim| matches!(claim.holder, Holder::Account(_))) {
         let middle = share(claim.window.start - segment.window.start, segment.window.count);
         marks.push(
@@ -128,7 +128,7 @@ fn picture(space: IdType, segment: &Segment, label: &str) -> Element {
         .all(marks)
 }
 
-/// A rectangle over these IDs, wide enough to be seen.
+/// A rectangle over these IDs, wide enough to be visible.
 fn bar(segment: &Segment, window: Window, class: &'static str) -> Element {
     let width = share(window.count, segment.window.count).max(0.6);
     let left = share(window.start - segment.window.start, segment.window.count).min(100.0 - width);

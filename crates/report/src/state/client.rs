@@ -1,4 +1,4 @@
-//! The readers' side, for those who read once.
+//! Reads one state document.
 
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -15,9 +15,9 @@ use thiserror::Error;
 
 use super::document::{State, VERSION};
 
-/// No document is longer: 500 containers make some 500 KiB.
+/// Size limit of a document, in bytes: 500 containers make some 500 KiB.
 pub(super) const MAX_BYTES: u64 = 64 << 20;
-/// Longer than the agent itself has patience with a reader.
+/// Time limit of the whole reading; longer than the agent's time limit for a reader.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Why there is no state to show.
@@ -25,7 +25,7 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 pub enum ReadError {
     /// The socket has no listener.
     #[error(
-        "nobody answers on {} ({error}); is usernsd agent running? On a node: systemctl status usernsd; in a \
+        "nothing answers on {} ({error}); is usernsd agent running? On a node: systemctl status usernsd; in a \
          cluster: kubectl -n usernsd get pods",
         path.display()
     )]
@@ -39,12 +39,12 @@ pub enum ReadError {
     Denied(PathBuf),
     /// The agent closed the connection without an answer.
     #[error(
-        "the agent on {} closed the connection without an answer: it tells your user ID nothing (stateSocket.allowUids), \
+        "the agent on {} closed the connection without an answer: your user ID may not read the state (stateSocket.allowUids), \
          or serves too many readers already",
         .0.display()
     )]
     Silent(PathBuf),
-    /// Closed after it had answered.
+    /// The agent closed the connection after it had answered.
     #[error("the agent on {} ended the connection: it was stopped, or died", .0.display())]
     Ended(PathBuf),
     /// The answer took too long.
@@ -58,12 +58,12 @@ pub enum ReadError {
         error: io::Error,
     },
     /// The agent does not support the request.
-    #[error("the agent on {} does not know what this usernsd asks for; use an agent as new as this usernsd", .0.display())]
+    #[error("the agent on {} does not support this request; use an agent at least as new as this usernsd", .0.display())]
     Unknown(PathBuf),
-    /// More than any agent sends.
+    /// The answer is longer than any agent's.
     #[error("{} sent more than 64 MiB; that is no usernsd agent", .0.display())]
     TooLong(PathBuf),
-    /// Not a state document.
+    /// The answer is not a state document.
     #[error("{} did not send a state document ({error}); is it the socket of another program?", path.display())]
     Garbage {
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum ReadError {
          as new as the agent"
     )]
     Newer {
-        /// The version it sends.
+        /// The version of the document.
         found: u64,
     },
 }
@@ -88,7 +88,7 @@ pub enum ReadError {
 pub fn read_state(path: &Path) -> Result<State, ReadError> {
     let deadline = Instant::now() + MAX_TIME;
     let stream = open(path)?;
-    // Nothing is asked for: the document.
+    // A reader without a request gets the document.
     stream.shutdown(Shutdown::Write).map_err(|error| ReadError::Read { path: path.to_owned(), error })?;
     let text = read_all(stream, path, deadline)?;
     parse(&text, path)
@@ -98,7 +98,7 @@ fn open(path: &Path) -> Result<UnixStream, ReadError> {
     let failed = |errno: Errno| ReadError::NotRunning { path: path.to_owned(), error: errno.into() };
     let address = UnixAddr::new(path).map_err(failed)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-    // connect(2) waits for a place in the other side's queue for as long as sends may take.
+    // The send timeout also limits how long connect(2) waits for a place in the other side's queue.
     let limit = TimeVal::new(i64::try_from(MAX_TIME.as_secs()).unwrap_or(i64::MAX), 0);
     setsockopt(&fd, sockopt::SendTimeout, &limit).map_err(failed)?;
     match connect(fd.as_raw_fd(), &address) {
@@ -134,7 +134,7 @@ fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Ve
 }
 
 pub(super) fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
-    /// The one field every version has.
+    /// The field that every version has.
     #[derive(Deserialize)]
     struct Versioned {
         version: u64,

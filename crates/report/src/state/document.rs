@@ -1,5 +1,4 @@
-//! The form of the document. Within a version, names are only added; readers ignore names that they do not
-//! expect.
+//! The format of the document. Within a version, names are only added; readers ignore unknown names.
 
 #![deny(missing_docs, reason = "programs of others read this document")]
 
@@ -26,7 +25,7 @@ use super::survey::{IdSpace, Kernel, PodState};
 pub const VERSION: u64 = 1;
 
 /// Why a container is [`CgroupState::Missed`].
-const MISSED: &str = "its pod asked for a writable cgroup, and nobody was in its start path when it was created; delete the pod, \
+const MISSED: &str = "its pod asked for a writable cgroup, and nothing was in its start path when it was created; delete the pod, \
                       or set optIn.missed to restart";
 
 /// Facts about the agent that do not change while it runs.
@@ -36,7 +35,7 @@ pub struct About {
     pub node: String,
     /// The agent's version.
     pub version: String,
-    /// When it started.
+    /// When the agent started.
     pub started_at: SystemTime,
 }
 
@@ -44,7 +43,7 @@ pub struct About {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// The form's version.
+    /// The format's version.
     pub version: u64,
     /// The node on which the agent runs.
     pub node: Node,
@@ -66,7 +65,7 @@ pub struct State {
     /// The node's checks; empty before the first round.
     #[serde(default)]
     pub checks: Vec<CheckState>,
-    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    /// Containers in user namespaces of their own that ended recently, the latest first.
     #[serde(default)]
     pub past: Vec<Past>,
 }
@@ -87,7 +86,7 @@ pub struct Node {
     pub ready: Option<bool>,
 }
 
-/// A container runtime, as it calls itself.
+/// A container runtime, as it identifies itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Runtime {
@@ -105,7 +104,7 @@ pub struct Runtime {
 pub struct Agent {
     /// Version of usernsd.
     pub version: String,
-    /// When it started (RFC 3339, UTC).
+    /// When the agent started (RFC 3339, UTC).
     pub started_at: String,
 }
 
@@ -143,29 +142,29 @@ pub struct Plugin {
     pub runtime: String,
     /// The runtime's version.
     pub runtime_version: String,
-    /// Since when it serves the runtime (RFC 3339, UTC).
+    /// When it registered with the runtime (RFC 3339, UTC).
     pub since: String,
     /// Whether it answers.
     pub responds: bool,
-    /// A digest of the settings it works by.
+    /// A digest of the settings in use.
     pub settings: String,
-    /// Problems of its configuration, or of the place that it runs in.
+    /// Problems with its settings or its environment, one sentence each.
     pub problems: Vec<String>,
     /// Reports that it dropped because no agent fetched them.
     pub dropped: u64,
 }
 
-/// How the agent and a peer get on.
+/// The state of the connection to a peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
     /// `up`, `down` or `off` (switched off by the configuration).
     pub state: Named<PeerState>,
-    /// Since when (RFC 3339, UTC).
+    /// The time of the last change of the state (RFC 3339, UTC).
     pub since: String,
-    /// How often it was reached again.
+    /// Number of reconnections.
     pub reconnects: u64,
-    /// The last error, also after it was overcome.
+    /// The last error; it is kept after a reconnection.
     pub last_error: Option<String>,
 }
 
@@ -191,7 +190,7 @@ pub struct Container {
     /// The user namespace of the init process.
     #[serde(default)]
     pub user_namespace: Option<UserNamespace>,
-    /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
+    /// How `/sys/fs/cgroup` is mounted in the container: `read-write`, `read-only` or `absent`.
     pub mount: Option<Named<CgroupMount>>,
     /// The cgroup that was proven to be the container's.
     pub cgroup: Cgroup,
@@ -199,11 +198,11 @@ pub struct Container {
     pub state: Named<CgroupState>,
     /// The outcome of the last inspection.
     pub outcome: Named<OutcomeName>,
-    /// Why it was left alone or what failed, in a sentence.
+    /// Why the cgroup was left as it is, or what failed, in a sentence.
     pub reason: Option<String>,
-    /// How that look came about.
+    /// The trigger of the last inspection.
     pub source: Named<Source>,
-    /// Whether its pod got the user namespace it asked for: `good`, `lost` or `unknown`.
+    /// Whether the container has the user namespace that its pod asked for: `good`, `lost` or `unknown`.
     pub isolation: Named<Verdict>,
 }
 
@@ -233,9 +232,9 @@ pub struct Pod {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mapping {
-    /// First ID inside.
+    /// First container ID.
     pub container_id: u32,
-    /// First ID outside.
+    /// First host ID.
     pub host_id: u32,
     /// Number of IDs.
     pub length: u32,
@@ -247,17 +246,17 @@ pub struct Mapping {
 pub struct Cgroup {
     /// The path below the node's cgroup root.
     pub path: Option<String>,
-    /// The systemd scope it is, or lies in.
+    /// The systemd scope that this cgroup is or is part of.
     pub unit: Option<String>,
     /// The inode, which is the kernel's ID of the cgroup.
     pub inode: Option<u64>,
-    /// The host ID that owns it.
+    /// The host ID that owns the directory.
     pub owner: Option<u32>,
-    /// Bounds on what the pod may make, where both are set.
+    /// The limits that apply to it, if both are set.
     pub limits: Option<Limits>,
 }
 
-/// Bounds on what a pod may make in its cgroup.
+/// Limits on the cgroups that a pod may create below its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -273,7 +272,7 @@ pub struct Limits {
 pub struct Event {
     /// The event's number, from 1 for each run of the agent.
     pub number: u64,
-    /// When (RFC 3339, UTC).
+    /// When it occurred (RFC 3339, UTC).
     pub at: String,
     /// `fixed`, `failed`, `left_alone` or `refused`.
     pub kind: Named<EventKind>,
@@ -292,7 +291,7 @@ pub struct Event {
 // === impl State ===
 
 impl State {
-    /// The document of one moment.
+    /// The document at one moment.
     #[must_use]
     pub fn of(about: &About, snapshot: &Snapshot, survey: &Survey) -> State {
         State {
@@ -331,7 +330,7 @@ impl State {
     /// The document's text, ending in a line end.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
-        // Strings and numbers only: JSON can hold all of it.
+        // The document consists of strings and numbers, so JSON can represent it.
         let mut text = serde_json::to_vec(self).unwrap_or_default();
         text.push(b'\n');
         text
@@ -435,7 +434,7 @@ impl From<&recent_events::Event> for Event {
 impl From<&Record> for Cgroup {
     fn from(record: &Record) -> Cgroup {
         let scope = |path: &usernsd_domain::cgroup::CgroupPath| {
-            // The outermost one: a container can make directories named like scopes below it.
+            // The outermost one: below it, a container can make directories named like scopes.
             path.components().find(|name| name.ends_with(".scope")).map(str::to_owned)
         };
         Cgroup {
@@ -602,7 +601,7 @@ mod tests {
             collected: vec![],
             space: Some(space),
         };
-        // Problems of pods are not in the page's example.
+        // The page's example has no problems of pods.
         let state = State { checks: Vec::new(), ..State::of(&about, &snapshot, &survey) };
         let text = String::from_utf8(state.render()).unwrap();
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
@@ -611,7 +610,7 @@ mod tests {
         let page = include_str!("../../../../docs/state.md");
         let example = page.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
         let example: serde_json::Value = serde_json::from_str(example).unwrap();
-        assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows something else");
+        assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows another document");
         for name in usernsd_domain::record::CgroupState::ALL.map(|state| state.name()) {
             assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
         }

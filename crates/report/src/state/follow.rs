@@ -1,4 +1,4 @@
-//! The readers' side, for those who stay.
+//! Follows the state document, and reads the metrics.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use super::document::State;
 use super::request::Request;
 use super::server::HEARTBEAT;
 
-/// To connect and ask, and then for the metrics: half of what Prometheus waits by default.
+/// Time limit for connecting and the first answer, and then for the metrics: half of Prometheus' default.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// An agent that sends nothing for this long hangs. One heartbeat may be late.
+/// An agent that sends nothing for this long hangs. It allows for one late heartbeat.
 const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 10);
-/// Of the buffer, what is kept between two documents.
+/// The capacity of the buffer that is kept between two documents, in bytes.
 const KEPT: usize = 64 << 10;
 
 /// Documents as they arrive. Dropping it closes the connection to the agent.
@@ -74,10 +74,10 @@ async fn ask(path: &Path, request: Request) -> Result<UnixStream, ReadError> {
 // === impl Documents ===
 
 impl Documents {
-    /// The next one. After an error there is none.
+    /// The next document. After an error there are no more.
     ///
     /// # Errors
-    /// See [`ReadError`]; where the agent closes the connection, [`ReadError::Silent`] before the first
+    /// See [`ReadError`]. If the agent closes the connection, [`ReadError::Silent`] before the first
     /// document and [`ReadError::Ended`] after it.
     pub async fn next(&mut self) -> Result<State, ReadError> {
         let line = timeout(SILENCE, self.line()).await.map_err(|_| ReadError::Slow(self.path.clone()))??;

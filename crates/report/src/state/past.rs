@@ -1,4 +1,4 @@
-//! Containers that have ended, as the document has them.
+//! Containers that have ended, in the document.
 
 #![deny(missing_docs, reason = "programs of others read this document")]
 
@@ -23,9 +23,9 @@ pub struct Past {
     pub uid_map: Vec<Mapping>,
     /// The mapping of group IDs.
     pub gid_map: Vec<Mapping>,
-    /// When the agent saw it first (RFC 3339, UTC).
+    /// When the agent first saw it (RFC 3339, UTC).
     pub since: String,
-    /// When the agent knew that it had ended (RFC 3339, UTC).
+    /// When the agent learnt that it had ended (RFC 3339, UTC).
     pub until: String,
 }
 

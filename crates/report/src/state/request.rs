@@ -1,14 +1,14 @@
 //! The requests of the state socket, one line each.
 
-/// No request is longer, its line end included.
+/// The longest request, including its line end, in bytes.
 pub(super) const MAX_BYTES: usize = 64;
 
 /// A request; a connection serves one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// The present document. A reader that closes its side without a request gets this one.
+    /// The current document. A reader that closes its side without a request gets it too.
     State,
-    /// A document now, and another one whenever something changed.
+    /// A document now, and another one after each change.
     Watch,
     /// The agent's metrics, as text for a scraper.
     Metrics,
@@ -19,7 +19,7 @@ pub(super) enum Request {
 impl Request {
     pub(super) const ALL: [Request; 3] = [Request::State, Request::Watch, Request::Metrics];
 
-    /// The request's line. The number is the document's version.
+    /// The request's line; it contains the document's version.
     pub(super) fn line(self) -> &'static str {
         match self {
             Request::State => "v1 state\n",
@@ -28,7 +28,7 @@ impl Request {
         }
     }
 
-    /// The request of a reader that sent these bytes before it ended the line or its side.
+    /// Parses the bytes that a reader sent before it ended the line or its side.
     pub(super) fn parse(said: &[u8]) -> Option<Request> {
         if said.is_empty() {
             return Some(Request::State);
@@ -37,7 +37,7 @@ impl Request {
     }
 }
 
-/// The answer to every other line. No exposition and no document looks like it.
+/// The answer to every other line. It cannot be confused with metrics or a document.
 pub(super) fn refusal() -> String {
     let known: Vec<&str> = Request::ALL.iter().map(|request| request.line().trim_end()).collect();
     format!("{{\"error\":\"this agent answers to: {}\"}}\n", known.join(", "))

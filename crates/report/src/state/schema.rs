@@ -1,5 +1,5 @@
-//! The words of the state document: each is one of a rule's own values, written by its name. A word of a
-//! later version is kept as it was written, so that an older reader passes it on.
+//! The enumerated values of the state document, each written by its name. A name of a later version is
+//! kept, so that an older reader passes it on unchanged.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use usernsd_domain::words::Word;
 
-/// A word of the document.
+/// An enumerated value in the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named<T> {
-    /// A word of this program's vocabulary.
+    /// A value that this program defines.
     Known(T),
-    /// A word of a later version; empty if an older agent's document has none.
+    /// A name of a later version; empty if an older agent's document lacks the field.
     Unknown(String),
 }
 
 // === impl Named ===
 
 impl<T: Word> Named<T> {
-    /// The value; `None` for a word of a later version.
+    /// The value; `None` for a name of a later version.
     pub fn known(&self) -> Option<T> {
         match self {
             Named::Known(value) => Some(*value),
@@ -33,7 +33,7 @@ impl<T: Word> Named<T> {
         self.known() == Some(value)
     }
 
-    /// The word in the document.
+    /// The name in the document.
     pub fn as_str(&self) -> &str {
         match self {
             Named::Known(value) => value.name(),
@@ -60,7 +60,7 @@ impl<T: Word> fmt::Display for Named<T> {
     }
 }
 
-/// By the word: the document's tables are sorted by their keys.
+/// By the name, because the document's tables are sorted by their keys.
 impl<T: Word + Eq> Ord for Named<T> {
     fn cmp(&self, other: &Named<T>) -> Ordering {
         self.as_str().cmp(other.as_str())

@@ -1,4 +1,5 @@
-//! The agent's side: of each connection one short line is read, and what it names is written.
+//! The agent's side of the state socket: reads one short request from each connection, and writes the
+//! answer.
 
 use std::fs;
 use std::io;
@@ -24,16 +25,16 @@ use tokio::time::{sleep, timeout};
 use super::request::{self, Request};
 use usernsd_domain::places::{Place, Places};
 
-/// Connections open at once; one more takes the place of another. Each may hold a document in memory.
+/// The most open connections; a further one takes the place of another. Each may hold a document in memory.
 const MAX_CONNECTIONS: usize = 16;
-/// Of these, so many may be watchers: each costs a document a second while containers come and go.
+/// The most connections that watch: each costs a document a second while containers change.
 const MAX_WATCHERS: usize = 4;
-/// A reader that takes longer to ask, or to read one document, is dropped.
+/// Time limit for a reader to send its request, and to read one document.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// Between two documents for one reader, at the least.
+/// Minimum time between two documents for one reader.
 const PACE: Duration = Duration::from_secs(1);
-/// Maximum time between two documents: facts that are read only on request may have changed, and a reader
-/// learns that the agent works.
+/// Maximum time between two documents: facts that are read only on request may have changed, and the reader
+/// sees that the agent works.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Why the state cannot be served.
@@ -42,7 +43,7 @@ pub enum ServeError {
     /// Another agent answers there.
     #[error("another usernsd agent answers on {}; stop it, or name another socket with --state-socket", .0.display())]
     InUse(PathBuf),
-    /// Something else lies there.
+    /// The path is not a socket.
     #[error("{} is not a socket; remove it, or name another one with --state-socket", .0.display())]
     NotASocket(PathBuf),
     /// A system call failed.
@@ -63,7 +64,7 @@ pub struct Sources {
     pub document: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
     /// Renders the metrics in the text format.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Notifies of changes. A notification that is missed does no harm, because the next document has the
+    /// Notified of changes. A missed notification does no harm, because the next document contains the
     /// change.
     pub changes: watch::Receiver<()>,
 }
@@ -77,10 +78,10 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves `sources` on a thread of its own: a reader never delays the agent's work.
+/// Serves `sources` on a thread of its own, so that a reader never delays the agent's work.
 ///
-/// Root and `allow_uids` may read, as the kernel names the other side (SO_PEERCRED). A root of
-/// another user namespace is not root here.
+/// Root and `allow_uids` may read; the kernel identifies the reader (SO_PEERCRED). Root in another user
+/// namespace is not root here.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -115,17 +116,17 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Only its own: a successor may have taken the place already.
+        // Only this server's own socket: a successor may have replaced it.
         let own =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
         if own && let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "leaving the state socket behind");
+            tracing::debug!(%error, path = %self.path.display(), "could not remove the state socket");
         }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::debug!("the state server had panicked");
+            tracing::debug!("the state server panicked");
         }
     }
 }
@@ -144,7 +145,7 @@ fn listen_on(path: &Path, root_only: bool) -> Result<net::UnixListener, ServeErr
     let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
     let mode = Mode::from_bits_truncate(if root_only { 0o660 } else { 0o666 });
     let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
-    // The file takes the descriptor's mode (less the umask), so it is never open wider for a moment.
+    // The file gets the descriptor's mode (minus the umask), so it is never more accessible than that.
     fchmod(&fd, mode).map_err(|errno| io("setting the mode of", errno.into()))?;
     bind(fd.as_raw_fd(), &address).map_err(|errno| io("binding", errno.into()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))
@@ -158,7 +159,7 @@ fn stream_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
 }
 
-/// Removes the socket of an agent that is no more.
+/// Removes the socket of an agent that no longer runs.
 fn remove_stale(path: &Path) -> Result<(), ServeError> {
     let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
     match fs::symlink_metadata(path) {
@@ -172,7 +173,7 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
     match connect(fd.as_raw_fd(), &address) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|error| io("removing the stale", error)),
         Err(Errno::ENOENT) => Ok(()),
-        // EAGAIN: its queue is full, so it is there.
+        // EAGAIN: the queue is full, so there is a listener.
         Ok(()) | Err(Errno::EAGAIN) => Err(ServeError::InUse(path.to_owned())),
         Err(errno) => Err(io("connecting to", errno.into())),
     }
@@ -194,8 +195,8 @@ async fn accept(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: do not spin until some are free again.
-                tracing::debug!(%error, "not taking a reader of the state");
+                // Probably there are no free descriptors: pause until some are free again.
+                tracing::debug!(%error, "could not accept a reader of the state");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -222,14 +223,14 @@ fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
     match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
         Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
         Ok(peer) => {
-            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "not showing the state to this user");
+            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "this user may not read the state");
             None
         }
         Err(_) => None,
     }
 }
 
-/// Serves one reader to the end.
+/// Serves one reader until it ends.
 async fn answer(
     mut stream: UnixStream,
     sources: &Sources,
@@ -244,7 +245,7 @@ async fn answer(
         None => request::refusal().into_bytes(),
         Some(Request::Watch) => {
             let Ok(_place) = watchers.try_acquire() else {
-                tracing::debug!("too many readers of the state that stay");
+                tracing::debug!("too many watchers of the state");
                 return Ok(());
             };
             return watch(stream, sources).await;
@@ -268,7 +269,7 @@ async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(said)
 }
 
-/// A document now and after each change, until the reader ends his side.
+/// Sends a document now and after each change, until the reader ends its side.
 async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
     let mut changes = sources.changes.clone();
     loop {
@@ -287,7 +288,7 @@ async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
         let mut byte = [0];
         let goes_on = tokio::select! {
             more = more => more,
-            // The reader sends more, or leaves.
+            // The reader has sent more, or has left.
             _ = stream.read(&mut byte) => false,
         };
         if !goes_on {

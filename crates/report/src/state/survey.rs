@@ -35,9 +35,9 @@ pub struct PodState {
     pub name: String,
     /// The pod's UID in Kubernetes.
     pub uid: String,
-    /// How it came to its user namespace: `pod`, `auto`, `host` or `unknown`.
+    /// The origin of its user namespace: `pod`, `auto`, `host` or `unknown`.
     pub userns: Named<UserNamespaceMode>,
-    /// Host IDs that it shares with others, by kind of overlap; only where there are any.
+    /// Host IDs that the pod shares with others, by kind of overlap; only kinds with any.
     pub shared_ids: BTreeMap<Named<OverlapKind>, u64>,
     /// The pod's cgroup, if a kubelet created one and it still exists.
     pub cgroup: Option<PodCgroup>,
@@ -48,13 +48,13 @@ pub struct PodState {
     pub misfits: Vec<MappingProblemState>,
 }
 
-/// A user or group of a pod that does not fit.
+/// A user or group of a pod that is outside the mapping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MappingProblemState {
-    /// Why, in a word: `docs/kubernetes.md` lists them.
+    /// The reason as one word: `docs/kubernetes.md` lists them.
     pub reason: String,
-    /// The container, where it is about one.
+    /// The container that it concerns, if only one.
     pub container: Option<String>,
     /// A sentence for people.
     pub sentence: String,
@@ -66,12 +66,12 @@ pub struct MappingProblemState {
 pub struct PodCgroup {
     /// The path below the node's cgroup root.
     pub path: String,
-    /// Cgroups below it.
+    /// Number of cgroups below it.
     pub descendants: u64,
-    /// How many there may be; `null`: any number.
+    /// The limit of cgroups below it; `null` if there is none.
     pub max_descendants: Option<u32>,
-    /// The container that has used the largest share of a limit of its own, which it reaches before the pod reaches the
-    /// pod's; `null`: no container has one.
+    /// The container that has used the largest share of a limit of its own, which it may reach before the
+    /// pod reaches the pod's; `null` if no container has a limit.
     #[serde(default)]
     pub fullest: Option<ContainerCgroups>,
 }
@@ -82,9 +82,9 @@ pub struct PodCgroup {
 pub struct ContainerCgroups {
     /// The container's ID.
     pub id: String,
-    /// Cgroups below its own.
+    /// Number of cgroups below its own.
     pub descendants: u64,
-    /// How many there may be.
+    /// The limit of cgroups below its own.
     pub max_descendants: u32,
 }
 
@@ -94,7 +94,7 @@ pub struct ContainerCgroups {
 pub struct IdSpace {
     /// The pools from which pods get ranges.
     pub pools: Vec<Pool>,
-    /// Pairs of owners that overlap although they must not, by kind; every kind.
+    /// Number of pairs of owners that overlap although they must not, for every kind of overlap.
     pub overlaps: BTreeMap<Named<OverlapKind>, u64>,
     /// The ranges of `/etc/subuid` and `/etc/subgid`.
     pub subordinate_ranges: Vec<SubordinateRange>,
@@ -102,7 +102,7 @@ pub struct IdSpace {
     pub accounts: Vec<Account>,
 }
 
-/// The ranges from which one allocator takes those of pods.
+/// The ranges from which one allocator takes pod ID ranges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
@@ -110,11 +110,11 @@ pub struct Pool {
     pub name: String,
     /// The pool's host user IDs; empty if the node has no such pool.
     pub ranges: Vec<Range>,
-    /// IDs in one slot.
+    /// Number of IDs in one slot.
     pub slot_ids: u64,
-    /// Slots in it.
+    /// Number of slots.
     pub slots: u64,
-    /// Slots in which a pod has an ID.
+    /// Number of slots in which a pod has an ID.
     pub slots_used: u64,
 }
 

@@ -31,7 +31,7 @@ pub(super) const WRITES: Family = counter(
     "Times usernsd bootstrap wrote the file, from its journal on the node; undone writes do not count.",
 );
 
-/// Nothing before the first round.
+/// The families; empty before the first round of checks.
 pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily> {
     let Some(examined) = &snapshot.examined else { return Vec::new() };
     let checked = Examined::now(snapshot, survey);
