@@ -42,7 +42,7 @@ fn main() {
     });
 }
 
-/// An agent waits where there is no socket yet; then the runtime listens.
+/// An agent waits for a socket that does not exist yet; then the runtime listens.
 fn appearing() {
     let rounds = number("USERNSD_BENCH_COUNT", 50);
     let directory = tempfile::tempdir().unwrap();

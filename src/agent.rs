@@ -54,27 +54,27 @@ use usernsd_report::snapshot::Store;
 use usernsd_report::state::{self, About, Sources, State};
 use usernsd_tasks::Tasks;
 
-/// Time between two looks whether there are new pods, for the check that compares what they ask for.
+/// Time between two looks for new pods, for the check of what they ask for.
 const NEW_PODS: Duration = Duration::from_secs(10);
 /// Threads for looks at containers that wait for systemd or a file; a few are enough.
 const BLOCKING: usize = 8;
 
-/// What needs more privileges than the agent keeps.
+/// The parts that are made with more privileges than the agent keeps.
 #[derive(Debug)]
 pub struct Prepared {
     inspector: Inspector,
     listener: Option<Listener>,
-    /// Whom to ask who may read there.
+    /// The API server that authorizes readers of the HTTP server.
     reviews: Option<Kube>,
-    /// The cgroup hierarchy, where it is not cgroup v2.
+    /// The path of the cgroup hierarchy if it is not cgroup v2.
     v1: Option<PathBuf>,
-    /// What could not be given up.
+    /// The part of the confinement that could not be enforced.
     open: confinement::Open,
 }
 
-/// Does what needs privileges, and gives them up for ever: what is left are the capabilities of
-/// [`KEPT`](usernsd_domain::privilege::KEPT), unix sockets, and no way to another program. To be called before there is
-/// another thread, and before anything that others wrote is read but the configuration.
+/// Does everything that needs privileges, and drops them permanently. What remains are the capabilities in
+/// [`KEPT`](usernsd_domain::privilege::KEPT), unix sockets, and no way to another program. To be called
+/// before there is another thread, and before anything that others wrote is read but the configuration.
 ///
 /// # Errors
 /// Something the agent cannot do without is missing, or a privilege is still there.
@@ -82,7 +82,8 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let root = &settings.host_root;
     let proc = Proc::new(&root.join("proc"));
     let split = confinement::split(&proc)?;
-    // Who asks an API server by the host's own files has them read as they are: its resolver's, for one.
+    // If `host.root` is `/`, asking an API server needs the host's own files in `/etc`, such as the
+    // resolver's.
     let asks = settings.http.is_some() && settings.protection.authorization == Authorization::Kubernetes;
     let readable = if asks && root == Path::new("/") {
         None
@@ -96,8 +97,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let inspector = Inspector::new(handles, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
     let open = confinement::confine(split, &written(settings), readable.as_deref())?;
-    // Who serves a network and asks an API server makes sockets of it too; who only serves has the
-    // listener's.
+    // Asking an API server needs new TCP sockets. Serving needs only the listener that is bound already.
     let reviews = listener.is_some().then(|| compose::reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
     usernsd_linux::seccomp::confine(families)?;
@@ -137,7 +137,7 @@ fn written(settings: &Settings) -> Vec<Written> {
     places
 }
 
-/// What the tasks of the agent share.
+/// The state that the agent's tasks share.
 struct Agent {
     settings: Settings,
     started: SystemTime,
@@ -150,7 +150,7 @@ struct Agent {
     endpoints: Endpoints,
     /// Asks for a resync.
     resync: Arc<Notify>,
-    /// What the runtime listed when it was joined over NRI.
+    /// The containers that the runtime listed when it was joined over NRI.
     listed: Arc<Listed>,
     /// True once everything that ran before the agent was looked at, and it is known who is in the start path.
     ready: watch::Sender<bool>,
@@ -297,8 +297,8 @@ impl Agent {
         self.tasks.spawn("systemd", units.run());
     }
 
-    /// Answers `questions` about pods, and follows the runtime over CRI. The receiver becomes true after the first look
-    /// at every container.
+    /// Answers `questions` about pods, and follows the runtime over CRI. The receiver becomes true after the
+    /// first inspection of all containers.
     fn watch_runtime(
         &mut self,
         questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
@@ -400,7 +400,7 @@ impl Agent {
         Ok(server)
     }
 
-    /// Shows that the agent lives and when it is ready, until it is told to stop.
+    /// Shows that the agent lives and when it is ready, until it is stopped.
     ///
     /// # Errors
     /// A task ended by itself, or a process without which the agent cannot work.

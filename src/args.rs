@@ -434,8 +434,8 @@ pub struct MachineconfigArgs {
     /// [default: the configuration's, else 1.32.0, OpenShift 4.19]
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
-    /// Let pods ask for a user namespace by annotation, and write /etc/subuid and /etc/subgid for it;
-    /// of no use with Kubernetes 1.33 or later, where it is hostUsers: false
+    /// Let pods ask for a user namespace by annotation, and write /etc/subuid and /etc/subgid for it; of no
+    /// use with Kubernetes 1.33 or later, which uses hostUsers: false instead
     #[arg(long)]
     pub userns_mode: bool,
     /// Compress the files

@@ -1,5 +1,5 @@
-//! What several composition roots have in common: how they make parts of the settings, and how the two deployed roles,
-//! agent and exporter, run and stop.
+//! The common parts of several composition roots: making parts of the settings, and running and stopping the
+//! two deployed roles, agent and exporter.
 
 use std::future::Future;
 use std::time::Duration;
@@ -114,7 +114,8 @@ pub(crate) fn bundles(settings: &Settings) -> Bundles {
     Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect())
 }
 
-/// What the doctor examines. `may_run_programs`: whether it may start the node's programs to ask for their versions.
+/// The doctor's configuration. `may_run_programs`: whether it may start the node's programs to ask for their
+/// versions.
 #[must_use]
 pub(crate) fn examined(settings: &Settings, may_run_programs: bool) -> DoctorConfig {
     let bootstrap = settings.bootstrap.clone();

@@ -34,7 +34,7 @@ pub enum KubectlCommand {
     Status,
     /// List containers of all nodes
     Ps {
-        /// Of all namespaces
+        /// The pods of all namespaces
         #[arg(short = 'A', long)]
         all_namespaces: bool,
         /// How to print

@@ -77,7 +77,7 @@ fn names() -> String {
 
 /// The node to check, and what its agent reports.
 fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
-    // The agent of this node says nothing about another root.
+    // The agent of this node has no results about another root.
     let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
     let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
     let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };

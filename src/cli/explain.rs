@@ -168,7 +168,7 @@ fn asked(page: &mut Page, one: &Explanation) {
     let userns = match asked.user_namespace {
         Some("own") => "a user namespace of its own",
         Some(_) => "the host's user namespace",
-        None => "no user namespace that the runtime knows of",
+        None => "no user namespace, according to the runtime",
     };
     let handler = if asked.runtime_handler.is_empty() { "default" } else { asked.runtime_handler.as_str() };
     page.line("Asked for", format!("{userns}, runtime handler: {handler}"));

@@ -70,9 +70,9 @@ pub(super) fn run(line: &str, form: Form) -> anyhow::Result<ExitCode> {
     super::print(&render(&reading, form))?;
     if reading.known.is_empty() {
         super::tell(if reading.unknown.is_empty() {
-            "No message here is one that usernsd knows; docs/errors.md lists them."
+            "None of these messages is known to usernsd; docs/errors.md lists those that are."
         } else {
-            "No message here is one that usernsd knows."
+            "None of these messages is known to usernsd."
         });
         return Ok(ExitCode::from(1));
     }

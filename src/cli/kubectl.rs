@@ -174,7 +174,7 @@ impl Cluster {
         let namespace: Vec<&str> = self.namespace.iter().map(String::as_str).collect();
         let found: Pod = self.get(&[&["pod", pod], namespace.as_slice()].concat())?;
         if found.spec.node_name.is_empty() {
-            bail!("pod {pod} is on no node yet: kubectl describe pod {pod} says why");
+            bail!("pod {pod} is on no node yet: kubectl describe pod {pod} shows why");
         }
         let target = format!("{}/{}", found.metadata.namespace, found.metadata.name);
         // That the pod is on this node, even if the runtime has no sandbox of it yet.

@@ -4,13 +4,14 @@
 //! A case is a file in txtar form, as Go's tools have it: what it is about, then files, each after a line
 //! `-- NAME --`. `root/` is the node, on top of `base.txtar`; `want/` the files that are different
 //! afterwards; `gone` names those that are not there any more, `without` those of `base.txtar` that the node
-//! does not have, and `also` a further file like `base.txtar` whose entries the case has. `config.yaml`, or the file of this repository that `config` names, and `args` are given to
-//! the command, `setup` is a shell script for owners,
-//! modes and the like, `status` is the exit code if it is not 0, `modes` are those of files that get another
-//! than 0644 or their own, `stdout` is all of that, and each line of `stderr` is somewhere in that.
-//! `machineconfig.yaml`, or the file that `machineconfig` names, is applied, with CRI-O at `crio-version`.
-//! `diff-looks` is there where `--diff` does not refuse what a run refuses: a lock stops only those that
-//! write. What is done can be undone, a second run finds nothing to do, and the patch makes the same.
+//! does not have, and `also` a further file like `base.txtar` whose entries the case has. `config.yaml`, or
+//! the file of this repository that `config` names, and `args` are given to the command, `setup` is a shell
+//! script for owners, modes and the like, `status` is the exit code if it is not 0, `modes` are those of
+//! files that get another than 0644 or their own, `stdout` is all of that, and each line of `stderr` is
+//! somewhere in that. `machineconfig.yaml`, or the file that `machineconfig` names, is applied, with CRI-O
+//! at `crio-version`. `diff-looks` is there where `--diff` does not refuse what a run refuses: a lock stops
+//! only those that write. Every change can be undone, a second run finds nothing to do, and the patch makes
+//! the same.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
@@ -42,7 +43,7 @@ struct Entry {
 
 type Tree = BTreeMap<String, Entry>;
 
-/// What stands for the program itself in a tree.
+/// The placeholder for the program itself in a tree.
 const THIS_PROGRAM: &str = "the program under test\n";
 
 static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| fs::read(USERNSD).unwrap());
@@ -86,7 +87,7 @@ impl Case {
         let status =
             Command::new("cp").arg("-a").arg(dir.join("root/.")).arg(case.root.path()).status().unwrap();
         assert!(status.success());
-        // Whoever has checked this out, with whatever umask.
+        // The owner and mode of the files in this checkout do not matter.
         let shell = "chown -hR 0:0 . && find . -type f -exec chmod 644 {} +";
         let setup = fs::read_to_string(dir.join("setup")).unwrap_or_default();
         for script in [shell, &setup] {
@@ -124,7 +125,7 @@ impl Case {
         if own.exists() { Some(own) } else { shipped.map(|path| root.join(path.trim())) }
     }
 
-    /// What the tree becomes.
+    /// The resulting tree.
     fn want(&self, before: &Tree) -> Tree {
         let mut want = before.clone();
         if self.dir.join("want").exists() {

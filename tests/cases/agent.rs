@@ -143,7 +143,7 @@ impl<'a> Agent<'a> {
     /// The container's record in the state document; waits until there is one.
     #[track_caller]
     pub(crate) fn record(&self, container: &Container) -> Value {
-        wait_for("a word on the container", || {
+        wait_for("a log line about the container", || {
             self.ps().into_iter().find(|record| record["id"] == container.id.as_str())
         })
     }

@@ -1,8 +1,9 @@
 //! The pod of `daemonset/` on a test node: the image from `daemonset/Containerfile`, built by buildah;
 //! the manifest as kubectl renders it; run by podman, which does what a kubelet and a runtime do.
 //!
-//! What podman does not know is done here: the node's name, the exporter's token (there is no API
-//! server that would give one), and probes over HTTP, which it makes by running curl in the container. Not by the runtime under test: it would wait for itself.
+//! Features that podman lacks are emulated here: the node's name, the exporter's token (there is no API
+//! server that would give one), and probes over HTTP, which it makes by running curl in the container. Not
+//! by the runtime under test: it would wait for itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +25,7 @@ const MANIFEST: &str = "/run/usernsd-test/daemonset.yaml";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DaemonPod;
 
-/// What to change in the manifests.
+/// The changes to the manifests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Variant {
     /// The overlay.
@@ -87,7 +88,7 @@ impl DaemonPod {
         node.exec(DaemonPod::command())
     }
 
-    /// What starts the pod once it is prepared.
+    /// The command that starts the pod once it is prepared.
     pub(crate) fn command() -> [&'static str; 7] {
         // The network of a pod, without one to the world.
         ["podman", "kube", "play", "--network", "none", "--log-driver=k8s-file", MANIFEST]
@@ -145,13 +146,13 @@ impl DaemonPod {
         node.run(["podman", "wait", "--condition=exited", &format!("{POD}-agent")]);
     }
 
-    /// What a container wrote.
+    /// A container's output.
     pub(crate) fn log(self, node: &Node, container: &str) -> String {
         let output = node.exec(["podman", "logs", &format!("{POD}-{container}")]);
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
     }
 
-    /// Waits until the exporter serves what the agent says.
+    /// Waits until the exporter serves the agent's state.
     #[track_caller]
     pub(crate) fn wait_for_exporter(self, node: &Node) {
         wait_for("the exporter", || {

@@ -117,7 +117,7 @@ fn the_pod_has_only_what_is_declared() {
         // The container's filter, and its own, which knows no network sockets in the agent
         // (tests/cases/roles.rs).
         assert!(status(&node, container, "Seccomp_filters").parse::<u32>().unwrap() > 1, "{container}");
-        // Of its own: cgroup and network. The host's: the PIDs.
+        // The cgroup and network namespaces are its own; the PID namespace is the host's.
         let namespace = |pid: &str, name: &str| node.run(["readlink", &format!("/proc/{pid}/ns/{name}")]);
         let pid = DaemonPod.pid(&node, container);
         for (name, shared) in
@@ -142,7 +142,7 @@ fn the_pod_has_only_what_is_declared() {
         ("run/containers", false),
     ];
     let mut seen = mounts(&node, "agent", "/host/");
-    // What containers have mounted below, and what /proc has.
+    // Mounts of containers below it, and the mounts of /proc.
     seen.retain(|(place, _)| declared.iter().any(|(name, _)| *place == format!("/host/{name}")));
     assert_eq!(seen, declared.map(place).into());
     assert_eq!(mounts(&node, "exporter", "/host"), BTreeSet::new());
@@ -499,12 +499,12 @@ fn bootstrap_prepares_crio() {
     assert_eq!(found.iter().any(|id| id == "crio-downgrade"), has_new_names, "{found:?}");
     found.retain(|id| id != "crio-downgrade");
     assert_eq!(found, KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
-    // The agent says that CRI-O has not read it.
+    // The agent reports that CRI-O has not read it.
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
     wait_for("the agent", || agent.log().contains("\"ready\"").then_some(()));
-    // There is no sample before the first look.
+    // There is no sample before the first survey.
     let pending = "usernsd_config_restart_pending{unit=\"crio\"} 1\n";
-    wait_for("a look at the files", || agent.get("/metrics").contains(pending).then_some(()));
+    wait_for("a check of the files", || agent.get("/metrics").contains(pending).then_some(()));
     // CRI-O starts with the drop-in, and containers with the hook alone.
     node.restart_unit("crio.service");
     let pods = Pods::connect(&node);
@@ -515,8 +515,8 @@ fn bootstrap_prepares_crio() {
     assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
 }
 
-/// What the agent says of a node from within its container is what is said on the node itself: what
-/// it is not shown is not missing.
+/// The agent's checks from within its container have the same results as on the node itself: files that are
+/// not mounted are not reported as missing.
 #[test]
 fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
     for runtime in [Runtime::Containerd, Runtime::Crio] {
@@ -525,7 +525,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
         DaemonPod::play(&node, Variant { config: KUBELET, ..AS_IT_IS });
         DaemonPod.wait_for_exporter(&node);
         let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
-        let state = wait_for("the first look at all", || {
+        let state = wait_for("the first checks", || {
             let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
             let checks = state["checks"].as_array()?;
             let has = |check: &str| checks.iter().any(|one| one["id"] == check);
@@ -542,7 +542,8 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
         let doctor =
             ["/srv/image/usernsd", "doctor", "--no-agent", "-o", "json", "--config=/tmp/usernsd.yaml"];
         let said: Value = serde_json::from_slice(&node.exec(doctor).stdout).unwrap();
-        // A command in the pod judges the node, not the container's own root, without being told where it is.
+        // A command in the pod judges the node, not the container's own root, without an option that names
+        // it.
         let inside =
             ["podman", "exec", "usernsd-pod-agent", "/usernsd", "doctor", "--no-agent", "-o", "json"];
         let inside: Value = serde_json::from_slice(&node.exec(inside).stdout).unwrap();
@@ -570,7 +571,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
     }
 }
 
-/// What bootstrap wrote goes again before usernsd does.
+/// The files that bootstrap wrote are removed before usernsd is.
 #[test]
 fn undo_removes_what_bootstrap_wrote() {
     let Some(node) = node(Options::default()) else { return };
@@ -621,7 +622,7 @@ fn the_observe_only_pod_writes_nothing() {
     ]);
     assert_eq!(before, after);
     assert!(!node.path("run/crio").exists(), "a directory was made for a runtime that is not there");
-    // What containers have mounted below /run is their own.
+    // Mounts below /run that containers made are ignored.
     for place in ["proc", "sys/fs/cgroup", "sys/kernel/cgroup", "etc", "run", "var/lib/kubelet/pods"] {
         let mount = (format!("/host/{place}"), false);
         assert!(mounts(&node, "agent", &mount.0).contains(&mount), "{place}");
@@ -682,7 +683,7 @@ fn no_system_call_of_the_pod_is_denied() {
         let is_denial = |call: &&String| {
             ["EPERM", "EACCES", "ENOSYS", "EROFS"].iter().any(|errno| call.contains(&format!("= -1 {errno}")))
         };
-        // What each of them lives on, and what it does without.
+        // The resources that each of them needs, and those that it does not.
         for (role, call, harmless) in [
             // Whether file systems take ID mappings is not tried in a container (docs/install-kubernetes.md).
             ("bootstrap", "renameat(", &["clone3", "unshare", "\"0 65536 65536"][..]),

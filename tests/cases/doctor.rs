@@ -201,7 +201,7 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "oci_runtime_idmap",
         "fail",
         &old("echo {\\\\\"linux\\\\\":{}}"),
-        "/usr/local/libexec/runc says that it cannot map the IDs of mounts",
+        "/usr/local/libexec/runc reports that it cannot map the IDs of mounts",
         "update it to runc 1.2",
         &new,
     );
@@ -373,7 +373,7 @@ fn the_agent_reports_the_same_checks_as_doctor() {
     assert_eq!(theirs.len(), mine.len());
     for check in theirs {
         let (id, outcome) = (check["id"].as_str().unwrap(), check["outcome"].as_str().unwrap());
-        // The agent starts no programs, and only the agent knows whether it has joined.
+        // The agent starts no programs, and only the agent has a result about joining.
         let is_its_own = id.starts_with("oci_runtime") || matches!(id, "idmapped_mounts" | "nri_joined");
         if id == "nri_enabled" {
             assert_eq!((outcome, said(&mine, id).0.as_str()), ("pass", "skip"));
@@ -402,7 +402,8 @@ fn the_agent_reports_the_same_checks_as_doctor() {
     assert!(text.contains("containers"), "{text}");
 }
 
-/// What bootstrap reports at the end, what doctor does until the remedy is followed, and the same for `--undo`.
+/// The problems that bootstrap reports at the end, which doctor reports until the remedy is followed, and
+/// the same for `--undo`.
 #[test]
 fn a_kubelet_that_has_not_read_its_new_range_is_an_error_until_it_is_restarted() {
     const RECORD: &str = r#"{"uidMappings":[{"hostId":65536,"containerId":0,"length":65536}],"gidMappings":[{"hostId":65536,"containerId":0,"length":65536}]}"#;
@@ -447,7 +448,7 @@ fn a_kubelet_that_has_not_read_its_new_range_is_an_error_until_it_is_restarted()
     assert_eq!(range_read().0, "pass");
     assert!(!bootstrap(&[]).contains("kubelet-range-unread"));
 
-    // What another writes into these files is no news for the kubelet.
+    // A change by another program to these files does not affect the kubelet.
     node.run(["useradd", "--no-create-home", "alice"]);
     assert_eq!(range_read().0, "pass");
 

@@ -279,7 +279,10 @@ fn explain_is_true_before_and_after_delegation() {
     std::os::unix::fs::chown(&container.cgroup, Some(0), None).unwrap();
     let (code, undone) = document(&node, "privileged");
     assert_eq!(code, 1);
-    assert_eq!(undone["because"][0], "usernsd's last look ended as delegated; something changed it since.");
+    assert_eq!(
+        undone["because"][0],
+        "usernsd's last inspection ended as delegated; something changed it since."
+    );
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn storm_with(
         });
         faults.join().unwrap();
         println!(
-            "{prefix}: {count} started, {} more failed for want of systemd",
+            "{prefix}: {count} started, {} more failed without systemd",
             retries.load(Ordering::Relaxed)
         );
         for container in &made {

@@ -77,7 +77,7 @@ fn too_large(node: &Node, pods: &Pods<'_>, runtime: Runtime, culprit: &Pod) {
     });
     assert!(doctor.to_string().contains(&name), "{doctor}");
     it_works(pods, "meanwhile");
-    assert_eq!(Life::of(node, runtime), life, "the runtime was started anew");
+    assert_eq!(Life::of(node, runtime), life, "the runtime was restarted");
     assert!(!agent.log().contains("joined the runtime over NRI"));
     pods.remove_pod(culprit);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
@@ -242,7 +242,7 @@ fn a_graceful_stop_is_waited_for(runtime: Runtime) {
         assert!(why.contains("a graceful stop of pod default/graceful"), "{why}");
         assert_eq!(peers(agent)["nri"]["state"], "waiting");
         let ready = node.exec(["usernsd", "ps", "--ready"]);
-        assert!(!ready.status.success(), "its predecessor would be told to go");
+        assert!(!ready.status.success(), "its predecessor would be stopped");
         it_works(pods, "meanwhile");
     });
     let agent = agent.unwrap();

@@ -80,7 +80,7 @@ fn reports(agent: &Agent<'_>) -> f64 {
     agent.metric("usernsd_nri_plugin_reports_total", &[])
 }
 
-/// With no agent: the first container, also the first after the runtime started anew.
+/// With no agent: the first container, also the first after the runtime restarted.
 fn serves_without_an_agent(runtime: Runtime, unit: &str) {
     let Some(node) = node_with_plugin(runtime) else { return };
     let pods = Pods::connect(&node);

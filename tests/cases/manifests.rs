@@ -22,7 +22,7 @@ const SOURCE: &str = "/srv/usernsd";
 /// Capabilities with which a process in a container is root on the host, at once or nearly, or can
 /// act for other users there.
 const HOST_POWERS: &[&str] = &["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "KILL", "SYS_PTRACE"];
-/// The one overlay in which a process with such powers listens: its first line says so.
+/// The one overlay in which a process with such powers listens: its first line contains a warning.
 const COMBINED: &str = "combined";
 
 fn source(path: &str) -> PathBuf {
@@ -327,7 +327,7 @@ fn every_configuration_is_accepted_by_this_program() {
             assert!(args.contains(&format!("--config={}", path.unwrap())), "{overlay}: {args:?}");
         }
 
-        // What it names is mounted there.
+        // Each path that it names is mounted there.
         let config: Value = serde_saphyr::from_str(&data["config.yaml"]).unwrap();
         let pod = pod(documents);
         let agent = pod.containers.iter().find(|container| container.name == "agent").unwrap();
@@ -343,7 +343,7 @@ fn every_configuration_is_accepted_by_this_program() {
             let mounts = host_mounts(&pod, agent);
             assert!(mounts.iter().any(|(_, at, _)| path.starts_with(&format!("{at}/"))), "{overlay}: {path}");
         }
-        // The exporter is let in, and listens where it is scraped.
+        // The NetworkPolicy admits scrapes, and the exporter listens on the scraped port.
         let Some(exporter) = pod.containers.iter().find(|container| container.name == "exporter") else {
             continue;
         };
@@ -580,7 +580,7 @@ fn every_privilege_is_explained() {
     assert_eq!(explained("Directories of the host", 3), mounted.into_iter().map(Vec::from).collect());
 }
 
-/// What an account may, one line each.
+/// The permissions of an account, one line each.
 fn rights<'r>(rules: impl IntoIterator<Item = &'r rbac::PolicyRule>) -> BTreeSet<String> {
     let all = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let mut found = BTreeSet::new();

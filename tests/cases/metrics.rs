@@ -122,14 +122,14 @@ fn every_series_agrees_with_the_node() {
         seen.push(Seen { spec: spec.name.clone(), pod, name, container, lost });
     };
     (0..2).for_each(|index| run(&mut seen, index));
-    // Whoever did this had a reason: it stays so.
+    // A limit that someone else has set is kept.
     std::os::unix::fs::chown(&seen[0].container.cgroup, Some(12_345), None).unwrap();
     let agent = Agent::with(&node, "guard:\n  policy: report\n");
     (2..specs.len()).for_each(|index| run(&mut seen, index));
     for made in &seen {
         wait_for("a settled look", || (agent.outcome(&made.container) != "unproven").then_some(()));
     }
-    // What only the container itself makes.
+    // A cgroup that only the container itself creates.
     let writable = &seen[4].container;
     let script = "mkdir -p /sys/fs/cgroup/a/b /sys/fs/cgroup/c";
     assert_eq!(pods.exec(writable, &["/bin/sh", "-c", script]).code, 0);
@@ -249,7 +249,7 @@ fn every_series_agrees_with_the_node() {
         node_info.contains(&format!("kernel=\"{release}\",cri=\"containerd\",cri_version=\"")),
         "{node_info}"
     );
-    // The default handler's, by containerd's configuration; known after the first look at the node.
+    // The default handler's, by containerd's configuration; known after the first survey of the node.
     assert!(node_info.contains(",oci_runtime=\"runc\""), "{node_info}");
     // The errors of pods make no node unready; that of this node's cgroup mount does.
     let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
@@ -266,7 +266,7 @@ fn every_series_agrees_with_the_node() {
         assert!((0.0..1.0).contains(&took), "{collector}: {took}");
     }
 
-    // === the checks, by what else says so ===
+    // === the checks, compared with other sources ===
     wait_for("the first round of checks", || {
         agent.exposition().contains("usernsd_check_passed{").then_some(())
     });
@@ -293,7 +293,7 @@ fn every_series_agrees_with_the_node() {
         ("cri_reachable", as_number(has("run/containerd/containerd.sock"))),
         ("nri_enabled", as_number(has("run/nri/nri.sock"))),
         ("systemd_reachable", as_number(true)),
-        // What was made wrong above, and what was not.
+        // The states that were broken above, and those that were not.
         ("subid_no_overlap", as_number(false)),
         ("subid_no_host_user", as_number(false)),
         ("pod_isolation", as_number(false)),

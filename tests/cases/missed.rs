@@ -1,5 +1,5 @@
 //! Containers that were created while the start path was empty: reported everywhere, and ended once if the
-//! configuration says so. The case plays the kubelet.
+//! configuration permits it. The case plays the kubelet.
 
 use std::time::Duration;
 

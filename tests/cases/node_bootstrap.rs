@@ -86,7 +86,7 @@ fn mapped_mounts_are_tried_on_the_running_kernel() {
     node.run(["sysctl", "-qw", "user.max_user_namespaces=60000"]);
 }
 
-/// What `usernsd machineconfig` prints for a pool is applied to a plain node, and CRI-O starts with it.
+/// The output of `usernsd machineconfig` for a pool is applied to a plain node, and CRI-O starts with it.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_with_a_machine_config() {
@@ -107,7 +107,7 @@ fn crio_starts_with_a_machine_config() {
         assert!(node.run([USERNSD, "bootstrap", "--undo"]).is_empty());
         assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
     }
-    // What this CRI-O would not start with is not written.
+    // A drop-in with which this CRI-O would not start is not written.
     let bad = "kind: MachineConfig\nspec: {config: {storage: {files: [{path: /etc/crio/crio.conf.d/50-x.conf, contents: {source: \
                'data:,%5Bcrio.runtime.workloads.x%5D%0Aactivation_annotation%3D%22a%22%0Aallowed_annotations%3D%5B%22no.such%22%5D%0A'}}]}}}\n";
     node.write("/etc/bad.yaml", bad);
@@ -153,7 +153,8 @@ fn pods_run_in_the_kubelets_range<'a>(node: &'a Node, spec: &PodSpec) -> Pods<'a
     pods
 }
 
-/// What is written makes a real containerd offer NRI, it starts with it, and without it again.
+/// With the written drop-in, a real containerd starts and offers NRI; without it, it starts again without
+/// NRI.
 #[test]
 fn containerd_starts_with_what_is_written() {
     // containerd 2 is prepared as 1.7 would be: its main file has NRI off.
@@ -226,7 +227,8 @@ fn crio_starts_with_what_is_written() {
     assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
     node.run(["rm", "/etc/crio/crio.conf.d/10-x.conf"]);
 
-    // What runs is asked what it has loaded, and not believed where it shows what the files say.
+    // The running CRI-O is asked for its loaded configuration, which proves nothing if it equals that of the
+    // files.
     let (code, said) = bootstrap(&node, &[]);
     assert_eq!(code, Some(0), "{said}");
     let loaded = "99-usernsd.conf, /opt/nri/plugins/90-usernsd changed, and goes on as before; by its /config workload \
@@ -258,7 +260,7 @@ fn crio_starts_with_what_is_written() {
     flag("", " --enable-nri=false");
     let (_, said) = bootstrap(&node, &["--check"]);
     let other =
-        "crio.service runs with other settings than its files say; by its /config enable_nri is false";
+        "crio.service runs with other settings than those in its files; by its /config enable_nri is false";
     assert!(said.contains(other), "{said}");
     flag(" --enable-nri=false", "");
     let (_, said) = bootstrap(&node, &["--check"]);

@@ -89,7 +89,10 @@ fn every_expression_has_an_answer_on_a_live_node() {
     let complaints = prometheus.without_data(&full);
     assert!(complaints.is_empty(), "{complaints:#?}\n{}", prometheus.log());
     for (of, why) in EMPTY {
-        assert!(empty.iter().any(|(name, _)| name.contains(of)), "an exception that is none: {of}: {why}");
+        assert!(
+            empty.iter().any(|(name, _)| name.contains(of)),
+            "an exception without an effect: {of}: {why}"
+        );
     }
     for (name, expr) in &empty {
         let series = prometheus.query(expr).unwrap();

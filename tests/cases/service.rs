@@ -1,5 +1,5 @@
-//! `machineconfig/units/usernsd.service` on a node: what systemd hears from the agent, and that the
-//! agent can do its work with all that the unit takes away.
+//! `machineconfig/units/usernsd.service` on a node: the agent's notifications to systemd, and that the agent
+//! can do its work with all that the unit takes away.
 
 use std::thread;
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn status_line(node: &Node, key: &str) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// What became of systemd as PID 1 of a privileged container: its state or its exit code.
+/// The result of systemd as PID 1 of a privileged container: its state or its exit code.
 #[track_caller]
 fn privileged_systemd(node: &Node) -> Result<String, i32> {
     let pods = Pods::connect(node);
@@ -84,7 +84,7 @@ fn lost_container_runs(node: &Node) -> bool {
 #[test]
 fn the_service_runs_hardened_and_stops() {
     let Some(node) = node_with_unit(Runtime::Containerd, "") else { return };
-    // Whatever systemd says of the file is a mistake in it.
+    // Any message of systemd about the file is a mistake in the file.
     let verdict = node.exec(["systemd-analyze", "verify", "/etc/systemd/system/usernsd.service"]);
     assert!(verdict.status.success(), "{verdict:?}");
     assert_eq!(String::from_utf8_lossy(&verdict.stderr).trim(), "");

@@ -406,5 +406,5 @@ fn a_mapping_that_was_not_requested_is_unproven() {
         assert_eq!((agent.outcome(made).as_str(), made.owner("")), ("unproven", (0, 0)), "{key} {field}");
     }
     assert_eq!(agent.metric("usernsd_refusals_total", &[("reason", "unproven")]), 4.0);
-    assert!(agent.log().contains("the runtime was told to map group IDs"), "{}", agent.log());
+    assert!(agent.log().contains("the runtime was configured to map group IDs"), "{}", agent.log());
 }

@@ -280,7 +280,7 @@ fn counters_count_containers(configuration: &str) {
         made
     });
     for container in &made {
-        wait_for("a look at it", || (agent.outcome(container) != "being_made").then_some(()));
+        wait_for("an inspection of it", || (agent.outcome(container) != "being_made").then_some(()));
     }
     let each = EACH as f64;
     let metric = |name: &str, labels: &[(&str, &str)]| agent.metric(&format!("usernsd_{name}"), labels);

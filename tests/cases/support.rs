@@ -53,7 +53,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     let container = pods.run(&pods.run_pod(&pod), &container);
     agent.record(&container);
     // The agent's log, as the journal would have it.
-    assert!(agent.log().contains("hunter2-annotation"), "it tells of the annotation: {}", agent.log());
+    assert!(agent.log().contains("hunter2-annotation"), "it contains the annotation: {}", agent.log());
     node.run(["sh", "-c", "systemd-cat -t usernsd cat /run/usernsd-test/log && journalctl --sync"]);
 
     node.run(["usernsd", "support-bundle", "-o", "/run/plain.tar.gz"]);

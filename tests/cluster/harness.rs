@@ -52,8 +52,9 @@ imageGCLowThresholdPercent: 99
 evictionHard: {memory.available: '0%', nodefs.available: '0%', nodefs.inodesFree: '0%', imagefs.available: '0%', imagefs.inodesFree: '0%'}
 ";
 
-/// Starts the kubelet. It sets some values of the kernel's that count for the whole machine, unless it finds them
-/// as it wants them: in its own mount namespace, the mounts of which otherwise are the node's, it does.
+/// Starts the kubelet. The kubelet sets some kernel settings of the whole machine, unless they have the
+/// right values already. So it runs in a mount namespace of its own, which has the node's mounts and shows
+/// it the right values.
 const KUBELET_PROGRAM: &str = "\
 #!/bin/sh
 exec unshare --mount --propagation unchanged sh -euc '
@@ -263,7 +264,7 @@ impl Cluster {
         said.trim_end().to_owned()
     }
 
-    /// What kubectl gets, as JSON.
+    /// The output of `kubectl get`, as JSON.
     #[track_caller]
     pub(crate) fn get(&self, words: &[&str]) -> Value {
         let text = self.kubectl(&[&["get", "-o", "json"], words].concat());

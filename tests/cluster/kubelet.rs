@@ -86,7 +86,7 @@ fn restart_until_ready(cluster: &Cluster, worker: &Worker) {
     wait_for("the node", || is_ready(&cluster.get(&["node", &worker.name])).then_some(()));
 }
 
-/// What `explain --from-log` prints of a line.
+/// The output of `explain --from-log` for a line.
 #[track_caller]
 fn explained(worker: &Worker, line: &str) -> String {
     let output = worker.node.exec(["usernsd", "explain", "--from-log", line]);

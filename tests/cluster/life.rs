@@ -51,16 +51,16 @@ fn rendered(cluster: &Cluster, directory: &str) -> Objects {
 /// An installation that changes, seen from the API server.
 struct Installation<'a> {
     cluster: &'a Cluster,
-    /// What a cluster has without it.
+    /// The objects of a cluster without usernsd.
     before: Objects,
-    /// What has been applied so far and is still to be there.
+    /// The objects that have been applied so far and must still exist.
     applied: Objects,
 }
 
 impl<'a> Installation<'a> {
     fn new(cluster: &'a Cluster) -> Self {
         let before = objects(cluster);
-        // What every namespace has by itself.
+        // Objects that every namespace has by default.
         let by_itself = |object: &&String| {
             ["ConfigMap default ", "ServiceAccount default "].iter().any(|start| object.starts_with(start))
         };
@@ -87,7 +87,7 @@ impl<'a> Installation<'a> {
     }
 }
 
-/// A file of a node, empty where there is none.
+/// The content of a node's file; empty if the file does not exist.
 fn file(worker: &Worker, path: &str) -> String {
     fs::read_to_string(worker.node.path(path)).unwrap_or_default()
 }
@@ -194,7 +194,7 @@ fn an_installation_changes_and_goes_without_a_trace() {
         .edit("daemonset/base/config.yaml", |text| text.replace("kubernetes: {nodeCondition: remove}\n", ""));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
 
-    // One process, and two again. What it does not need any more is deleted by name.
+    // One process, and two again. Objects that it no longer needs are deleted by name.
     installation.apply(&format!("{OVERLAYS}/combined"));
     let agents = cluster.get(&["pods", "-n", "usernsd"]);
     assert_eq!(agents["items"][0]["spec"]["containers"].as_array().unwrap().len(), 1);
@@ -212,8 +212,8 @@ fn an_installation_changes_and_goes_without_a_trace() {
     println!("{left}");
 }
 
-/// What a reboot does, but for the kernel: no process of the runtime's or of a container's is left, nor
-/// anything below /run; then the runtime and the kubelet start.
+/// The effects of a reboot, except for the kernel's: no process of the runtime's or of a container's is
+/// left, nor anything below /run; then the runtime and the kubelet start.
 #[track_caller]
 fn reboot(worker: &Worker) {
     worker.node.run(["systemctl", "stop", "kubelet", worker.runtime_unit()]);

@@ -144,7 +144,7 @@ fn pods_as_people_write_them_are_served() {
     // The host's own files are the pod's root's, which this user is not.
     assert_eq!(inside("stat -c %u /host; touch /host/mine || echo refused"), "0\nrefused");
 
-    // Files in and out, what it wrote, and a look from within.
+    // Files in and out, its output, and its own view.
     cluster.script("echo copied >/run/copied");
     cluster.kubectl(&["cp", "/run/copied", "volumes:/empty/copied", "-c", "main"]);
     assert_eq!(inside("cat /empty/copied"), "copied");

@@ -21,7 +21,7 @@ struct Arrival<'a> {
     maker: Process,
 }
 
-/// What became of the pods.
+/// The states of the pods.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Figures {
     served: usize,

@@ -52,21 +52,21 @@ use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listene
 use usernsd_report::metrics::{Method, Metrics};
 use usernsd_report::snapshot::Store;
 
-/// Longer than any of these tests.
+/// A time that is longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(1000);
 
-/// The containers of a node that is a directory, and what answers for them.
+/// The containers of a node that is only a directory, and the channels of their guard.
 struct Rig {
     directory: tempfile::TempDir,
     containers: Arc<Containers>,
-    /// Of the guard; taken by [`Rig::answer`].
+    /// The guard's questions; taken by [`Rig::answer`].
     questions: Option<mpsc::Receiver<Question<CriId, Option<PodFacts>>>>,
 }
 
 // === impl Rig ===
 
 impl Rig {
-    /// A guard that waits so long for an answer, and after none asks no more.
+    /// A rig whose guard waits for an answer for `patience`, and after a timeout asks no more.
     fn new(patience: Duration) -> Rig {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -104,7 +104,7 @@ impl Rig {
         FakeRuntime::start(&self.socket("cri.sock"), scenario)
     }
 
-    /// Answers the guard's questions with what the runtimes on these sockets say.
+    /// Answers the guard's questions with the answers of the runtimes on these sockets.
     fn answer(&mut self, sockets: &[&str]) {
         let paths: Vec<PathBuf> = sockets.iter().map(|name| self.socket(name)).collect();
         let endpoints: Endpoints = Arc::new(move || paths.clone());
@@ -139,7 +139,8 @@ impl Rig {
         tokio::task::spawn_blocking(decided).await.unwrap()
     }
 
-    /// Containers that the guard let pass unjudged, at their creation and at their start.
+    /// Number of containers that the guard let pass without a decision, at their creation and at their
+    /// start.
     fn unanswered(&self) -> [f64; 2] {
         ["create_container", "start_container"]
             .map(|call| self.metric(&format!("usernsd_guard_unanswered_total{{call=\"{call}\"}}")))
@@ -152,7 +153,7 @@ impl Rig {
     }
 }
 
-/// The runtime's watcher, which resyncs when told to.
+/// The runtime's watcher, which resyncs on request.
 struct Watching {
     resync: Arc<Notify>,
     listed: Arc<Listed>,
@@ -203,7 +204,7 @@ impl Rig {
     }
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -276,19 +277,19 @@ async fn the_runtime_is_asked_once_more_at_the_start() {
     let hung = rig.runtime(hanging());
     rig.answer(&["cri.sock"]);
     assert!(rig.create(&in_hosts("c1")).await.is_ok());
-    // Nobody asks it now, but whoever must.
+    // Only questions that are indispensable are asked now.
     assert!(rig.create(&in_hosts("c2")).await.is_ok());
     assert!(rig.start(&in_hosts("c2")).await.is_none());
     assert_eq!(rig.unanswered(), [2.0, 1.0]);
     assert_eq!(hung.calls("PodSandboxStatus"), 2);
-    // Its answers to all that are lost.
+    // Its answers to these questions are lost.
     drop(hung);
     let _back = rig.runtime(guarded());
     assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
 }
 
-/// systemd that takes calls and answers none, and floods the agent with signals: what waits for an answer is
-/// bounded, nobody waits longer than their patience, and the agent goes on.
+/// systemd accepts calls without answering them, and floods the agent with signals. The number of waiting
+/// questions is bounded, no caller waits longer than its time limit, and the agent continues.
 #[tokio::test]
 async fn a_systemd_that_hangs_and_floods_delays_no_caller() {
     const SIGNALS: usize = 100_000;
@@ -323,14 +324,14 @@ async fn a_systemd_that_hangs_and_floods_delays_no_caller() {
     let (_ask, answers) = asked.unwrap();
     assert_eq!(answers, vec![None; 5]);
     let calls = fake.calls().len() - before;
-    // Those ahead of time, a few rounds of them, and the questions.
+    // The questions ahead of time, repeated a few times, and the callers' questions.
     assert!(calls < 2000, "{calls} calls wait");
     fake.scenario.lock().unwrap().hang = false;
     assert_eq!(store.health(Peer::Systemd).state, PeerState::Up);
 }
 
-/// A runtime that gave the plugin up before it had the answer: nothing was refused or prepared, the container
-/// runs, and that is what is said and counted.
+/// The runtime dropped the plugin before it received the answer: nothing was refused or prepared, the
+/// container runs, and this is logged and counted.
 #[tokio::test]
 async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
     let mut rig = Rig::new(Duration::from_secs(20));
@@ -366,11 +367,11 @@ async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
                 _ => session.create(&recorded).map(drop),
             };
             assert_eq!(answer, Err(Fault::Timeout));
-            // Given up: its connection is closed.
+            // The runtime drops the plugin by closing the connection.
             drop(session);
             runtime
         });
-        // The plugin asks what the pod asked for, and gets the answer too late.
+        // The plugin asks for the pod's request, and gets the answer too late.
         let question = questions.recv().await.unwrap();
         fake = Some(asking.await.unwrap());
         rig.containers.pods().note("s1", own.clone());
@@ -393,7 +394,7 @@ async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
 #[tokio::test]
 async fn a_request_by_annotation_counts_after_the_creation_too() {
     let rig = Rig::new(SHORT);
-    // CRI-O's annotation: the runtime knows of no other request.
+    // The pod has CRI-O's annotation, and the runtime reports no other request.
     rig.containers.pods().note("s1", PodFacts { request: None, root: None });
     let mut container = in_hosts("c1");
     assert!(rig.start(&container).await.is_none());
@@ -409,7 +410,7 @@ async fn a_request_by_annotation_counts_after_the_creation_too() {
     assert_eq!(rig.unanswered(), [0.0, 0.0]);
 }
 
-/// What a resync leaves alone every time is one container.
+/// A container that each resync skips is counted once.
 #[tokio::test]
 async fn a_container_that_every_resync_skips_is_counted_once() {
     let rig = Rig::new(SHORT);
@@ -432,8 +433,7 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
     assert_eq!(refused(), 1.0, "{:?}", rig.containers.store().list());
 }
 
-/// What was said of a node while its runtime was away is said anew when it is back, not at the next
-/// resync.
+/// The node is checked again as soon as its runtime is back, not at the next resync.
 #[tokio::test]
 async fn a_runtime_that_comes_back_is_reported_at_once() {
     let rig = Rig::new(SHORT);
@@ -508,7 +508,7 @@ async fn a_runtime_without_events_is_joined_once() {
         for round in 1..=5 {
             until("a list", || runtime.calls("ListContainers") >= round).await;
             until("a subscription", || runtime.calls("GetContainerEvents") >= 1).await;
-            // Time for what must not happen.
+            // Time for an event that must not occur.
             tokio::time::sleep(Duration::from_millis(100)).await;
             watching.resync.notify_one();
         }
@@ -535,7 +535,7 @@ async fn the_agent_does_not_stay_subscribed_to_a_runtime_that_it_left() {
     until("one subscription", || runtime.subscribers() == 1).await;
 }
 
-/// Each counter of the runtime's peer is what its help says, whatever comes in whatever number.
+/// Each counter of CRI counts what its help text describes, for any sequence of events.
 #[tokio::test]
 async fn a_storm_of_events_is_counted_event_by_event() {
     const EACH: usize = 60;
@@ -546,7 +546,7 @@ async fn a_storm_of_events_is_counted_event_by_event() {
         ("stopped", v1::ContainerEventType::ContainerStoppedEvent),
         ("deleted", v1::ContainerEventType::ContainerDeletedEvent),
     ];
-    // Of containers that are gone when they are asked for: that is an answer, no failed request.
+    // The containers no longer exist when they are asked for. That is an answer and not a failed request.
     let events = (0..EACH).flat_map(|number| {
         kinds.map(|(_, kind)| v1::ContainerEventResponse {
             container_id: format!("gone{number}"),
@@ -573,7 +573,7 @@ async fn a_storm_of_events_is_counted_event_by_event() {
     assert_eq!(rig.metric("usernsd_cri_stream_reconnects_total"), 0.0);
 }
 
-/// Looks at all containers that fail, and the requests that made them fail; then those that do not.
+/// Resyncs that fail, and the requests because of which they fail; then resyncs that succeed.
 #[tokio::test]
 async fn each_failed_resync_is_counted_once() {
     let rig = Rig::new(SHORT);
@@ -591,7 +591,7 @@ async fn each_failed_resync_is_counted_once() {
     let before = runtime.calls("ListContainers");
     assert_eq!(total("usernsd_reconciles_total"), before as f64);
     runtime.scenario.lock().unwrap().list_fails = true;
-    // Asked for more often than it can be done.
+    // Resyncs are requested more often than they can be made.
     for _ in 0..20 {
         watching.resync.notify_one();
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -600,7 +600,7 @@ async fn each_failed_resync_is_counted_once() {
     runtime.scenario.lock().unwrap().list_fails = false;
     let lists = runtime.calls("ListContainers");
     watching.resync.notify_one();
-    until("a look that does not fail", || runtime.calls("ListContainers") > lists).await;
+    until("a resync that succeeds", || runtime.calls("ListContainers") > lists).await;
     until("both counts", || total("usernsd_reconciles_total") == runtime.calls("ListContainers") as f64)
         .await;
     let failures = total("usernsd_reconcile_failures_total");
@@ -608,8 +608,8 @@ async fn each_failed_resync_is_counted_once() {
     assert!(failures >= 2.0 && failures <= (lists - before) as f64, "{failures} of {lists}");
 }
 
-/// A runtime that is restarted is reached again that often; a stream that breaks is opened again, and the
-/// runtime behind it is the same.
+/// Each restart of the runtime counts as one reconnection. A broken stream is opened again, without counting
+/// as a reconnection of the runtime.
 #[tokio::test]
 async fn each_return_of_the_runtime_is_counted_once() {
     const TIMES: usize = 3;
@@ -633,8 +633,8 @@ async fn each_return_of_the_runtime_is_counted_once() {
     assert!(streams <= TIMES as f64, "{streams} streams were opened again for {TIMES} restarts");
 }
 
-/// A bus that is restarted is joined again that often. What cannot be joined, a daemon-reload and a systemd that is
-/// executed again are no returns.
+/// Each restart of the bus counts as one reconnection. Failed connections, a daemon-reload and a
+/// daemon-reexec do not count.
 #[tokio::test]
 async fn each_return_of_systemd_is_counted_once() {
     const TIMES: usize = 3;
@@ -654,7 +654,7 @@ async fn each_return_of_systemd_is_counted_once() {
     let returns = || rig.metric("usernsd_systemd_reconnects_total");
     let working = || systemd::Scenario { version: "257".into(), ..Default::default() };
     for number in 0..=TIMES {
-        // A bus that sends everyone away is none.
+        // A bus that refuses every connection does not count.
         let refusing =
             systemd::Scenario { refuse: Some("org.freedesktop.DBus.Error.AccessDenied".into()), ..working() };
         let fake = FakeSystemd::start(&socket, refusing);
@@ -682,7 +682,7 @@ async fn each_return_of_systemd_is_counted_once() {
     assert_eq!(returns(), TIMES as f64);
 }
 
-/// A runtime whose sessions end is joined again that often; a registration that it refuses is no session.
+/// Each session that ends counts as one reconnection; a refused registration does not.
 #[tokio::test]
 async fn each_return_of_the_runtime_over_nri_is_counted_once() {
     const TIMES: usize = 3;
@@ -724,8 +724,8 @@ async fn each_return_of_the_runtime_over_nri_is_counted_once() {
     thread.join().unwrap();
 }
 
-/// Reports of a plugin, some of them sent twice and some unreadable; and its own count of those it dropped, which
-/// is no sum of what it says again and again.
+/// Reports of a plugin, some of them sent twice and some unreadable. The plugin sends its number of dropped
+/// reports repeatedly; the numbers are not added up.
 #[tokio::test]
 async fn a_storm_of_reports_is_counted_report_by_report() {
     const ALL: u64 = 200;
@@ -772,7 +772,7 @@ async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
     let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 1.0).await;
-    assert!(rig.containers.pods().knows("s1") && is_known(), "its sandbox is there");
+    assert!(rig.containers.pods().knows("s1") && is_known(), "its sandbox still exists");
     runtime.scenario.lock().unwrap().sandboxes.clear();
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 2.0).await;
@@ -791,7 +791,7 @@ async fn a_container_without_a_known_cgroup_is_kept_while_it_is_listed() {
     assert_eq!(left, [id("listed")]);
 }
 
-/// The agent's side of the link, and what it said of joining NRI.
+/// The agent's side of the link, and its decisions about joining NRI.
 struct Following {
     joins: Arc<std::sync::Mutex<Vec<bool>>>,
 }
@@ -838,7 +838,7 @@ fn report(number: u64, done: Done) -> String {
     FromPlugin::Report(Report { number, at: SystemTime::now(), done }).render()
 }
 
-/// The next message that is no ping.
+/// The next message that is not a ping.
 async fn next(lines: &mut Lines) -> FromAgent {
     loop {
         let line =
@@ -852,14 +852,14 @@ async fn next(lines: &mut Lines) -> FromAgent {
 
 const LOST: &str = "usernsd_refusals_total{reason=\"lost_isolation\"}";
 
-/// A plugin that is killed before its socket has its name leaves one that nobody would find.
+/// A plugin that is killed before its socket has its final name leaves a temporary one.
 #[tokio::test]
 async fn sockets_of_plugins_that_ended_are_swept() {
     let rig = Rig::new(SHORT);
     let plugins = rig.socket("plugins");
     let _first = rig.listen("containerd-1");
     let left = |name: &str| drop(std::os::unix::net::UnixListener::bind(plugins.join(name)).unwrap());
-    // Of processes that are gone, with a name and without, and of one that lives.
+    // Sockets of ended processes, with a final and a temporary name, and one of a live process.
     let living = format!(".containerd-{}", std::process::id());
     for name in ["crio-4194304.sock", ".crio-4194304", ".odd", &living] {
         left(name);
@@ -874,7 +874,7 @@ async fn sockets_of_plugins_that_ended_are_swept() {
     assert_eq!(names, [&living, ".file-4194304", "containerd-1.sock", "containerd-2.sock"]);
 }
 
-/// A plugin of a later version, which has words of its own, and one of an earlier, which has fewer.
+/// A plugin of a later version, with additional names, and one of an earlier version, with fewer.
 #[tokio::test]
 async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
     for hello in [
@@ -894,7 +894,7 @@ async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
         assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 1 });
         writer.write(&report(2, refused("c1"))).await.unwrap();
         assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
-        // Sent again, because the acknowledgement was lost: counted once.
+        // A report that is sent again because the acknowledgement was lost is counted once.
         writer.write(&report(2, refused("c1"))).await.unwrap();
         assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
         let ungranted = NotGranted { reason: "of_a_later_version".into(), sentence: "no".into() };
@@ -915,7 +915,7 @@ async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
     }
 }
 
-/// The agent joins that runtime over NRI.
+/// The runtime that the agent has joined over NRI.
 fn joined(name: &str, version: &str) -> Option<Caller> {
     let way = CallWay::Joined("/run/nri/nri.sock".into());
     Some(Caller { name: name.into(), version: version.into(), way, has_others: false })
@@ -937,13 +937,13 @@ async fn the_runtime_of_nri_is_compared_with_that_of_cri() {
     assert!(!store.is_called_first());
     let snapshot = store.snapshot();
     assert_eq!((snapshot.start_path.name(), snapshot.mismatch), ("nobody", Some(mismatch)));
-    // The runtime of CRI was replaced by that one, and this is noticed.
+    // The runtime of CRI was replaced by the one of NRI, and the mismatch ends.
     runtime.scenario.lock().unwrap().version = ("containerd".into(), "2.1.9".into());
     rig.containers.attention().notify_one();
     until("the other runtime", || store.mismatch().is_none()).await;
     assert!(store.is_called_first());
     store.set_joined(joined("containerd", "2.1.9"));
-    // Nobody answers over CRI: nobody can tell.
+    // Without an answer over CRI there is nothing to compare.
     store.set_joined(joined("cri-o", "1.36.3"));
     assert!(store.mismatch().is_some());
     store.down(Peer::Cri, SystemTime::now(), "away");
@@ -951,7 +951,7 @@ async fn the_runtime_of_nri_is_compared_with_that_of_cri() {
     drop(watching);
 }
 
-/// Two runtimes of one name and version: what they list tells them apart.
+/// Two runtimes with the same name and version are distinguished by their lists.
 #[tokio::test]
 async fn the_list_of_nri_is_compared_with_that_of_cri() {
     let rig = Rig::new(SHORT);
@@ -1001,7 +1001,7 @@ async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
     writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
     until("no need to join", || following.joins() == Some(false)).await;
     assert_eq!(store.snapshot().start_path.name(), "launched_plugin");
-    // By now CRI answers, and it is another one.
+    // Now CRI answers, and it is another runtime.
     let mut runtime = usernsd_domain::node::Runtime {
         name: "cri-o".into(),
         version: "1.36.3".into(),
@@ -1018,11 +1018,11 @@ async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
     });
     until("joining", || following.joins() == Some(true)).await;
     assert_eq!(store.snapshot().start_path.name(), "nobody");
-    // The one that it reaches is the right one.
+    // The runtime that it joins is the right one.
     store.set_joined(joined("cri-o", "1.36.3"));
     assert_eq!((store.mismatch(), store.snapshot().start_path.name()), (None, "agent_joined"));
     store.set_joined(None);
-    // The configuration was put right.
+    // The configuration was corrected.
     (runtime.name, runtime.version) = ("containerd".into(), "2.1.9".into());
     store.set_runtime(runtime);
     until("leaving", || following.joins() == Some(false)).await;
@@ -1035,7 +1035,7 @@ async fn without_a_plugin_the_agent_joins_and_leaves_when_one_appears() {
     let rig = Rig::new(SHORT);
     let following = rig.follow();
     until("joining", || following.joins() == Some(true)).await;
-    // A socket of one that ended.
+    // A socket of a plugin that ended.
     drop(rig.listen("containerd-6"));
     let listener = rig.listen("containerd-7");
     let (mut lines, mut writer) = listener.accept().await.unwrap();
@@ -1043,7 +1043,7 @@ async fn without_a_plugin_the_agent_joins_and_leaves_when_one_appears() {
     let hello = Hello { protocol: 1, pid: 7, ..Hello::default() };
     writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
     until("leaving", || following.joins() == Some(false)).await;
-    // It pings; one that does not answer hangs.
+    // The agent pings; a plugin that does not answer hangs.
     until("a plugin that hangs", || following.joins() == Some(true)).await;
     assert_eq!(rig.containers.store().snapshot().start_path.name(), "nobody");
     writer.write(&FromPlugin::Pong { number: 1, busy: Duration::ZERO }.render()).await.unwrap();
@@ -1093,7 +1093,7 @@ async fn each_report_goes_to_one_agent() {
     let reports = Arc::new(Reports::new(Hello { pid: 7, ..Hello::default() }));
     let listener = rig.listen("containerd-7");
     tokio::spawn(Arc::clone(&reports).serve(listener, Arc::new(|| Duration::from_millis(3))));
-    // While nobody is there.
+    // Without a connected agent.
     (1..=3).for_each(|number| reports.add(refused(&format!("c{number}"))));
     let mut old = Client::connect(&rig).await;
     assert_eq!(old.next().await, FromPlugin::Resumed);
@@ -1103,26 +1103,26 @@ async fn each_report_goes_to_one_agent() {
     old.seen(2).await;
     old.writer.write(&FromAgent::Ping { number: 5 }.render()).await.unwrap();
     assert_eq!(old.next().await, FromPlugin::Pong { number: 5, busy: Duration::from_millis(3) });
-    // Another plugin looks whether this one is alive: it is no agent.
+    // Another plugin checks whether this one is alive; it is not an agent.
     drop(launched::connect(&rig.socket("plugins/containerd-7.sock")).await.unwrap());
     let mut newer = Client::connect(&rig).await;
     assert_eq!(old.next().await, FromPlugin::Replaced);
     reports.add(refused("c4"));
-    // It has a moment to acknowledge what it got; only then the other one gets anything.
+    // The replaced agent has a moment to acknowledge its reports; only then the new one gets any.
     old.seen(3).await;
     assert_eq!(newer.next().await, FromPlugin::Resumed);
     assert_eq!(newer.number().await, 4);
     newer.seen(4).await;
-    // It acknowledges what was another's.
+    // It acknowledges a report that was sent to the other agent.
     old.seen(9).await;
     reports.add(refused("c5"));
     assert_eq!(newer.number().await, 5);
-    // Gone without a word: what it did not acknowledge goes to the old one.
+    // The new agent ends without acknowledging; its reports go to the old one.
     drop(newer);
     assert_eq!(old.next().await, FromPlugin::Resumed);
     assert_eq!(old.number().await, 5);
     old.seen(5).await;
-    // One that acknowledges nothing does not keep the reports for ever.
+    // An agent that acknowledges nothing does not keep the reports forever.
     reports.add(refused("c6"));
     assert_eq!(old.number().await, 6);
     let mut last = Client::connect(&rig).await;

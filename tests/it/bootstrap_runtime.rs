@@ -192,7 +192,7 @@ fn the_directory_service_is_asked_as_by_the_kubelet() {
         ("echo 0: kubelet 327680 65536", "[kubelet-count-few]"),
         (
             "echo 0: kubelet 327680 $#",
-            "it says other ranges for groups than for users: the kubelet does not start",
+            "it prints other ranges for groups than for users: the kubelet does not start",
         ),
         ("echo 0: kubelet 1 2; echo 1: kubelet 3 4", "it has 2 ranges for kubelet, not one"),
         ("echo nonsense", "which the kubelet does not understand"),
@@ -322,7 +322,7 @@ async fn a_node_whose_runtime_answers_has_a_kubelet() {
     fs::write(path("usr/bin/getsubids"), "").unwrap();
     let _runtime = FakeRuntime::start(&path("run/crio/crio.sock"), crio_with_a_pod("1.36.3", 626_982_912));
     for (kubelet, want) in [
-        ("user: create", "how many pods the kubelet may run is not known"),
+        ("user: create", "the number of pods that the kubelet may run is unknown"),
         ("user: create, maxPods: 110", "default/pod: the runtime runs it with the IDs 626982912:65536"),
     ] {
         fs::write(path("usernsd.yaml"), format!("bootstrap: {{kubelet: {{{kubelet}}}}}\n")).unwrap();

@@ -109,7 +109,7 @@ fn ps_output_matches_the_golden_files() {
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(golden(name), &found).unwrap();
         }
-        assert_eq!(found, std::fs::read_to_string(golden(name)).unwrap(), "{name}; UPDATE=1 writes it anew");
+        assert_eq!(found, std::fs::read_to_string(golden(name)).unwrap(), "{name}; UPDATE=1 writes it");
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
     }
     let mut state = state();

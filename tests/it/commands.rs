@@ -96,7 +96,7 @@ fn a_line_of_a_log_is_explained() {
     let said = usernsd(&["explain", "--from-log", line], "");
     let want = "Message  Failed to create /init.scope control group: Permission denied\n\
                 Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.\n\
-                Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.\n\
+                Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.\n\
                 More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md\n";
     assert_eq!((said.status.code(), text(&said.stdout)), (Some(0), want.to_owned()));
 
@@ -139,7 +139,7 @@ fn bash_completes_commands_and_flags() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("usernsd");
     std::fs::write(&file, script.stdout).unwrap();
-    // What bash runs when the user presses Tab.
+    // The commands that bash runs when the user presses Tab.
     let complete = |words: &[&str]| -> Vec<String> {
         let line = format!(
             "source {}; COMP_WORDS=({}); COMP_CWORD={}; _usernsd usernsd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
@@ -308,7 +308,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
         [["NODE", "AGENT", "PHASE"], ["n1", "usernsd-1", "Running"], ["n2", "usernsd-2", "Running"]]
     );
     assert!(code == 1 && status.contains("does not answer"), "{status}");
-    // What is wrong with the node counts, not only its containers.
+    // Problems of the node count, not only those of its containers.
     let own = state.containers.iter().filter(|container| assess(container).is_problem()).count();
     let row = format!("{:<12}{}", state.containers.len(), Verdict::of(&state).problems.len());
     assert!(status.lines().any(|line| line.ends_with(&row)) && own < 5, "{status}");

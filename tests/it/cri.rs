@@ -269,7 +269,7 @@ async fn a_dead_socket_is_named_with_the_remedy() {
             error.to_string(),
             format!(
                 "cannot reach the container runtime at {path}: {reason}; check that it runs and listens there, \
-                 and in a pod mount the socket's directory (a runtime makes its socket anew at each start)"
+                 and in a pod mount the socket's directory (a runtime makes a new socket at each start)"
             )
         );
         let events: Result<Vec<_>, _> = rig.cri.events().try_collect().await;

@@ -1,5 +1,5 @@
-//! `usernsd doctor` on root directories: a node that is well, broken in one way at a time. The check
-//! names it, and what it says to do makes it pass. What only a running node has is in
+//! `usernsd doctor` on root directories: a healthy node, broken in one way at a time. The check reports the
+//! problem, and its remedy makes it pass. Checks that need a running node are tested in
 //! `tests/cases/doctor.rs`.
 
 use std::collections::BTreeSet;
@@ -74,7 +74,7 @@ impl Tree {
         document["checks"].as_array().unwrap().clone()
     }
 
-    /// What came of a check, and its first remedy.
+    /// The outcome of a check, and its first remedy.
     fn outcome(&self, id: &str, args: &[&str]) -> (String, String) {
         let checks = self.checks(args);
         let one = checks.iter().find(|one| one["id"] == id).unwrap_or_else(|| panic!("no {id}"));
@@ -519,7 +519,7 @@ fn a_node_without_results_is_not_ready() {
     assert_eq!(ready(&good, &[CRIO, NO_PEERS]), Value::Null);
 }
 
-/// Whoever may not use the runtime's socket knows nothing of the runtime.
+/// Without permission to use the runtime's socket, nothing is reported about the runtime.
 #[test]
 fn a_socket_without_permission_is_no_failure() {
     if !nix::unistd::geteuid().is_root() {
@@ -618,7 +618,7 @@ fn exit_codes_depend_on_outcomes_and_flags() {
     );
     let nowhere = Command::new(USERNSD).args(["doctor", "--root", "/no/such/root"]).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(2));
-    // Whoever names a socket wants an answer from there.
+    // A socket that is named on the command line must answer.
     let silent = tree.run(&["--socket", "/no/such/socket"]);
     assert_eq!(silent.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&silent.stderr).contains("nothing answers on /no/such/socket"));
@@ -681,7 +681,7 @@ fn doctor_output_matches_the_golden_files() {
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&path, &found).unwrap();
         }
-        assert_eq!(found, fs::read_to_string(&path).unwrap(), "{name}; UPDATE=1 writes it anew");
+        assert_eq!(found, fs::read_to_string(&path).unwrap(), "{name}; UPDATE=1 writes it");
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
         assert!(name.contains("json") || found.lines().last().unwrap().ends_with("hostUsers: false."));
     }

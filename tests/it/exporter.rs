@@ -178,8 +178,8 @@ fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
     }
 }
 
-/// Agents that come and go, some without a word and some with a word that is none; several documents on one connection
-/// are no return.
+/// Agents that come and go, some without sending anything and some sending an invalid document. Several
+/// documents on one connection do not count as reconnections.
 #[tokio::test]
 async fn each_return_of_the_agent_is_counted_once() {
     const RETURNS: usize = 4;

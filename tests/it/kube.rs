@@ -695,7 +695,7 @@ async fn a_storm_of_failed_requests_is_counted_request_by_request() {
     for (request, what) in requests {
         let line = format!("usernsd_kube_request_failures_total{{request=\"{request}\"}} {each}");
         cluster.until(|cluster| cluster.metric(&line)).await;
-        // What was asked and not counted was answered.
+        // Requests that were not counted as failed were answered.
         assert!(cluster.api.count(what) as f64 > each, "{what}");
     }
     cluster.until(|cluster| cluster.metric("usernsd_kube_up 1")).await;

@@ -13,7 +13,7 @@ use usernsd_domain::admission;
 const PAGE: &str = include_str!("../../docs/admission.md");
 const PODS: &str = "/api/v1/namespaces/team-a/pods";
 
-/// What the API server answered: its code, its message, its warnings.
+/// The API server's answer: its code, its message, its warnings.
 #[derive(Debug)]
 struct Answer {
     code: u16,
@@ -22,7 +22,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// What a policy that refuses says, without the words around it.
+    /// The message of a policy that refuses, without the API server's prefix.
     #[track_caller]
     fn refusal(&self) -> &str {
         let message = self.object["message"].as_str().unwrap_or_else(|| panic!("not refused: {self:?}"));
@@ -74,7 +74,7 @@ async fn apply(client: &Client, text: &str) {
     }
 }
 
-/// What the command prints for this configuration.
+/// The command's output for this configuration.
 fn rendered(config: &str) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), config).unwrap();
@@ -164,7 +164,7 @@ async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
         "annotation usernsd.io/cgroup is too long; it may only be \"writable\" or \"read-only\""
     );
 
-    // What is granted, and what is not ours.
+    // Requests that are granted, and pods that do not concern usernsd.
     let mut host =
         pod("p", json!({"usernsd.io/cgroup": "read-only", "writable-cgroups.noderesource.dev": "true"}));
     host["spec"]["hostUsers"] = json!(true);

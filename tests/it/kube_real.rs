@@ -50,7 +50,7 @@ fn rules(role: &Value) -> BTreeSet<String> {
     found
 }
 
-/// What the audit log has of the exporter: what it asked, and with what it was answered.
+/// The exporter's requests in the audit log, with their answers.
 fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -176,7 +176,7 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
     assert!(!task.is_finished(), "a task ended by itself");
     task.abort();
 
-    // What the kubelet and others say stays where ours is taken away.
+    // The conditions of the kubelet and others remain when ours is removed.
     let others = json!({"type": "KernelDeadlock", "status": "False"});
     let others = json!([{"op": "add", "path": "/status/conditions/-", "value": others}]);
     let patch = hyper::Request::patch("/api/v1/nodes/worker-1/status")

@@ -1,6 +1,6 @@
-//! What Cargo cannot say of the layers. Which crate may name which is in their manifests; here: the
-//! domain has no effects, each peer has one module, and modules of the host and of the peers do not
-//! name each other.
+//! The rules for the layers that Cargo cannot enforce. The crates' manifests determine which crate may use
+//! which. Tested here: the domain has no effects, each peer has one module, and modules of the host and of
+//! the peers do not name each other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
 /// The one module with unsafe code in it; it may be `allow`ed nowhere else.
 const UNSAFE: &str = "linux/idmap";
 
-/// What has one place, or none, and what to use instead.
+/// Items that may be used in one place or nowhere, and what to use instead.
 const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ("new_current_thread", &["tasks/lib"], "usernsd_tasks::runtime makes the asynchronous runtime"),
     ("unbounded_channel", &[], "every queue has a bound, and a comment on what happens beyond it"),
@@ -40,7 +40,7 @@ const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// What has an effect or reads a clock.
+/// Items that have an effect or read a clock.
 const EFFECTS: &[&str] =
     &["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"];
 

@@ -36,6 +36,7 @@ mod kube;
 mod kube_admission;
 mod kube_real;
 mod kube_scale;
+mod language;
 mod layers;
 mod machineconfig;
 mod map;

@@ -18,7 +18,7 @@ fn golden(name: &str, found: &str) {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, found).unwrap();
     }
-    assert_eq!(found, std::fs::read_to_string(&path).unwrap_or_default(), "{name}; UPDATE=1 writes it anew");
+    assert_eq!(found, std::fs::read_to_string(&path).unwrap_or_default(), "{name}; UPDATE=1 writes it");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn every_expression_returns_data() {
     assert!(full.len() > 100, "{} expressions", full.len());
     let complaints = prometheus.without_data(&full);
     assert!(complaints.is_empty(), "{complaints:#?}\n{}", prometheus.log());
-    assert_eq!(empty.len(), EMPTY.len(), "an exception that is none: {empty:?}");
+    assert_eq!(empty.len(), EMPTY.len(), "an exception without an effect: {empty:?}");
     for (name, expr) in &empty {
         let series = prometheus.query(expr).unwrap();
         assert!(series.is_empty(), "{name} has data, remove the exception: {series:?}");

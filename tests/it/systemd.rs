@@ -292,7 +292,7 @@ async fn a_flood_of_large_signals_takes_no_memory_and_loses_none_of_systemds() {
             }
         }
     };
-    // What one of them takes in the fake.
+    // The time that one of them takes in the fake.
     flood(1).await;
     rig.fake.job_removed("crio-1.scope", "done").await;
     let (now, before) = memory();

@@ -1,6 +1,7 @@
 //! A real kube-apiserver with RBAC and its etcd, from the directory that `USERNSD_TEST_KUBE` names.
 
-// What fails here fails the test. Clippy knows that only of functions marked as tests.
+// A panic here fails the test, but Clippy applies its exception for tests only to functions that are marked
+// as tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use kube::client::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
-/// Who asks with the token `exporter`.
+/// The user of the token `exporter`.
 pub(crate) const USER: &str = "system:serviceaccount:usernsd:usernsd-exporter";
 
 struct Ended(Child);
@@ -37,7 +38,7 @@ fn free_port() -> u16 {
 
 impl Server {
     /// Starts both; without them, prints that the test is skipped and returns `None`.
-    #[allow(clippy::print_stderr, reason = "a test says on stderr why it does not run")]
+    #[allow(clippy::print_stderr, reason = "a test prints to stderr why it is skipped")]
     pub(crate) fn start_or_skip() -> Option<Server> {
         let Some(programs) = std::env::var_os("USERNSD_TEST_KUBE").map(PathBuf::from) else {
             eprintln!("SKIPPED: USERNSD_TEST_KUBE names no directory with kube-apiserver and etcd");

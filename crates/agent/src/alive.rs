@@ -8,10 +8,10 @@ use std::time::Duration;
 
 /// The pause between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
-/// So many checks in a row without a beat end the process. Checks are counted and not seconds, so that a
-/// process that was suspended does not time out when it resumes.
+/// The process ends after this many checks in a row without a beat. Checks are counted and not seconds, so
+/// that a process that was suspended does not time out when it resumes.
 const LOOKS: u32 = 60;
-/// So many checks in a row that find a request in work for too long end the process.
+/// The process ends after this many checks in a row that find a request in work for too long.
 const STUCK_LOOKS: u32 = 5;
 
 /// The beats of the main loop.

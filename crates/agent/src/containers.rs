@@ -200,8 +200,8 @@ impl Containers {
             let Record { id, name, pod, .. } = record.clone();
             Named { id, name, pod }
         };
-        // A loss that is found again is the same one, and an ended container is none. Over NRI it is
-        // another attempt to start the container.
+        // A loss that is found again is the same one, and an ended container has lost nothing. Over NRI it
+        // is another attempt to start the container.
         let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
         let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
         // A runtime that dropped the plugin before it received the refusal has started the container.
@@ -319,7 +319,7 @@ impl Containers {
             Missed::UserNamespace => "it ran as the host's root although its pod asked for a user namespace",
             Missed::WritableCgroup => "it was created without the writable cgroup that its pod asked for",
         };
-        let sentence = format!("ended, so that the kubelet makes it anew: {sentence}");
+        let sentence = format!("ended, so that the kubelet recreates it: {sentence}");
         let Record { id, name, pod, .. } = looked.record;
         let named = Named { id, name, pod };
         self.note(&named, EventKind::Fixed, Action::EndContainer.name(), sentence, SystemTime::now());
@@ -330,7 +330,7 @@ impl Containers {
             name = %container.name,
             pid = init.pid(),
             missed = what.name(),
-            "ended the container, so that the kubelet makes it anew"
+            "ended the container, so that the kubelet recreates it"
         );
         Ok(())
     }

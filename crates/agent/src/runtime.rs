@@ -44,7 +44,7 @@ const EVENTS: usize = 1024;
 /// not return the memory of 500 specifications of some kilobytes each.
 const AT_ONCE: usize = 16;
 
-/// The task.
+/// Watches the runtime, and inspects its containers.
 pub struct RuntimeWatch {
     /// The sockets to try; the first one that answers is used until it no longer answers.
     pub endpoints: Endpoints,
@@ -119,7 +119,7 @@ async fn ask_one(cri: &Cri, sandbox: &CriId) -> Result<Option<InspectedSandbox>,
     }
 }
 
-/// What woke the task.
+/// The event that woke the task.
 enum Wake {
     Event(ContainerEvent),
     EventsEnded { lasted: Duration, any: bool, error: Option<CriError> },
@@ -219,7 +219,7 @@ impl RuntimeWatch {
                         warn!(%reason, "the runtime does not answer over CRI; trying again");
                         said = Some(reason);
                     }
-                    // What NRI lists needs no CRI.
+                    // NRI's list can be handled without CRI.
                     if let Some(found) = self.listed.try_take() {
                         self.take_listed(None, found).await;
                     }
@@ -617,7 +617,7 @@ impl RuntimeWatch {
         if let Some(looking) = looking
             && let Err(error) = looking.await
         {
-            warn!(%error, "a look at the containers ended early");
+            warn!(%error, "an inspection of containers ended early");
         }
     }
 }

@@ -36,7 +36,7 @@ const AHEAD: usize = 64;
 /// needs some milliseconds; a stuck container is left to the resync.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The task.
+/// Follows systemd's signals, and answers questions about units.
 pub struct Units {
     /// The system bus.
     pub bus: PathBuf,

@@ -159,12 +159,12 @@ section! {
 section! {
     /// Changing the owner of a container's cgroup to the container's user.
     Delegation {
-        /// Who becomes the owner: "process-user", the user of the container's process (OCI runtime
-        /// specification, runc), or "root", the container's root (crun).
+        /// The new owner: "process-user", the user of the container's process (OCI runtime specification,
+        /// runc), or "root", the container's root (crun).
         owner: String = "process-user".into();
-        /// Who changes the owner: "agent"; or "systemd-user", to let systemd do it when it creates the
-        /// scope (needs nri.enabled, and libnss-systemd on the node); or "none", to change nothing (with
-        /// nri.enabled off).
+        /// The program that changes the owner: "agent"; or "systemd-user", to let systemd do it when it
+        /// creates the scope (needs nri.enabled, and libnss-systemd on the node); or "none", to change
+        /// nothing (with nri.enabled off).
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
@@ -299,9 +299,9 @@ section! {
         tls_certificate_file: String = String::new();
         /// The certificate's key, in PEM.
         tls_key_file: String = String::new();
-        /// Who may read: "none" asks for no token; "kubernetes" asks the API server (TokenReview,
-        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Everyone may read
-        /// health.
+        /// Authorization of readers: "none" asks for no token; "kubernetes" asks the API server
+        /// (TokenReview, SubjectAccessReview) whether the client's token may get the path. Needs TLS.
+        /// Everyone may read health.
         authorization: String = "none".into();
         /// The finest objects with their own series on /metrics: only the "node", each "pod", or each
         /// "container".

@@ -1,8 +1,8 @@
 //! `make demo`: a real node, and a container with systemd as PID 1 in a user namespace, first
 //! without usernsd and then with it.
 //!
-//! Every line with a √ is checked; the first that does not hold ends the demo with exit code 1.
-//! The agent runs as `machineconfig/units/usernsd.service` says; pods are made over CRI.
+//! Every line with a √ is checked; the first that does not hold ends the demo with exit code 1. The agent
+//! runs as in `machineconfig/units/usernsd.service`; pods are created over CRI.
 
 // The demo prints to a person.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -70,7 +70,7 @@ fn demo(screen: &Screen) -> anyhow::Result<()> {
         pods.remove_pod(&pod);
     }
 
-    screen.heading("Start usernsd, as its unit file says");
+    screen.heading("Start usernsd, as in its unit file");
     node.write("/etc/systemd/system/usernsd.service", UNIT);
     screen.run(&node, "systemctl enable --now --quiet usernsd")?;
     // Ready does not wait for NRI: a node may have none.
@@ -113,7 +113,7 @@ fn demo(screen: &Screen) -> anyhow::Result<()> {
         let gave = if *kind == Kind::Privileged { "chown_cgroup" } else { "set_limits" };
         screen.claim(
             changed("set_limits") && changed(gave),
-            &format!("{} pod: it says each change", kind.name()),
+            &format!("{} pod: it logs each change", kind.name()),
         )?;
     }
 
@@ -245,7 +245,7 @@ impl Kind {
         match self {
             // The read-only cgroup mount would be the next failure.
             Self::Plain => "Failed to mount API filesystems",
-            // Of making its cgroup below the one it was started in.
+            // Keeps runc from making the cgroup below the one in which it was started.
             Self::Privileged => "Failed to allocate manager object: Permission denied",
         }
     }

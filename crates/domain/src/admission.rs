@@ -157,7 +157,7 @@ pub fn policies(namespaces: &[String]) -> String {
     );
     let mut text = format!(
         "# Rendered by \"usernsd config admission\" for optIn.namespaces: [{}].\n\
-         # For another list, render it anew from the agent's configuration: docs/admission.md.\n",
+         # For another list, render it again from the agent's configuration: docs/admission.md.\n",
         namespaces.iter().map(|pattern| format!("\"{pattern}\"")).collect::<Vec<_>>().join(", "),
     );
     text.push_str(&policy(

@@ -122,7 +122,7 @@ fn time((tag, value): (u8, &[u8])) -> Option<SystemTime> {
     moment([year, next()?, next()?, next()?, next()?, next()?])
 }
 
-/// DER's elements, one behind the other. Ends at what is none.
+/// A sequence of DER elements. Ends at the first bytes that are not an element.
 struct Elements<'a>(&'a [u8]);
 
 impl<'a> Iterator for Elements<'a> {

@@ -1,5 +1,5 @@
-//! Errors with their causes. An error's own text names what failed, and its `source` is the cause; whoever prints an
-//! error prints the chain.
+//! Errors with their causes. An error's own text names what failed, and its `source` is the cause; code that
+//! prints an error prints the whole chain.
 
 use std::error::Error;
 

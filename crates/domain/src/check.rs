@@ -80,7 +80,7 @@ pub struct Problem {
     pub remedy: String,
 }
 
-/// What was observed, or why it was not.
+/// The observation, or the reason why there is none.
 pub type Probe<T> = Result<T, String>;
 
 /// The checks of a node at one time, except those of its pods.

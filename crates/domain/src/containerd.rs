@@ -396,7 +396,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         }
         None => {
             let what = format!("{main_file} is missing, or of version {}, which knows no NRI", conf.version);
-            let remedy = "write one of version 2: containerd config migrate, or, where there is none, containerd config default";
+            let remedy = "write one of version 2: containerd config migrate, or, if there is no file, containerd config default";
             let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, remedy));
             ContainerdPlan { drop_in: None, findings }

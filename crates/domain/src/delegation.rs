@@ -112,8 +112,8 @@ pub enum Skip {
 // === impl Facts ===
 
 impl Facts {
-    /// Of a container that is not in a user namespace of its own: [`plan`] leaves it alone before it asks for
-    /// more.
+    /// The facts about a container without a user namespace of its own: [`plan`] skips it without further
+    /// facts.
     #[must_use]
     pub fn unread(owner: HostId) -> Facts {
         Facts { mount: CgroupMount::Absent, user: ProcessUser::Host(HostId::ROOT), owner, files: Vec::new() }
@@ -162,10 +162,10 @@ impl Skip {
             Skip::UnmappedOwner => "the user of the container's process is not mapped to a host ID",
             Skip::ReservedOwner => "the owner would be a host ID below the configured minimum",
             Skip::ForeignOwner => "the cgroup belongs to a host ID that is not mapped into the container",
-            Skip::NotDelegated => "systemd says that the unit is not delegated (Delegate=no)",
-            Skip::ObserveOnly => "the cgroup would be handed over, but delegation.mechanism is none",
+            Skip::NotDelegated => "systemd reports that the unit is not delegated (Delegate=no)",
+            Skip::ObserveOnly => "the cgroup would be handed over, but delegation.mechanism is \"none\"",
             Skip::Gone => "the container ended before its cgroup could be handed over",
-            Skip::BeingMade => "the container is being made, and is looked at again soon",
+            Skip::BeingMade => "the container is being created, and will be inspected again soon",
             Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
         }
     }

@@ -308,7 +308,7 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
                 name,
                 format!(
                     "container {name} runs in the host's user namespace although its pod asks for its own: root in it \
-                     is root on the node; delete the pod so that it is made anew"
+                     is root on the node; delete the pod so that it is recreated"
                 ),
             );
         }
@@ -321,7 +321,7 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
                 name,
                 format!(
                     "container {name} was created without the writable cgroup that its pod asks for, because usernsd was \
-                     not in its start path: it stays so until it is made anew; delete the pod, or set optIn.missed to \
+                     not in its start path: this does not change until it is recreated; delete the pod, or set optIn.missed to \
                      restart"
                 ),
             );
@@ -490,7 +490,7 @@ mod tests {
         };
         assert_eq!(turn(&mut journal, 0, std::slice::from_ref(&bad)).len(), 1);
         let again = turn(&mut journal, 90, std::slice::from_ref(&bad));
-        assert_eq!((again[0].count, again[0].at), (1, first), "the moment is that of the first look");
+        assert_eq!((again[0].count, again[0].at), (1, first), "the time is that of the first observation");
         journal.said(&again[0]);
         assert!(turn(&mut journal, 100, std::slice::from_ref(&bad)).is_empty());
         // The state ends, and begins again.

@@ -51,7 +51,7 @@ pub enum Now {
     Failed(String),
 }
 
-/// What came of the pod's annotations.
+/// The outcome of the pod's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OptInResult {
     /// The container asks for nothing that it does not have.
@@ -85,9 +85,9 @@ pub enum Agent {
 /// A pod of this node without a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// Its Kubernetes namespace, for the commands.
+    /// The pod's Kubernetes namespace, for the commands.
     pub namespace: String,
-    /// Its name.
+    /// The pod's name.
     pub pod: String,
     /// Whether it has a sandbox that is ready.
     pub has_sandbox: bool,
@@ -98,11 +98,11 @@ pub struct Waiting {
 /// The host IDs that the kubelet assigned to a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChosenIds {
-    /// So many, from the first on.
+    /// An extent of IDs.
     Range {
-        /// The first one.
+        /// The first ID.
         first: u32,
-        /// Their number.
+        /// The number of IDs.
         count: u32,
     },
     /// It has not assigned any.
@@ -261,7 +261,9 @@ impl Why {
             }
             Agent::Looked { outcome, .. } => {
                 let outcome = outcome.map_or("in a way that only a later version names", OutcomeName::name);
-                self.because(format!("usernsd's last look ended as {outcome}; something changed it since."));
+                self.because(format!(
+                    "usernsd's last inspection ended as {outcome}; something changed it since."
+                ));
                 self.next("usernsd ps -o wide");
             }
             Agent::Unaware => self.because("usernsd has not looked at it yet; its next resync does."),
@@ -554,7 +556,7 @@ mod tests {
         assert!(why.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", why.next);
         assert_eq!(waiting(true, ChosenIds::None).problems, ["no container yet"]);
         assert!(waiting(false, ChosenIds::None).because[1].contains("hostUsers: false"));
-        // What cannot be seen is not said to be missing.
+        // A fact that cannot be seen is not reported as missing.
         let unseen = waiting(false, ChosenIds::Unseen);
         assert!(unseen.because[1].contains("cannot be seen") && !unseen.because[1].contains("hostUsers"));
     }

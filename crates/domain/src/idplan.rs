@@ -133,8 +133,7 @@ pub enum PlanError {
     Twice(String, String),
     /// The number of pods is unknown, and a range for too few pods keeps the kubelet from starting.
     #[error(
-        "how many pods the kubelet may run is not known: {}; say bootstrap.kubelet.maxPods, and idsPerPod where it \
-         is not 65536",
+        "the number of pods that the kubelet may run is unknown: {}; set bootstrap.kubelet.maxPods, and idsPerPod if it is not 65536",
         .0.as_deref().unwrap_or("its configuration was not found")
     )]
     Demand(Option<String>),

@@ -64,7 +64,7 @@ pub struct SearchPath {
 /// Whether a directory service has the user `kubelet`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Directory {
-    /// There is none, or it has no such user, or the user is in the files.
+    /// There is no directory service, or it has no such user, or the user is in the files.
     #[default]
     Nothing,
     /// The directory service could not be queried: the `passwd` entry of nsswitch.conf(5).
@@ -289,8 +289,7 @@ pub fn forecast(
         if surroundings.is_here {
             findings.push(Finding::warning(
                 FindingId::KubeletDefaultPool,
-                "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, whoever else has it, \
-                 and a pod in the last slot never starts"
+                "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, even one that is in use elsewhere, and a pod in the last slot never starts"
                     .to_owned(),
                 "set bootstrap.kubelet.user to create, on a drained node",
             ));
@@ -324,8 +323,7 @@ pub fn forecast(
     };
     if !surroundings.getent {
         let what = format!(
-            "getent is {missing}: a kubelet after 1.37 does not find the user kubelet and takes nearly all IDs, \
-             without a word (kubernetes/kubernetes#141970)"
+            "getent is {missing}: a kubelet after 1.37 does not find the user kubelet and silently takes nearly all IDs (kubernetes/kubernetes#141970)"
         );
         let remedy = format!("install getent (libc-bin, glibc-common){there}");
         findings.push(Finding::warning(FindingId::KubeletNoGetent, what, &remedy));
@@ -414,7 +412,7 @@ fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
 /// Why the kubelet does not start with it, as the rest of a sentence.
 pub fn of_getsubids(uids: &str, gids: &str) -> Result<Window, String> {
     if uids != gids {
-        return Err("it says other ranges for groups than for users".to_owned());
+        return Err("it prints other ranges for groups than for users".to_owned());
     }
     let lines: Vec<&str> = uids.lines().collect();
     let [line] = lines.as_slice() else {
@@ -426,7 +424,7 @@ pub fn of_getsubids(uids: &str, gids: &str) -> Result<Window, String> {
         _ => None,
     }
     .map(|(start, count)| Window { start, count })
-    .ok_or_else(|| format!("it says {line:?}, which the kubelet does not understand"))
+    .ok_or_else(|| format!("it prints {line:?}, which the kubelet cannot parse"))
 }
 
 /// The kubelet's lines, as getsubids finds them.

@@ -36,7 +36,7 @@ pub enum Holder {
         owner: String,
         /// Whether pods get their IDs from it.
         is_pool: bool,
-        /// The owner's number as a user, where it is known: one user can have several names.
+        /// The owner's user ID, if it is known: one user can have several names.
         user: Option<u32>,
     },
     Pod(String),

@@ -12,8 +12,8 @@ use self::pattern::{Line, Pattern};
 
 /// Declares a program's messages: an enum of them, and what each of them is.
 ///
-/// `says` are the wordings, `…` for what differs. `sample` is one as it is printed, where that is more than the
-/// first wording. `when` looks at what the first `…` stands for.
+/// `says` are the wordings, `…` for what differs. `sample` is a printed message, if it contains more than
+/// the first wording. `when` is a condition for the text in place of the first `…`.
 macro_rules! messages {
     ($program:ident; $($name:ident = $id:literal {
         says: [$($says:literal),+ $(,)?],
@@ -185,7 +185,7 @@ pub struct Message {
     pub cause: &'static str,
     /// The action that solves the problem.
     pub fix: &'static str,
-    /// Where more is said, below `docs/`; empty where the fix says it all.
+    /// The page with more information, below `docs/`; empty if the fix is sufficient.
     pub page: &'static str,
     /// A condition for the text that the first `…` of a wording stands for.
     when: Option<Condition>,

@@ -256,7 +256,7 @@ impl ContainerCgroups {
     }
 }
 
-/// Who may create none at all has none left because somebody wants it so, and that is not full.
+/// A limit of 0 was chosen deliberately, so its share in use is 0 and not 1.
 #[expect(clippy::cast_precision_loss, reason = "the kernel counts cgroups in 32 bits")]
 fn share(descendants: u64, limit: u32) -> f64 {
     descendants as f64 / f64::from(limit.max(1))

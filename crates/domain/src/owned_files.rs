@@ -41,7 +41,7 @@ pub fn staging(path: &HostPath) -> Option<HostPath> {
 pub fn crio(plan: &DropIn, read: Read<'_>) -> FileChange {
     let reason = match plan.text {
         Some(_) => {
-            "CRI-O lets pods ask for what is wished for, and tells of its containers; it reads this when it starts"
+            "CRI-O lets pods ask for the configured features, and sends container events; it reads this when it starts"
         }
         None => "nothing is wished for that CRI-O does not do without it",
     };

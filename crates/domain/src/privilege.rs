@@ -21,7 +21,7 @@ pub const KEPT: [Capability; 2] = [
     Capability {
         name: "CAP_KILL",
         number: 5,
-        reason: "end a container that lost its isolation, or that is to be made anew",
+        reason: "end a container that lost its isolation, or that is to be recreated",
     },
 ];
 

@@ -306,7 +306,7 @@ impl Evidence<'_> {
             // The source may have none: NRI's messages do not.
             if !told.is_empty() && !told.is_same(found) {
                 return Err(Point::Mapping.lacks(format_args!(
-                    "the runtime was told to map {ids} IDs {told}, and process {pid} has {found}"
+                    "the runtime was configured to map {ids} IDs {told}, and process {pid} has {found}"
                 )));
             }
         }
@@ -325,7 +325,7 @@ impl Evidence<'_> {
         }
         if scope.control_group_id.is_some_and(|id| id != *inode) {
             return Err(
-                Point::Unit.lacks(format_args!("systemd knows {unit} by another cgroup ID than {inode}"))
+                Point::Unit.lacks(format_args!("systemd has another cgroup ID for {unit} than {inode}"))
             );
         }
         Ok(())

@@ -264,7 +264,7 @@ impl fmt::Display for Convention {
 // === impl Holders ===
 
 impl<T> Holders<T> {
-    /// Of these windows; if several contain another one, the first in the input counts.
+    /// The index of the window that contains each; if several do, the first in the input counts.
     pub fn new(windows: impl IntoIterator<Item = (Window, T)>) -> Holders<T> {
         let mut sorted: Vec<(Window, usize, T)> =
             windows.into_iter().enumerate().map(|(index, (window, whose))| (window, index, whose)).collect();

@@ -40,7 +40,8 @@ pub struct Limiter {
 // === impl Backoff ===
 
 impl Backoff {
-    /// Pauses from `first` to `longest`, which start anew after a connection of at least `lasting`.
+    /// Pauses from `first` to `longest`, which start again from the first after a connection of at least
+    /// `lasting`.
     #[must_use]
     pub fn new(first: Duration, longest: Duration, lasting: Duration) -> Backoff {
         Backoff { first, longest, lasting, next: first }
@@ -62,7 +63,7 @@ impl Backoff {
         pause
     }
 
-    /// Starts anew, because the peer answered a request.
+    /// Starts again from the first pause, because the peer answered a request.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

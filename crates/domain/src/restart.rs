@@ -1,8 +1,8 @@
 //! Configuration that was written but is not in effect, and the cost of restarting.
 //!
-//! CRI-O reads workloads, sysctls, pod events, NRI and hook directories only when it starts; after a reload its
-//! `/config` shows handlers that pods do not get (#10202). So times decide: a file that changed after the process
-//! started was not read by it. What `/config` reports is shown in addition.
+//! CRI-O reads workloads, sysctls, pod events, NRI and hook directories only when it starts; after a reload
+//! its `/config` shows handlers that pods do not get (#10202). So times decide: a file that changed after
+//! the process started was not read by it. The result of `/config` is shown in addition.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -186,7 +186,7 @@ impl Unread {
             );
         }
         let begin = match self.files.as_slice() {
-            [] => format!("{unit} runs with other settings than its files say"),
+            [] => format!("{unit} runs with other settings than those in its files"),
             files => format!("{unit} was started before {} changed, and goes on as before", files.join(", ")),
         };
         match self.differences.as_deref() {
@@ -363,7 +363,7 @@ mod tests {
             format!("{begin}; by its /config enable_nri is false")
         );
         assert!(what(&["/a", "/b"], Some(&[])).contains("no proof: after a reload"));
-        let other = "crio.service runs with other settings than its files say; by its /config x, y";
+        let other = "crio.service runs with other settings than those in its files; by its /config x, y";
         assert_eq!(what(&[], Some(&["x", "y"])), other);
     }
 

@@ -144,8 +144,7 @@ impl fmt::Display for MappingProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MappingProblem::HostUsersLost => f.write_str(
-                "the pod asks for a user namespace of its own (hostUsers: false) and runs in the host's; delete it so \
-                 that it is made anew, and see usernsd_lost_isolation_containers",
+                "the pod asks for a user namespace of its own (hostUsers: false) and runs in the host's; delete it so that it is recreated, and see usernsd_lost_isolation_containers",
             ),
             MappingProblem::UserNotInMapping { container, user, range: None } => write!(
                 f,

@@ -101,7 +101,7 @@ pub enum HostError {
     /// A process holds the lock.
     #[error(
         "{} has been held by process {pid} for {seconds} s; wait for it to end, or remove the file if that \
-         process is none of shadow-utils",
+         process does not belong to shadow-utils",
         path.display()
     )]
     Locked {

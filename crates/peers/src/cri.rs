@@ -51,7 +51,7 @@ pub fn sockets(host_root: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
     }
 }
 
-/// Finds the [`sockets`] anew for each attempt.
+/// Finds the [`sockets`] again for each attempt.
 #[must_use]
 pub fn endpoints(host_root: PathBuf, named: Vec<PathBuf>) -> Endpoints {
     Arc::new(move || sockets(&host_root, &named))
@@ -86,7 +86,7 @@ pub enum CriError {
     /// The socket has no listener, or the connection broke.
     #[error(
         "cannot reach the container runtime at {}: {reason}; check that it runs and listens there, \
-         and in a pod mount the socket's directory (a runtime makes its socket anew at each start)",
+         and in a pod mount the socket's directory (a runtime makes a new socket at each start)",
         path.display()
     )]
     Unreachable {

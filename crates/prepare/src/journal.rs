@@ -115,7 +115,7 @@ impl Failure {
     /// Parses the file.
     ///
     /// # Errors
-    /// The format is unknown; the message says what is wrong.
+    /// The format is unknown; the message has the reason.
     pub fn parse(bytes: &[u8]) -> Result<Failure, String> {
         let failure: Failure = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match failure.version {

@@ -196,7 +196,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         let what =
             "/etc/subuid and /etc/subgid are replaced whole: what others have in them on these nodes goes";
         let remedy =
-            "leave --userns-mode out, and run usernsd bootstrap on the nodes, where there are such lines";
+            "if there are such lines, leave --userns-mode out, and run usernsd bootstrap on the nodes";
         notes.push(Finding::warning(FindingId::SubidReplaced, what.to_owned(), remedy));
     }
     pack(request, &mut files);

@@ -423,7 +423,7 @@ impl Metrics {
         rows.sort();
         text.extend(rows.into_iter().map(|(_, row)| row));
         text.push_str(
-            "\n## Of the exporter\n\n\
+            "\n## The exporter's own metrics\n\n\
              `usernsd exporter` serves all of the above, asked of the agent at that moment, and these beside it.\n\
              `process_*` stays the agent's, the process with the privileges; the exporter's own have its name. Where\n\
              the agent is away only these remain.\n\n",
@@ -431,13 +431,13 @@ impl Metrics {
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
         text.push_str(
-            "\n## Of the cluster\n\n\
+            "\n## The cluster's metrics\n\n\
              The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
         );
         text.push_str(TABLE);
         text.extend(cluster::ClusterMetrics::rows()?);
         text.push_str(
-            "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
+            "\n## The HTTP server's metrics\n\nThese are the metrics of the process that serves them: the exporter, or the agent if\n\
              `http.address` is set.\n\n",
         );
         text.push_str(TABLE);

@@ -1,5 +1,5 @@
-//! What three nodes would say, with every metric of the catalogue in it: one is well, one is broken
-//! in every way that an alert knows, one is not ready and has lost its peers.
+//! The metrics of three nodes, with every metric of the catalogue: one node is healthy, one is broken in
+//! every way for which there is an alert, and one is not ready and has lost its peers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,7 +73,7 @@ fn is_of_pod(label: &str) -> bool {
     matches!(label, "namespace" | "pod")
 }
 
-/// A gauge's or counter's value at the `scrape`th scrape. None: the series is not there.
+/// A gauge's or counter's value at the `scrape`th scrape; `None` if the series does not exist.
 fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
     let is = |value: &str| labels.iter().any(|(_, of)| of == value);
     let flag = |of: Node| f64::from(u8::from(node == of));
@@ -128,7 +128,7 @@ fn line(name: &str, labels: &[(String, String)], value: f64) -> String {
     format!("{name}{labels} {}\n", number(value))
 }
 
-/// What a node says at its `scrape`th scrape.
+/// A node's metrics at its `scrape`th scrape.
 pub(crate) fn exposition(catalogue: &Catalogue, node: Node, scrape: u32) -> String {
     let scrape = f64::from(scrape);
     let mut text = String::new();
@@ -140,7 +140,7 @@ pub(crate) fn exposition(catalogue: &Catalogue, node: Node, scrape: u32) -> Stri
                 text.extend(value(name, &labels, node, scrape).map(|value| line(name, &labels, value)));
                 continue;
             }
-            // One in ten takes 5 s on the broken node, else all are quick.
+            // On the broken node one in ten takes 5 s; all others are quick.
             let slow = if node == Node::Broken { scrape } else { 0.0 };
             for (bound, upper) in BUCKETS {
                 let mut labels = labels.clone();
@@ -155,7 +155,7 @@ pub(crate) fn exposition(catalogue: &Catalogue, node: Node, scrape: u32) -> Stri
     text
 }
 
-/// What the kubelet says of the same pods.
+/// The kubelet's metrics of the same pods.
 pub(crate) fn kubelet(scrape: u32) -> String {
     let name = "container_pressure_memory_waiting_seconds_total";
     let mut text =

@@ -48,14 +48,14 @@ fn verdict() -> Vec<Panel> {
             "percentunit",
             SHARE_READY,
             GOOD_AT_1,
-            "Can the fleet run pods in user namespaces? The share of nodes on which every required check passes. One whose agent is away counts as not ready.",
+            "Can the fleet run pods in user namespaces? The share of nodes on which every required check passes. A node whose agent is away counts as not ready.",
         ),
         stat(
             "Agents down",
             "short",
             AGENTS_DOWN,
             WATCH_AT_1,
-            "Does every agent answer, by itself or to its exporter? What is not known of the other nodes is missing in the panels below.",
+            "Does every agent answer, by itself or to its exporter? The panels below lack the other nodes.",
         ),
         stat(
             "Isolation lost",
@@ -133,30 +133,35 @@ fn verdict() -> Vec<Panel> {
 fn nodes() -> Vec<Panel> {
     vec![
         row("Nodes"),
-        table("Nodes", "Where to look? One line a node, the worst first; a name leads to the node.", 24, 9)
-            .query("Agent", AGENT)
-            .query("Ready", READY)
-            .query("Isolation lost", "max by (cluster, instance) (usernsd_lost_isolation_containers{S})")
-            .query(
-                "Overlaps",
-                r#"sum by (cluster, instance) (usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#,
-            )
-            .query("Containers not ok", NOT_OK)
-            .query("Fullest pool", POOL)
-            .query("Drift", "max by (cluster, instance) (usernsd_config_drift{S})")
-            .query("Restart pending", "max by (cluster, instance) (usernsd_config_restart_pending{S})")
-            .info("version", "max by (cluster, instance, version) (usernsd_build_info{S})")
-            .names(&[("cluster", "Cluster"), ("instance", "Node"), ("version", "Version")])
-            .sorted("Ready", false)
-            .with(yes_no("Agent", "red", "green"))
-            .with(yes_no("Ready", "red", "green"))
-            .with(yes_no("Drift", "green", "orange"))
-            .with(yes_no("Restart pending", "green", "orange"))
-            .with(column("Isolation lost", "short", GOOD_AT_0))
-            .with(column("Overlaps", "short", GOOD_AT_0))
-            .with(column("Containers not ok", "short", WATCH_AT_1))
-            .with(column("Fullest pool", "percentunit", FILLING))
-            .linked_to_node(),
+        table(
+            "Nodes",
+            "Where to look? One line for each node, the worst first; a name links to the node.",
+            24,
+            9,
+        )
+        .query("Agent", AGENT)
+        .query("Ready", READY)
+        .query("Isolation lost", "max by (cluster, instance) (usernsd_lost_isolation_containers{S})")
+        .query(
+            "Overlaps",
+            r#"sum by (cluster, instance) (usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#,
+        )
+        .query("Containers not ok", NOT_OK)
+        .query("Fullest pool", POOL)
+        .query("Drift", "max by (cluster, instance) (usernsd_config_drift{S})")
+        .query("Restart pending", "max by (cluster, instance) (usernsd_config_restart_pending{S})")
+        .info("version", "max by (cluster, instance, version) (usernsd_build_info{S})")
+        .names(&[("cluster", "Cluster"), ("instance", "Node"), ("version", "Version")])
+        .sorted("Ready", false)
+        .with(yes_no("Agent", "red", "green"))
+        .with(yes_no("Ready", "red", "green"))
+        .with(yes_no("Drift", "green", "orange"))
+        .with(yes_no("Restart pending", "green", "orange"))
+        .with(column("Isolation lost", "short", GOOD_AT_0))
+        .with(column("Overlaps", "short", GOOD_AT_0))
+        .with(column("Containers not ok", "short", WATCH_AT_1))
+        .with(column("Fullest pool", "percentunit", FILLING))
+        .linked_to_node(),
         timeline(
             "Node ready",
             "When did it begin? Red: at least one required check fails, or the agent is away.",
@@ -177,11 +182,10 @@ fn causes() -> Vec<Panel> {
             .line("CRI", "count(usernsd_cri_up{S} == 0) or vector(0)")
             .line("NRI", "count(usernsd_nri_up{S} == 0) or vector(0)")
             .line("systemd", "count(usernsd_systemd_up{S} == 0) or vector(0)"),
-        bars("Refusals", "short", "What was left alone, not adjusted or not let through, and why?", 8, 8)
-            .line(
-                "{{reason}}",
-                "sum by (reason) (increase(usernsd_refusals_total{S}[$__rate_interval])) > 0",
-            ),
+        bars("Refusals", "short", "What was skipped, not adjusted or refused, and why?", 8, 8).line(
+            "{{reason}}",
+            "sum by (reason) (increase(usernsd_refusals_total{S}[$__rate_interval])) > 0",
+        ),
     ]
 }
 
@@ -219,7 +223,7 @@ fn work() -> Vec<Panel> {
             .line("{{action}} failed", "sum by (action) (rate(usernsd_fix_failures_total{S}[$__rate_interval])) > 0"),
         lines("Time the runtime waited, p99", "s", "Do the agents slow down container starts? The target is 1 ms.", 8, 8)
             .line("p99", "histogram_quantile(0.99, sum by (le) (rate(usernsd_handling_seconds_bucket{S}[$__rate_interval])))"),
-        stacked("Versions", "short", "How far is a roll-out?", 8, 8)
+        stacked("Versions", "short", "How far has a roll-out progressed?", 8, 8)
             .line("{{version}} {{revision}}", "count by (version, revision) (usernsd_build_info{S})"),
     ]
 }
@@ -250,7 +254,7 @@ fn node_verdict() -> Vec<Panel> {
         stat("Time until full", "s",
             "min((usernsd_id_pool_slots{S} - usernsd_id_pool_slots_used{S}) / (deriv(usernsd_id_pool_slots_used{S}[6h]) > 0))",
             &[(None, "red"), (Some(86400.0), "orange"), (Some(604_800.0), "green")],
-            "When is a pool full, at the pace of the last 6 hours? Empty: no pool fills up.")
+            "When is a pool full, at the pace of the last 6 hours? Empty if no pool fills up.")
             .empty("not filling"),
         stat("User namespaces used", "percentunit", "max(usernsd_user_namespaces{S} / usernsd_user_namespaces_max{S})", FILLING,
             "How near is the node to the kernel's limit, user.max_user_namespaces?"),
@@ -260,7 +264,7 @@ fn node_verdict() -> Vec<Panel> {
             .sorted("Severity", false)
             .linked_to_check()
             .empty("every check passes"),
-        table("Containers without isolation", "Which containers run in the host's user namespace against their pod's wish?", 8, 7)
+        table("Containers without isolation", "Which containers run in the host's user namespace although their pod asked for its own?", 8, 7)
             .query("", "usernsd_container_lost_isolation{S} == 1")
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
             .empty("none"),
@@ -299,7 +303,7 @@ fn node_containers() -> Vec<Panel> {
         row("Containers"),
         stacked("Containers by cgroup state", "short", "Do the containers own their cgroups?", 12, 8)
             .line("{{cgroup_state}}", "sum by (cgroup_state) (usernsd_containers{S})"),
-        table("Containers with a wrong cgroup owner", "Which containers have a cgroup that is somebody else's?", 12, 8)
+        table("Containers with a wrong cgroup owner", "Which containers have a cgroup that belongs to another owner?", 12, 8)
             .query("", "usernsd_container_cgroup_owner_correct{S} == 0")
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
             .empty("none"),
@@ -322,11 +326,11 @@ fn node_agent() -> Vec<Panel> {
             "How long do containers wait for their cgroup, and the runtime for the agent?", 8, 8)
             .line("cgroup owned", "histogram_quantile(0.99, sum by (le) (rate(usernsd_fix_delay_seconds_bucket{S}[$__rate_interval])))")
             .line("runtime waits", "histogram_quantile(0.99, sum by (le) (rate(usernsd_handling_seconds_bucket{S}[$__rate_interval])))"),
-        bars("Refusals", "short", "What was left alone, not adjusted or not let through, and why?", 8, 8)
+        bars("Refusals", "short", "What was skipped, not adjusted or refused, and why?", 8, 8)
             .line("{{reason}}", "sum by (reason) (increase(usernsd_refusals_total{S}[$__rate_interval])) > 0"),
-        lines("Container events", "ops", "Does the runtime still tell the agent what happens?", 8, 8)
+        lines("Container events", "ops", "Does the runtime still send events to the agent?", 8, 8)
             .line("{{event}}", "sum by (event) (rate(usernsd_cri_events_total{S}[$__rate_interval]))"),
-        lines("Looks at every container", "ops", "Is what was missed repaired, and does that fail?", 8, 8)
+        lines("Inspections of all containers", "ops", "Is what was missed repaired, and does that fail?", 8, 8)
             .line("{{trigger}}", "sum by (trigger) (rate(usernsd_reconciles_total{S}[$__rate_interval]))")
             .line("{{trigger}} failed", "sum by (trigger) (rate(usernsd_reconcile_failures_total{S}[$__rate_interval])) > 0"),
         lines("Log lines", "ops", "Does the agent complain? The log names the cause.", 8, 8)

@@ -38,7 +38,7 @@ impl Rules {
         assert_eq!(document["apiVersion"], "monitoring.coreos.com/v1");
         assert_eq!(document["kind"], "PrometheusRule");
         let plain: Value = serde_saphyr::from_str(&plain(text)).unwrap();
-        assert_eq!(plain, document["spec"], "the plain rule file says something else");
+        assert_eq!(plain, document["spec"], "the plain rule file has other content");
         let groups = document["spec"]["groups"].as_array().unwrap();
         let mut rules = Rules { alerts: Vec::new(), recorded: Vec::new() };
         for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {

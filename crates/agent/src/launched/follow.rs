@@ -37,7 +37,7 @@ const MISSING: Duration = Duration::from_secs(10);
 /// Why a plugin that answers is not in the start path.
 const OTHERS: &str = "the plugin was launched by another runtime than the one that answers over CRI";
 
-/// The task.
+/// Follows the launched plugins of this node.
 pub struct Follow {
     /// The directory of the plugins' sockets, as the agent sees it.
     pub directory: PathBuf,
@@ -49,7 +49,7 @@ pub struct Follow {
     pub version: String,
 }
 
-/// What is known of the plugin at the other end of a connection.
+/// The plugin at the other end of a connection.
 #[derive(Debug, Default)]
 struct Known {
     hello: Option<Hello>,

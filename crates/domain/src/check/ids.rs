@@ -46,7 +46,7 @@ impl IdFacts {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
         if [Check::KubeletRecords, Check::KubeletConfig].contains(&check) && kubelet.is_hidden {
-            return Some("what the kubelet keeps in its directory is not to be seen from here");
+            return Some("what the kubelet keeps in its directory cannot be seen from here");
         }
         if !has_user && elsewhere && (of_user || check == Check::KubeletPool) {
             return Some("whether a directory service has a user kubelet is known on the running node only");
@@ -84,8 +84,8 @@ impl IdFacts {
         match check {
             Check::SubidGrammar => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
             Check::SubidNsswitch => match &kubelet.nsswitch_subid {
-                Some(source) => format!("nsswitch.conf says subid: {source}"),
-                None => "nsswitch.conf says nothing of subid: files".to_owned(),
+                Some(source) => format!("nsswitch.conf has subid: {source}"),
+                None => "nsswitch.conf has no subid: files".to_owned(),
             },
             Check::SubidKubelet => line,
             Check::SubidTerminalSlot => format!("{line}, which ends below 4294901760"),

@@ -71,7 +71,7 @@ fn delete(pod: &Pod) -> String {
     if pod.has_good_names() {
         format!("kubectl delete pod -n {} {}", pod.name.namespace, pod.name.name)
     } else {
-        "delete the pod; whoever manages it makes a new one".to_owned()
+        "delete the pod; its controller creates a new one".to_owned()
     }
 }
 

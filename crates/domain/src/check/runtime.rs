@@ -16,7 +16,7 @@ use crate::runtime::RuntimeKind;
 pub struct RuntimeFacts {
     /// The runtime over CRI; the inner error is why it does not answer.
     pub cri: Probe<Result<Cri, String>>,
-    /// CRI-O; for another runtime, the error says so.
+    /// CRI-O; an error if the runtime is another one.
     pub crio: Probe<Crio>,
     /// Findings about containerd.
     pub containerd: Probe<Vec<Finding>>,
@@ -48,7 +48,7 @@ pub enum Joined {
 pub struct Cri {
     /// `cri-o` or `containerd`.
     pub name: String,
-    /// Its version.
+    /// The version.
     pub version: String,
     /// The socket on which it answers.
     pub endpoint: String,
@@ -68,9 +68,9 @@ pub struct Handler {
 /// CRI-O.
 #[derive(Debug, Clone)]
 pub struct Crio {
-    /// Its version.
+    /// The version.
     pub version: CrioVersion,
-    /// What it would refuse or ignore in its files.
+    /// The parts of its files that it would refuse or ignore.
     pub findings: Vec<Finding>,
     /// Its effective configuration.
     pub effective: Effective,
@@ -84,11 +84,11 @@ pub struct Crio {
 /// annotations that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Older {
-    /// Its version.
+    /// The version.
     pub version: CrioVersion,
     /// Whether it is installed, and so is what starts next.
     pub is_installed: bool,
-    /// What it would end at.
+    /// The finding because of which it would not start.
     pub refuses: Finding,
 }
 
@@ -119,7 +119,10 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
                 Err(why) if !is_bad() => Check::ContainerdConfig.skipped(why.clone()),
                 Ok(seen) | Err(seen) => Check::ContainerdConfig.judged(findings, seen.as_str()),
             });
-            checked.push(Check::ContainerdSnapshotter.judged(findings, "overlayfs, or one that says so"));
+            checked.push(
+                Check::ContainerdSnapshotter
+                    .judged(findings, "overlayfs, or one that reports support for ID mapping"),
+            );
         }
         Err(why) => {
             checked.push(Check::ContainerdConfig.skipped(why.clone()));
@@ -178,7 +181,7 @@ fn of_cri(cri: &Probe<Result<Cri, String>>) -> Vec<Checked> {
     let cri = match cri {
         Ok(Ok(cri)) => cri,
         Ok(Err(why)) => {
-            let remedy = "systemctl start crio, or containerd; journalctl -u says why it does not run";
+            let remedy = "systemctl start crio, or containerd; journalctl -u shows why it does not run";
             let no_answer = "the runtime does not answer";
             return vec![
                 Check::CriReachable.failed(why.clone(), remedy),
@@ -199,11 +202,11 @@ fn of_cri(cri: &Probe<Result<Cri, String>>) -> Vec<Checked> {
 fn version_of(cri: &Cri) -> Checked {
     let Cri { name, version, .. } = cri;
     let (needed, why) = match RuntimeKind::named(name) {
-        Some(RuntimeKind::Crio) => ((1, 25), "it does not know them"),
+        Some(RuntimeKind::Crio) => ((1, 25), "it does not support them"),
         Some(RuntimeKind::Containerd) => {
-            ((2, 0), "1.6 ignores the wish without a word, 1.7 does not go with Kubernetes 1.27 or later")
+            ((2, 0), "1.6 silently ignores the request, 1.7 does not work with Kubernetes 1.27 or later")
         }
-        None => return Check::RuntimeVersion.skipped(format!("nothing is known here of {name}")),
+        None => return Check::RuntimeVersion.skipped(format!("the runtime {name} is not supported")),
     };
     let (major, minor) = needed;
     match release(version) {
@@ -300,10 +303,10 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
             format!(
                 "{seen}, but usernsd is not asked: the runtime has launched no plugin of it, and no agent has joined"
             ),
-            "look at plugin_running, and start the agent; its log says why it does not join",
+            "look at plugin_running, and start the agent; its log has the reason why it does not join",
         ),
         (_, Joined::Unasked) => {
-            Check::NriEnabled.skipped(format!("{seen}; whether an agent has joined it alone can tell"))
+            Check::NriEnabled.skipped(format!("{seen}; only an agent can report whether it has joined"))
         }
     }
 }
@@ -342,7 +345,7 @@ fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
         if version.leaves_mappings_out() {
             Check::CrioMappings.failed(
                 format!(
-                    "CRI-O {version} leaves the ID mappings out of what it tells the OCI runtime (cri-o#9705): no \
+                    "CRI-O {version} does not pass the ID mappings to the OCI runtime (cri-o#9705): no \
                      container of a pod with hostUsers: false owns its cgroup, and systemd does not start there"
                 ),
                 "update to 1.35.1 or later; until then the agent hands the cgroups over",
@@ -389,7 +392,7 @@ fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
         return Check::CrioAnnotations.passed(names.join(", "));
     }
     Check::CrioAnnotations.failed(
-        format!("CRI-O takes no heed of {}: pods that ask so for a writable cgroup do not get it", missing.join(", ")),
+        format!("CRI-O ignores {}: pods that use it to ask for a writable cgroup do not get one", missing.join(", ")),
         "usernsd bootstrap; then: systemctl restart crio (see crio_restart first). Or let pods ask by usernsd.io/cgroup",
     )
 }
@@ -405,7 +408,7 @@ fn pod_events(version: CrioVersion, effective: &Effective) -> Checked {
         return Check::CrioPodEvents.passed("enable_pod_events is true");
     }
     Check::CrioPodEvents.failed(
-        "enable_pod_events is false: the agent hears of containers by NRI, systemd and the resync only",
+        "enable_pod_events is false: the agent learns of containers by NRI, systemd and the resync only",
         "set enable_pod_events = true under [crio.runtime], and: systemctl restart crio (see crio_restart first)",
     )
 }
@@ -563,7 +566,7 @@ mod tests {
 
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
-        // Only the agent itself knows whether it has joined.
+        // The result for NRI comes from the agent only.
         let mine =
             Check::of_category(crate::check::Category::Runtime).filter(|check| *check != Check::NriJoined);
         assert!(mine.eq(checked.iter().map(|one| one.check)));
@@ -632,7 +635,7 @@ mod tests {
             word == "pass" && text.contains("after a downgrade to 1.34.2 or older it would not"),
             "{text}"
         );
-        // What keeps the one that runs from starting comes first.
+        // Problems that keep the running version from starting come first.
         let now = Finding::error(FindingId::CrioUndecodable, "broken now".into(), "z");
         let (word, text) = said(older(true), vec![now]);
         assert!(word == "fail" && text.contains("broken now"), "{text}");

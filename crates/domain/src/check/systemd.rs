@@ -68,7 +68,7 @@ fn scopes(scopes: &Probe<Vec<(String, bool)>>) -> Checked {
                     "Delegate=no on {}{more}: systemd may undo what is handed over, so these are left alone",
                     names.join(", ")
                 ),
-                "take the override away (systemctl cat UNIT shows it), and start the pod anew",
+                "remove the override (systemctl cat UNIT shows it), and recreate the pod",
             )
         }
     }

@@ -45,8 +45,9 @@ pub fn check(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>) -
     found
 }
 
-/// Mappings for the whole node (`uid_mappings`, `gid_mappings`), which are deprecated: CRI-O uses them only if both are
-/// set, and for every pod that the kubelet says nothing of (`server.getIDMappings`).
+/// Mappings for the whole node (`uid_mappings`, `gid_mappings`), which are deprecated: CRI-O uses them only
+/// if both are set, and for every pod whose user namespace the kubelet does not specify
+/// (`server.getIDMappings`).
 fn mappings(version: CrioVersion, files: &[ConfFile]) -> Option<Complaint> {
     let set = |key: &str| {
         files.iter().rev().find_map(|file| {

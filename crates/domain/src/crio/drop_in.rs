@@ -85,7 +85,7 @@ pub enum DropInError {
     #[error("CRI-O {0} is older than {OLDEST_KNOWN}, the first to know user namespaces by annotation")]
     TooOld(CrioVersion),
     /// Another major version.
-    #[error("CRI-O {0} is not known here; what it reads in its configuration cannot be foretold")]
+    #[error("CRI-O {0} is not supported; its treatment of configuration files is unknown")]
     Unknown(CrioVersion),
     /// The default handler must be written again, but its configuration is not available.
     #[error(
@@ -178,7 +178,7 @@ impl Draft<'_> {
         match self.options.userns_mode {
             Some(true) if minor >= 33 => {
                 let message = format!(
-                    "with Kubernetes 1.{minor} the kubelet says of every pod which user namespace it has: a pod \
+                    "with Kubernetes 1.{minor} the kubelet sets the user namespace of every pod: a pod \
                      annotated with userns-mode fails with /proc/0/uid_map"
                 );
                 self.notes.push(
@@ -195,7 +195,7 @@ impl Draft<'_> {
     /// 1.20 to 1.22: the default handler once more, with all its keys.
     fn handler(&mut self) -> Result<(), DropInError> {
         if self.options.writable_cgroup {
-            self.note("this CRI-O knows no annotation for a writable cgroup", "update to 1.23 or later");
+            self.note("this CRI-O has no annotation for a writable cgroup", "update to 1.23 or later");
         }
         if !self.userns_mode() {
             return Ok(());

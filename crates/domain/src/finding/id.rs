@@ -195,7 +195,7 @@ impl Finding {
             },
             // Why a run failed; the check bootstrap_result reports it.
             Id::BootstrapFailed | Id::BootstrapUnrecorded | Id::UndoLeft => return None,
-            // What a plan does, or leaves to others.
+            // Changes that a plan contains, or leaves to others.
             Id::ContainersRangeCached
             | Id::CrioDowngrade
             | Id::CrioLeftOut

@@ -188,11 +188,11 @@ pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Opti
 /// A line whose size is a guess, because the number of pods is unknown.
 pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
     (!is_said).then(|| Finding {
-        remedy: "say bootstrap.kubelet.maxPods where that is more".to_owned(),
+        remedy: "set bootstrap.kubelet.maxPods if it is more".to_owned(),
         ..Finding::note(
             FindingId::KubeletPodsUnsaid,
             format!(
-                "nobody says how many pods the kubelet may run; its range is {window}, {} IDs",
+                "the number of pods that the kubelet may run is unknown; its range is {window}, {} IDs",
                 window.count
             ),
         )
@@ -275,12 +275,12 @@ fn of_convention(owner: &str, window: Window, convention: Convention) -> Finding
         Convention::OpenShift => Finding::warning(
             FindingId::RangeOpenshift,
             what,
-            "leave the start out, and it is avoided where there is room",
+            "leave the start out, and it is avoided if there is room",
         ),
         Convention::SystemdForeign => Finding::warning(
             FindingId::RangeForeign,
             what,
-            "leave the start out, and it is avoided where there is room",
+            "leave the start out, and it is avoided if there is room",
         ),
     }
 }

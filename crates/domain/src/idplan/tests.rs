@@ -215,7 +215,10 @@ fn a_guessed_size_is_generous_and_kept() {
     assert_eq!(plan(&before, &desired).unwrap_err(), PlanError::Demand(None));
     before.kubelet.config_unreadable = Some("/x: no".into());
     let refused = plan(&before, &desired).unwrap_err().to_string();
-    assert!(refused.starts_with("how many pods the kubelet may run is not known: /x: no; say"), "{refused}");
+    assert!(
+        refused.starts_with("the number of pods that the kubelet may run is unknown: /x: no; set"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{Holder, IdType, Segment, SegmentKind, Window};
 // === impl Holder ===
 
 impl Holder {
-    /// The holder with the place where it is defined.
+    /// The holder, with the place of its definition.
     #[must_use]
     pub fn told(&self, space: IdType) -> String {
         match (self, space) {

@@ -139,7 +139,7 @@ messages! { Application;
     DeviceDenied = "device-denied" {
         says: ["/dev/…: Permission denied", "/dev/…' (permission denied)"],
         sample: "Unable to open /dev/kvm: Permission denied",
-        cause: "The device belongs to a user and group of the host that are not mapped into the pod, where they are nobody, and its mode admits no others. Capabilities of the pod do not apply to it.",
+        cause: "The device belongs to a user and group of the host that are not mapped into the pod, in which they appear as nobody, and its mode admits no others. Capabilities of the pod do not apply to it.",
         fix: "Open the device for others on the node with a udev rule (KERNEL==\"kvm\", MODE=\"0666\"); the container must also be allowed to use it, by a device plugin or CRI-O's annotation io.kubernetes.cri-o.Devices.",
         when: is_device,
     }

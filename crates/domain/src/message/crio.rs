@@ -12,7 +12,7 @@ messages! { Crio;
         says: ["invalid allowed_annotation: "],
         sample: "workloads validation: invalid allowed_annotation: cgroup2-mount-hierarchy-rw.crio.io",
         cause: "allowed_annotations names an annotation that this CRI-O does not know (names that end in .crio.io came with 1.35), or, before 1.29.10, 1.30.7 and 1.31.2, one that is allowed twice. CRI-O does not start, or ignores the handler.",
-        fix: "List only annotations that this version knows; usernsd machineconfig --crio-version VERSION prints a valid drop-in.",
+        fix: "List only annotations that this version supports; usernsd machineconfig --crio-version VERSION prints a valid drop-in.",
         page: "prepare-openshift.md",
     }
     NoActivation = "crio-no-activation" {
@@ -25,7 +25,7 @@ messages! { Crio;
     UsernsMode = "crio-invalid-userns-mode" {
         says: ["invalid userns mode: "],
         sample: "invalid userns mode: \"host\"",
-        cause: "The value of the userns-mode annotation is not one that CRI-O knows.",
+        cause: "CRI-O does not support this value of the userns-mode annotation.",
         fix: "Use hostUsers: false. Before Kubernetes 1.33 the annotation works with the values auto, auto:size=65536 or private:uidmapping=….",
     }
     NoMappings = "crio-no-mappings" {

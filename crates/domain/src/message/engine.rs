@@ -136,7 +136,7 @@ messages! { Engine;
     CgroupBusy = "cgroup-busy" {
         says: ["cgroup.subtree_control…device or resource busy", "cgroup.procs…device or resource busy"],
         sample: "write /sys/fs/cgroup/cgroup.subtree_control: device or resource busy",
-        cause: "In cgroup v2 a cgroup contains either processes or children with controllers, not both. The program has processes in the cgroup that it wants to divide.",
+        cause: "In cgroup v2 a cgroup contains either processes or children with controllers, not both. The program has processes in the cgroup in which it creates children.",
         fix: "Move them into a child first, as the entry point of Docker's image does: mkdir /sys/fs/cgroup/init, then write each number from cgroup.procs to init/cgroup.procs. systemd as PID 1 does this.",
     }
     CgroupController = "cgroup-controller" {

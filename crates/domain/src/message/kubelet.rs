@@ -153,6 +153,6 @@ messages! { Kubelet;
         ],
         sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
-        fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it wants on the machine below.",
+        fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it needs on the machine below.",
     }
 }

@@ -7,11 +7,11 @@ use super::coverage::{self, Reason};
 use super::pattern::Line;
 use super::{Message, MessageId, Program, all, follows, recognise_in};
 
-/// So many of the lines that are not known are shown.
+/// The most unknown lines that are shown.
 const MAX_UNKNOWN: usize = 5;
-/// So many lines are not a log but messages that someone has pasted.
+/// Up to this number of lines, the input counts as pasted messages and not as a log.
 const MAX_PASTED: usize = 20;
-/// So many of the nearest messages are shown.
+/// The most similar messages that are shown.
 const MAX_NEAREST: usize = 3;
 /// A message is near if the words that it shares with the line are worth so much together, in natural logarithms:
 /// two that are rare, or four that are common.
@@ -294,7 +294,7 @@ impl Understood {
 
 /// The program that prints such lines, by its own name in them.
 fn program_of(line: &str) -> Option<&'static str> {
-    // The innermost program first: the kubelet prints what the runtime says, and that what runc says.
+    // The innermost program first: the kubelet prints the runtime's message, which contains runc's.
     const MARKS: [(&str, &str); 24] = [
         ("newuidmap", "newuidmap"),
         ("newgidmap", "newgidmap"),
@@ -321,7 +321,7 @@ fn program_of(line: &str) -> Option<&'static str> {
         ("kubelet", Program::Kubelet.name()),
         ("is forbidden:", Program::Kubernetes.name()),
     ];
-    // A directory of that name says nothing.
+    // A directory of that name proves nothing.
     let is_named = |mark: &str| {
         line.match_indices(mark)
             .any(|(at, _)| !line.get(..at).unwrap_or_default().ends_with(['/', '.', '-', '~']))

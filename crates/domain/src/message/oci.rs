@@ -305,7 +305,7 @@ messages! { Oci;
         ],
         sample: "error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1)",
         cause: "A hook of the OCI runtime failed. Hooks of the stages createContainer and startContainer run as root of the container's user namespace, an ordinary user of the host. A hook that reads files of the host's root or changes the image's files fails there; those of NVIDIA's container toolkit do in its versions so far (nvidia-container-toolkit#648).",
-        fix: "What the hook printed, or its log (/var/log/nvidia-container-toolkit.log), has the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
+        fix: "The hook's output or its log (/var/log/nvidia-container-toolkit.log) has the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
     }
     CgroupGone = "cgroup-gone" {
         says: ["adding pid … to cgroups: …no such file or directory"],

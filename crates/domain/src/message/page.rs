@@ -15,13 +15,13 @@ line of a log:
 # usernsd explain --from-log "Failed to create /init.scope control group: Permission denied"
 Message  Failed to create /init.scope control group: Permission denied
 Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.
-Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.
+Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.
 More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md
 ```
 
 Without a line it reads the standard input, such as the output of `journalctl -u kubelet`, and prints each message once
-with its number of occurrences, the newest first. For a line that it does not know, it prints the program, the step
-that failed, and the most similar messages that it knows. `usernsd explain POD` looks for the messages in the log of a
+with its number of occurrences, the newest first. For an unknown line, it prints the program, the step
+that failed, and the most similar known messages. `usernsd explain POD` looks for the messages in the log of a
 container that has ended. This page is generated from the same tables.
 "#;
 

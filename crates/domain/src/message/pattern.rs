@@ -1,6 +1,6 @@
 //! How a wording is looked for in a line.
 
-/// So many bytes are looked at together to see that a line cannot hold a wording.
+/// Number of bytes that are compared together to exclude a wording from a line.
 const GRAM: usize = 4;
 /// Bits of a [`Grams`].
 const BITS: u32 = 12;
@@ -84,7 +84,7 @@ impl Pattern {
         for part in others {
             let (before, after) = rest.split_once(part.as_str())?;
             let filled = if part.is_empty() { rest } else { before };
-            // The wording may have begun anew.
+            // The wording may begin again here.
             first.get_or_insert(filled.rsplit_once(begin.as_str()).map_or(filled, |(_, later)| later));
             rest = after;
         }

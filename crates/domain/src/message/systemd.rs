@@ -59,7 +59,7 @@ messages! { Systemd;
             "Failed to mount tmpfs at /sys/fs/cgroup:",
         ],
         sample: "Failed to mount cgroup at /sys/fs/cgroup/systemd: Operation not permitted",
-        cause: "The systemd in the image supports cgroup v1 only: it is older than 232 (CentOS 7 has 219), or its command line selects v1. It cannot run on a node with cgroup v2, whoever owns the cgroup.",
+        cause: "The systemd in the image supports cgroup v1 only: it is older than 232 (CentOS 7 has 219), or its command line selects v1. It cannot run on a node with cgroup v2, even if it owns its cgroup.",
         fix: "Use an image with a newer systemd (RHEL 8, Debian 10, Ubuntu 18.04 or later), without systemd.unified_cgroup_hierarchy=0; or run the service without systemd.",
     }
     CgroupV1Refused = "systemd-cgroup-v1-refused" {

@@ -22,7 +22,7 @@ fn are(lines: &[(&str, &str)]) {
 #[test]
 fn each_is_recognised_by_what_its_source_prints() {
     for message in all() {
-        // What tells those with the same wording apart is what differs.
+        // Messages with the same wording are distinguished by the parts that differ.
         let is_shared = |text: &str| all().any(|other| other.when.is_some() && other.says.contains(&text));
         let says = message.says.iter().copied().filter(|text| !is_shared(text));
         for text in says.chain([message.sample]) {
@@ -267,7 +267,7 @@ fn refusals_of_the_api_server_are_known() {
             r#"pods "p" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities (container "c" must not include "SYS_ADMIN" in securityContext.capabilities.add)"#,
             "pod-security-capabilities",
         ),
-        // What restricted wants of every container is no added capability.
+        // The level restricted requires of every container that it adds no capability.
         (
             r#"pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "c" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container "c" must set securityContext.capabilities.drop=["ALL"]), runAsNonRoot != true (pod or container "c" must set securityContext.runAsNonRoot=true)"#,
             "pod-security-run-as",

@@ -108,7 +108,7 @@ fn planning_looks_at_what_is_taken_a_bounded_number_of_times() {
     let passes = 2 + Convention::ALL.len() as u64;
     assert!(steps <= owners * passes * (TAKEN + owners), "{steps} steps");
 
-    // A window below all others is found without a look at them.
+    // A window below all others is found without examining them.
     let above: Vec<Taken> = (1..=TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
     let free = Wanted { start: Start::Free, ..one(0) };
     let (placed, steps) = steps_of(|| place(&[free], &above));

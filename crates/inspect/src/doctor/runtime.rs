@@ -324,7 +324,7 @@ fn located(name: String, conf: &ConfRoot) -> String {
 fn ask_program(path: String) -> OciRuntime {
     let said = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
         Ok(said) if said.success => Ok(said.stdout),
-        Ok(said) => Err(said.stderr.lines().next().unwrap_or("it says nothing").to_owned()),
+        Ok(said) => Err(said.stderr.lines().next().unwrap_or("it prints nothing").to_owned()),
         Err(ProgramError::Start { error, .. }) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };

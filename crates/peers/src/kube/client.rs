@@ -71,13 +71,13 @@ pub enum KubeError {
     #[error("the API server refuses (403): {0}; compare the ClusterRole with docs/kubernetes.md")]
     Forbidden(String),
     /// There is no such object.
-    #[error("the API server knows no such object (404): {0}")]
+    #[error("the API server has no such object (404): {0}")]
     NotFound(String),
     /// The object exists already.
     #[error("the API server has it already (409): {0}")]
     Exists(String),
     /// The requested resource version is too old.
-    #[error("the API server has forgotten that version (410)")]
+    #[error("the API server no longer has that version (410)")]
     Gone,
     /// The server has too many requests.
     #[error("the API server is busy ({0})")]

@@ -50,7 +50,7 @@ pub(super) struct Sender(OwnedWriteHalf);
 #[derive(Debug)]
 struct Bytes(OwnedReadHalf);
 
-/// What happens to a message.
+/// How a message is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It is read, or refused by `zbus` if it is malformed.
@@ -64,7 +64,7 @@ enum Fate {
 // === impl Fate ===
 
 impl Fate {
-    /// Of the message that starts like this.
+    /// The fate of a message that starts with this header.
     fn of(header: [u8; HEADER], most_reply: u64) -> Fate {
         let [order, kind, _, _, b0, b1, b2, b3, _, _, _, _, f0, f1, f2, f3] = header;
         let number = match order {
@@ -230,7 +230,7 @@ mod tests {
             Fate::of(all, REPLY),
             Fate::Skipped((16 + u64::from(u32::MAX)).next_multiple_of(8) + u64::from(u32::MAX))
         );
-        assert_eq!(Fate::of([0; HEADER], REPLY), Fate::Taken, "zbus says what is wrong with it");
+        assert_eq!(Fate::of([0; HEADER], REPLY), Fate::Taken, "zbus reports the error");
     }
 
     #[tokio::test]
@@ -249,7 +249,7 @@ mod tests {
             }
         };
         let read = async {
-            // What the handshake has read already.
+            // Bytes and descriptors that the handshake has read already.
             let (mut received, mut descriptors) = (Vec::new(), Vec::new());
             for seq in 1..=3 {
                 let message = receiver.receive_message(seq, &mut received, &mut descriptors).await.unwrap();

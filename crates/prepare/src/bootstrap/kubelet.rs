@@ -123,7 +123,7 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
         .flat_map(|flag| of_flag(flag).into_iter().map(move |path| (flag, path)))
     {
         if !root.has(&path)? {
-            hidden.push(format!("--{flag} names {path}, which is not to be seen"));
+            hidden.push(format!("--{flag} names {path}, which cannot be seen"));
         }
     }
     for why in hidden {
@@ -284,7 +284,7 @@ fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
                     // Without a dash before the path, the unit does not start without the file
                     // (systemd.exec(5)).
                     if !line.starts_with('-') && !root.has(&path)? {
-                        hidden.push(format!("a unit reads {path}, which is not to be seen"));
+                        hidden.push(format!("a unit reads {path}, which cannot be seen"));
                     }
                     take(path, own)?;
                 }

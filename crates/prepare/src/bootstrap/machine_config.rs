@@ -18,7 +18,7 @@ use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
 
 const CMDLINE: HostPath = HostPath::fixed("proc/cmdline");
-const REASON: &str = "the MachineConfig says so";
+const REASON: &str = "the MachineConfig contains it";
 /// The directories in which systemd finds units; the first one of a name counts (systemd.unit(5)).
 const UNIT_DIRS: [&str; 5] = [
     "etc/systemd/system",
@@ -172,7 +172,7 @@ fn unit_changes(root: &HostRoot, unit: &UnitEntry, part: &mut Part) -> Result<()
     if enabled {
         let by_hand = format!("run: systemctl enable {}", unit.name);
         if install.links.is_empty() && install.left_out.is_empty() {
-            let what = format!("{} is to be enabled, and nothing in it says when it starts", unit.name);
+            let what = format!("{} is to be enabled, but has no [Install] section that starts it", unit.name);
             part.findings.push(Finding::note(FindingId::UnitStatic, what));
         }
         for what in install.left_out {

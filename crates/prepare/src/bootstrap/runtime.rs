@@ -296,8 +296,8 @@ pub fn nri_conf_of(
 }
 
 /// Whether CRI-O gives pods IDs from the range of `containers`: whether pods may ask for a user namespace by
-/// annotation, by CRI-O's files or by the drop-in that is planned. From Kubernetes 1.33 on such pods fail, whoever
-/// allows it, so that it must be asked for.
+/// annotation, by CRI-O's files or by the drop-in that is planned. From Kubernetes 1.33 on such pods fail in
+/// any case, so it must be enabled explicitly.
 ///
 /// # Errors
 /// The root cannot be read.
@@ -402,7 +402,7 @@ fn containerd_conf(
         let table = match content {
             None if path == main_file => break,
             None => {
-                let why = format!("{main_file} imports {path}, which is not to be seen");
+                let why = format!("{main_file} imports {path}, which cannot be seen");
                 return Ok(Err(UnknownConf::Imports(why)));
             }
             Some(Content::Toml(table)) => table,

@@ -169,7 +169,7 @@ fn role(document: &Value) -> Option<&str> {
     labels.get("machineconfiguration.openshift.io/role")?.as_str()
 }
 
-/// What a document that is no MachineConfig is, where something makes a MachineConfig of it.
+/// The kind of a document that is not a MachineConfig but can be converted to one.
 fn other_kind(document: &Value) -> String {
     if document.get("variant").is_some() {
         return "; it is a Butane file: butane FILE makes Ignition of it, and with \"variant: openshift\" a \
@@ -192,7 +192,7 @@ fn other_kind(document: &Value) -> String {
     }
 }
 
-/// Whether a value says nothing: `oc get -o yaml` prints fields that nobody has set.
+/// Whether a value is empty: `oc get -o yaml` prints fields that nobody has set.
 fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

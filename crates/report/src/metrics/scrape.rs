@@ -81,8 +81,7 @@ const LOG_DROPPED: Family = counter(
 const START_PATH: Family = gauge(
     "usernsd_nri_start_path",
     &["path"],
-    "What is called over NRI before a container starts (1): the launched plugin, the agent, which has \
-     joined, or nobody.",
+    "The part of usernsd that the runtime calls over NRI before a container starts (1): the launched plugin, the agent, which has joined, or nobody.",
 );
 const PLUGIN_DROPPED: Family = counter(
     "usernsd_nri_plugin_reports_dropped_total",

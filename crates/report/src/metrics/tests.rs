@@ -530,7 +530,7 @@ fn a_removed_container_leaves_no_series() {
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "a test that asked nobody says so")]
+#[allow(clippy::print_stdout, reason = "a test that is skipped prints it")]
 fn promtool_accepts_the_exposition() {
     let text = crowded(Exposition::default()).render();
     let promtool = Command::new("promtool")

@@ -43,7 +43,7 @@ impl Draft<'_> {
             (_, true) => false,
             (None, false) => true,
             (Some(file), false) => {
-                let message = format!("{name} stays off: {file} says so");
+                let message = format!("{name} stays off, as set in {file}");
                 self.note(message, "set it to true there");
                 false
             }
