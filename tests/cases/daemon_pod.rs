@@ -1,9 +1,9 @@
-//! The pod of `daemonset/` on a test node: the image from `daemonset/Containerfile`, built by buildah;
-//! the manifest as kubectl renders it; run by podman, which does what a kubelet and a runtime do.
+//! The pod of `daemonset/` on a test node: the image from `daemonset/Containerfile`, built by buildah; the
+//! manifest as kubectl renders it; run by podman, in place of a kubelet and a runtime.
 //!
 //! Features that podman lacks are emulated here: the node's name, the exporter's token (there is no API
-//! server that would give one), and probes over HTTP, which it makes by running curl in the container. Not
-//! by the runtime under test: it would wait for itself.
+//! server that would issue one), and probes over HTTP, for which podman would run curl in the container. The
+//! runtime under test does not run the pod, because it would wait for itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,13 +28,13 @@ pub(crate) struct DaemonPod;
 /// The changes to the manifests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Variant {
-    /// The overlay.
+    /// The directory below `daemonset/overlays`.
     pub(crate) overlay: &'static str,
-    /// More of the configuration, in YAML.
+    /// Additions to the configuration, in YAML.
     pub(crate) config: &'static str,
     /// A capability that is taken from a container.
     pub(crate) without: Option<(&'static str, &'static str)>,
-    /// Whether each container has a busybox, to be looked at from within.
+    /// Whether each container has a busybox, so that a test can run commands in it.
     pub(crate) busybox: bool,
 }
 
@@ -44,7 +44,7 @@ pub(crate) const AS_IT_IS: Variant =
 /// A node with the image's parts and this source.
 pub(crate) fn node(mut options: Options) -> Option<Node> {
     if let Some(why) = Node::missing(&options) {
-        // Said, or a failure, by the one who boots.
+        // The boot reports a skip or a failure itself.
         drop(why);
         return Node::boot_or_skip(&options);
     }
@@ -52,7 +52,7 @@ pub(crate) fn node(mut options: Options) -> Option<Node> {
     Node::boot_or_skip(&options)
 }
 
-/// The agent in the DaemonSet's pod, as the manifests have it; the same again if it was killed.
+/// Starts the agent in the DaemonSet's pod as in the manifests, also again after it was killed.
 #[track_caller]
 pub(crate) fn in_the_pod(node: &Node) -> Agent<'_> {
     let ready_before = if DaemonPod.is_there(node) {
@@ -81,7 +81,7 @@ impl DaemonPod {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// The same, whatever comes of it.
+    /// Like [`DaemonPod::play`], but returns the result instead of asserting success.
     #[track_caller]
     pub(crate) fn try_play(node: &Node, variant: Variant) -> Output {
         DaemonPod::prepare(node, variant);
@@ -90,7 +90,7 @@ impl DaemonPod {
 
     /// The command that starts the pod once it is prepared.
     pub(crate) fn command() -> [&'static str; 7] {
-        // The network of a pod, without one to the world.
+        // A network namespace as a pod has it, without a route to the outside.
         ["podman", "kube", "play", "--network", "none", "--log-driver=k8s-file", MANIFEST]
     }
 
@@ -104,12 +104,12 @@ impl DaemonPod {
         let played: Vec<String> = documents.filter_map(|document| changed(document, variant)).collect();
         assert_eq!(played.len(), 2, "a DaemonSet and its ConfigMap");
         node.write(MANIFEST, played.join("\n---\n"));
-        // A kubelet has it.
+        // On a node with a kubelet this directory exists.
         node.run(["mkdir", "-p", "/var/lib/kubelet/pods", STATE]);
         node.run(["chmod", "777", STATE]);
     }
 
-    /// The limit on each container's memory, in KiB, as the manifest that was played has it.
+    /// Each container's memory limit in the manifest, in KiB.
     #[track_caller]
     pub(crate) fn memory_limits(node: &Node) -> BTreeMap<String, u64> {
         let text = fs::read_to_string(node.path(MANIFEST)).unwrap();
@@ -130,7 +130,7 @@ impl DaemonPod {
         node.exec(["podman", "container", "exists", &format!("{POD}-agent")]).status.success()
     }
 
-    /// The PID of a container's first process, in the node.
+    /// The PID of a container's first process, in the node's PID namespace.
     #[track_caller]
     pub(crate) fn pid(self, node: &Node, container: &str) -> String {
         node.run(["podman", "inspect", "--format", "{{.State.Pid}}", &format!("{POD}-{container}")])
@@ -140,7 +140,7 @@ impl DaemonPod {
         self.pid(node, "agent") != "0"
     }
 
-    /// SIGKILL; podman does not start it again.
+    /// Sends SIGKILL to it; podman does not restart it.
     pub(crate) fn kill(self, node: &Node) {
         node.run(["podman", "kill", "--signal=KILL", &format!("{POD}-agent")]);
         node.run(["podman", "wait", "--condition=exited", &format!("{POD}-agent")]);
@@ -168,15 +168,14 @@ impl DaemonPod {
         node.run(["podman", "exec", &name, "/usernsd"].iter().chain(args))
     }
 
-    /// Runs a script in a container, as that container's own process would: what it prints, failures
-    /// included.
+    /// Runs a script in a container, as that container's own user. Returns its output, also if it fails.
     #[track_caller]
     pub(crate) fn script(self, node: &Node, container: &str, script: &str) -> String {
         let script = format!("exec 2>&1; {script}");
         node.run(["podman", "exec", &format!("{POD}-{container}"), "/busybox", "sh", "-c", &script])
     }
 
-    /// Asks over HTTP, from the pod's network.
+    /// Makes an HTTP request in the pod's network namespace.
     #[track_caller]
     pub(crate) fn get(self, node: &Node, url: &str) -> String {
         let pid = self.pid(node, "agent");
@@ -184,7 +183,7 @@ impl DaemonPod {
     }
 }
 
-/// A document for podman; None for those that it has no use for.
+/// Converts a document for podman; `None` for kinds that it does not support.
 fn changed(mut document: Value, variant: Variant) -> Option<String> {
     match document["kind"].as_str()? {
         "ConfigMap" if document["data"].is_object() => {
@@ -192,14 +191,14 @@ fn changed(mut document: Value, variant: Variant) -> Option<String> {
             document["data"]["config.yaml"] = Value::String(format!("{config}{}", variant.config));
         }
         "DaemonSet" => {
-            // Else podman takes init containers away when they have ended, and their logs with them.
+            // Otherwise podman removes init containers once they have ended, with their logs.
             document["metadata"]["annotations"] =
                 json!({"io.podman.annotations.init.container.type": "always"});
             let spec = &mut document["spec"]["template"]["spec"];
             let volumes = spec["volumes"].as_array_mut().unwrap();
             volumes.retain(|volume| volume["name"] != "token");
-            // podman gives an emptyDir to the user of whichever container comes first; a kubelet lets all
-            // users in.
+            // podman makes an emptyDir owned by the first container's user; a kubelet makes it accessible to
+            // all users.
             let state = volumes.iter_mut().find(|volume| volume["name"] == "state").unwrap();
             *state = json!({"name": "state", "hostPath": {"path": STATE, "type": "Directory"}});
             if variant.busybox {
@@ -231,7 +230,7 @@ fn change(container: &mut Value, variant: Variant) {
     container["volumeMounts"].as_array_mut().unwrap().retain(|mount| mount["name"] != "token");
     let fields = container.as_object_mut().unwrap();
     fields.retain(|name, value| !(name.ends_with("Probe") && value.get("httpGet").is_some()));
-    // Read by serde_json as null where it was not there.
+    // Indexing has added a null for a missing field.
     fields.retain(|_, value| !value.is_null());
     if let Some((name, capability)) = variant.without
         && container["name"] == name

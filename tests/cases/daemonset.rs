@@ -1,5 +1,5 @@
-//! The pod of `daemonset/`: it does what the agent on the node does, with what its manifest gives it,
-//! and each thing that is given is needed.
+//! The pod of `daemonset/`: with the permissions in its manifest it does the same work as an agent on the
+//! node, and it needs each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
 use crate::storm;
 use usernsd_domain::crio::CrioVersion;
 
-/// A case that others run with an agent on the node.
+/// A case that other modules run with an agent on the node.
 fn with_the_pod(case: fn(&Node, Start)) {
     with_the_pod_on(Runtime::Containerd, case);
 }
@@ -73,7 +73,7 @@ fn the_pod_serves_containers_if_systemd_is_re_executed_in_a_storm() {
     with_the_pod(faults::systemd_is_re_executed);
 }
 
-/// The lines of a container's first process's `/proc/PID/NAME`.
+/// The lines of `/proc/PID/NAME` for a container's first process.
 fn proc(node: &Node, container: &str, name: &str) -> Vec<String> {
     let pid = DaemonPod.pid(node, container);
     node.run(["cat", &format!("/proc/{pid}/{name}")]).lines().map(str::to_owned).collect()
@@ -87,7 +87,7 @@ fn status(node: &Node, container: &str, field: &str) -> String {
     value.unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-/// The agent's and the exporter's mounts below a directory: place, whether it may be written.
+/// The agent's and the exporter's mounts below a directory: mount point, and whether it is writable.
 fn mounts(node: &Node, container: &str, below: &str) -> BTreeSet<(String, bool)> {
     let lines = proc(node, container, "mountinfo");
     let fields = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -101,7 +101,7 @@ fn mounts(node: &Node, container: &str, below: &str) -> BTreeSet<(String, bool)>
 fn the_pod_has_only_what_is_declared() {
     let Some(node) = node(Options::default()) else { return };
     let agent = in_the_pod(&node);
-    // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE 19 is the observer's, whom the agent starts.
+    // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE (19) is held by the observer, which the agent starts.
     for (container, capabilities, bounding, user) in [
         ("agent", "0000000000000021", "0000000000080021", "0"),
         ("exporter", "0000000000000000", "0000000000000000", "60950"),
@@ -114,7 +114,7 @@ fn the_pod_has_only_what_is_declared() {
         }
         assert_eq!(status(&node, container, "Uid"), user);
         assert_eq!(status(&node, container, "NoNewPrivs"), "1");
-        // The container's filter, and its own, which knows no network sockets in the agent
+        // The container's filter, and the process's own, which permits no network sockets in the agent
         // (tests/cases/roles.rs).
         assert!(status(&node, container, "Seccomp_filters").parse::<u32>().unwrap() > 1, "{container}");
         // The cgroup and network namespaces are its own; the PID namespace is the host's.
@@ -148,9 +148,9 @@ fn the_pod_has_only_what_is_declared() {
     assert_eq!(mounts(&node, "exporter", "/host"), BTreeSet::new());
     assert!(mounts(&node, "exporter", "/run/usernsd").contains(&("/run/usernsd".to_owned(), false)));
 
-    // The init container has done its work.
+    // The init container has finished.
     assert!(node.path("etc/nri/conf.d/90-usernsd.conf").exists());
-    // The probes' own requests.
+    // The requests of the probes.
     agent.get("/readyz");
     agent.get("/healthz");
     assert!(agent.is_connected("nri") && agent.is_connected("cri"));
@@ -164,7 +164,7 @@ fn the_exporter_can_do_nothing_to_the_host() {
     let inside = |script: &str| DaemonPod.script(&node, "exporter", script);
     wait_for("the state socket", || inside("/busybox ls /run/usernsd").contains(".sock").then_some(()));
 
-    // Not one socket but the agent's, which only speaks.
+    // The only socket is the agent's, which accepts fixed requests only.
     let sockets = inside("/busybox find / -path /proc -prune -o -type s -print");
     assert_eq!(sockets.lines().collect::<Vec<_>>(), ["/run/usernsd/usernsd.sock"], "{sockets}");
     // Files: its own mounts, and the host's by way of /proc.
@@ -196,13 +196,14 @@ fn the_exporter_can_do_nothing_to_the_host() {
         assert!(said.contains("ermission denied") || said.contains("not permitted"), "{command}: {said}");
         assert!(!said.ends_with("\n0"), "{command}: {said}");
     }
-    // The same calls work where they may: the test is not blind.
+    // The same calls succeed where they are permitted, so the checks above can fail.
     assert_eq!(node.run(["sh", "-c", "kill -0 1; echo $?"]), "0");
     let inside = |script: &str| DaemonPod.script(&node, "agent", script);
     assert!(inside("/busybox find /host/run -type s").contains("/host/run/containerd/containerd.sock"));
 }
 
-/// The processes themselves, not others in their containers: with their own filter, in each thread.
+/// Code in the processes themselves and not in other processes of their containers, so that their own
+/// filters apply, in each thread.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
@@ -235,7 +236,7 @@ fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
         assert!(answers.iter().all(|answer| *answer >= 0), "{answers:?}");
     }
 
-    // A process that is not confined makes them all: the test is not blind.
+    // A process that is not confined can make all of these calls, so the checks above can fail.
     let free = node.spawn(["sleep", "1000"]);
     let comm = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let pid = wait_for("sleep", || Some(free.pid()).filter(|pid| comm(*pid).as_deref() == Some("sleep\n")));
@@ -272,7 +273,7 @@ fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
             all_are(&process.call(call, [0, 0, 0]), ENOSYS);
         }
         if container == "exporter" {
-            // The one way that is left to signal a process: it may not.
+            // The only remaining way to send a signal to a process fails as well.
             for pid in [1, DaemonPod.pid(&node, "agent").parse().unwrap()] {
                 let opened = process.call(SYS_pidfd_open, [pid, 0, 0]);
                 all_work(&opened);
@@ -283,16 +284,16 @@ fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
             }
         }
     }
-    // And both go on.
+    // Both processes continue.
     assert!(agent.is_connected("nri"));
     agent.get("/readyz");
 }
 
-/// What a container's process has used so far: its largest resident memory in KiB, and processor time in
+/// The resource usage of a container's process so far: peak resident memory in KiB, and processor time in
 /// milliseconds.
 fn used(node: &Node, container: &str) -> (u64, u64) {
     let stat = proc(node, container, "stat").concat();
-    // utime and stime in hundredths of a second (proc_pid_stat(5)); a name may hold blanks.
+    // utime and stime in hundredths of a second (proc_pid_stat(5)); the process's name may contain blanks.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     (status(node, container, "VmHWM").parse().unwrap(), ticks * 10)
@@ -314,7 +315,7 @@ fn the_pod_stays_within_its_requests() {
     for (container, _) in &made {
         assert_eq!(container.owner("").0, container.root);
     }
-    // Its page of 50 containers, as a browser and Prometheus ask for it.
+    // A page with 50 containers, requested as by a browser and by Prometheus.
     for _ in 0..10 {
         for path in ["/", "/metrics", "/api/v1/state"] {
             agent.get(path);
@@ -359,7 +360,7 @@ fn the_agent_needs_chown() {
 fn the_agent_needs_sys_ptrace() {
     let Some(node) = node(Options::default()) else { return };
     DaemonPod::try_play(&node, without("agent", "SYS_PTRACE"));
-    // It does not even start, which harms nobody.
+    // The agent does not start, which does no harm.
     wait_for("its end", || DaemonPod.log(&node, "agent").contains("CAP_SYS_PTRACE").then_some(()));
     assert_eq!(privileged_systemd(&node), Err(255));
 }
@@ -370,7 +371,7 @@ fn the_agent_needs_kill_if_the_runtime_ignores_a_refusal() {
     for (variant, runs) in [(AS_IT_IS, false), (without("agent", "KILL"), true)] {
         let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
         // Many versions of CRI-O forget the ID mappings of their pods when they restart (cri-o#10014), and
-        // go on when a start is refused. Of the others nothing is refused.
+        // continue when a start is refused. Other versions have nothing to refuse.
         let forgets = node.crio_version().forgets_mappings_on_restart();
         let pods = Pods::connect(&node);
         let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -391,10 +392,10 @@ fn the_agent_needs_kill_if_the_runtime_ignores_a_refusal() {
     }
 }
 
-/// Makes the user `kubelet`, which replaces the files with passwords.
+/// Creates the user `kubelet`, which replaces the files with passwords, too.
 const KUBELET: &str = "bootstrap: {kubelet: {user: create, maxPods: 110}}\n";
 
-/// Whether bootstrap did its work, as the agent reports it, which runs in either case.
+/// Whether bootstrap succeeded, according to the agent, which runs in either case.
 #[track_caller]
 fn wait_for_result(node: &Node, done: bool) {
     let agent = Agent { node, home: crate::agent::Home::Pod(DaemonPod) };
@@ -410,7 +411,7 @@ fn wait_for_result(node: &Node, done: bool) {
 #[test]
 fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     let Some(node) = node(Options::default()) else { return };
-    // Nothing is left of the IDs that could become a range.
+    // No IDs are left for a range.
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, "other:65536:4294836224\n");
     }
@@ -421,17 +422,17 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     let said: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
     assert!(said.is_array());
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
-    // The exporter has the state a moment later than the metrics.
+    // The exporter receives the state a moment later than the metrics.
     let check = wait_for("the check in the state", || {
         let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
         let checks = state["checks"].as_array().cloned().unwrap_or_default();
         checks.into_iter().find(|check| check["id"] == "bootstrap_result")
     });
     assert!(check.to_string().contains("usernsd bootstrap could not make this node ready"), "{check:#}");
-    // Its guard and its hand-over are there.
+    // Guarding and delegation work.
     assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
 
-    // The next run succeeds, and nothing of it is left.
+    // The next run succeeds, and the failure is no longer reported.
     node.run(["podman", "pod", "rm", "--force", "--time=2", "--all"]);
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, "");
@@ -468,7 +469,7 @@ fn bootstrap_needs_chown_if_shadow_has_a_group() {
     }
 }
 
-/// The names of what the init container found, but for what this machine's kernel has.
+/// The names of the init container's findings, without those about this machine's kernel.
 fn found_by_bootstrap(node: &Node) -> Vec<String> {
     let log = DaemonPod.log(node, "bootstrap");
     assert!(log.contains("/etc/nri/conf.d/90-usernsd.conf: "), "{log}");
@@ -476,7 +477,7 @@ fn found_by_bootstrap(node: &Node) -> Vec<String> {
     names.filter(|name| !["nsdelegate", "psi", "idmapped-mounts"].contains(name)).map(str::to_owned).collect()
 }
 
-/// As on a node where all is known: the kubelet's user is not asked for.
+/// A configuration without questions: the kubelet's user is disabled.
 const KNOWN: [&str; 1] = ["kubelet-default-pool"];
 
 #[test]
@@ -494,7 +495,7 @@ fn bootstrap_prepares_crio() {
     let hook = "bootstrap: {hook: {install: always}}\n";
     DaemonPod::play(&node, Variant { config: hook, ..AS_IT_IS });
     let mut found = found_by_bootstrap(&node);
-    // Since 1.35 the drop-in has names of annotations that older versions do not start with.
+    // Since 1.35 the drop-in contains annotations with which older versions do not start.
     let has_new_names = node.crio_version() >= CrioVersion::new(1, 35, 0);
     assert_eq!(found.iter().any(|id| id == "crio-downgrade"), has_new_names, "{found:?}");
     found.retain(|id| id != "crio-downgrade");
@@ -537,7 +538,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
             checks.as_array().unwrap().iter().map(|one| (text(&one["id"]), text(&one["outcome"]))).collect()
         };
         let theirs = outcomes(&state["checks"]);
-        // As the pod has it, as far as it decides what bootstrap writes.
+        // The pod's configuration, as far as it determines what bootstrap writes.
         node.write("/tmp/usernsd.yaml", format!("{KUBELET}log: {{format: json}}\n"));
         let doctor =
             ["/srv/image/usernsd", "doctor", "--no-agent", "-o", "json", "--config=/tmp/usernsd.yaml"];
@@ -561,7 +562,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
             }
         }
         // The agent starts no programs and makes no mounts, and the kubelet's directory is not its own.
-        // Without an agent nobody can say whether one has joined.
+        // Without an agent there is no result about joining.
         let may_differ = ["oci_runtime", "idmapped_mounts", "kubelet_records", "kubelet_config"];
         differing
             .retain(|line| !(may_differ.iter().any(|id| line.starts_with(id)) && line.ends_with(" skip")));
@@ -582,7 +583,7 @@ fn undo_removes_what_bootstrap_wrote() {
     node.run(["podman", "pod", "rm", "--force", "--time=2", "--all"]);
     DaemonPod::play(&node, Variant { overlay: "undo", ..AS_IT_IS });
     assert_eq!(lines(), before, "{}", DaemonPod.log(&node, "bootstrap"));
-    // It stays, and only looks.
+    // The agent stays, in observe-only mode.
     wait_for("the agent", || DaemonPod.log(&node, "agent").contains("\"ready\"").then_some(()));
     assert!(!DaemonPod.log(&node, "agent").contains("NRI"), "{}", DaemonPod.log(&node, "agent"));
 }
@@ -629,8 +630,8 @@ fn the_observe_only_pod_writes_nothing() {
     }
 }
 
-/// A role's own system calls, from strace's lines; those that were interrupted by another thread's are
-/// put together again.
+/// A role's own system calls, from strace's lines; calls that were interrupted by another thread's are
+/// joined again.
 fn own_calls(trace: &str, role: &str) -> Vec<String> {
     let program = format!("execve(\"/usernsd\", [\"/usernsd\", \"{role}\"");
     let mut own: BTreeSet<&str> = BTreeSet::new();
@@ -687,8 +688,8 @@ fn no_system_call_of_the_pod_is_denied() {
         for (role, call, harmless) in [
             // Whether file systems take ID mappings is not tried in a container (docs/install-kubernetes.md).
             ("bootstrap", "renameat(", &["clone3", "unshare", "\"0 65536 65536"][..]),
-            // A filter cannot look at the flags of clone3(2); glibc then does with clone(2). The agent may open
-            // nothing in /etc, and asks its reader then.
+            // A filter cannot examine the flags of clone3(2), so glibc falls back to clone(2). The agent may
+            // open nothing in /etc, and asks its reader instead.
             ("agent", "fchownat(", &["clone3", ", \"etc/"]),
             ("exporter", "accept4(", &["clone3"]),
         ] {

@@ -79,7 +79,7 @@ impl Distribution {
         node.run(["systemctl", "mask", "--now", "containerd.service"]);
         node.run(["rm", "-r", "/etc/containerd"]);
         let settings = packaged.strip_prefix("version = 3\n").unwrap();
-        // A table begins after the head: what stands before the first one belongs at the top.
+        // Tables follow the top-level keys, so keys before the first table belong at the top.
         let (top, tables) = settings.split_once("\n[").unwrap();
         let (head, grpc) =
             self.head.split_once("[grpc]").map_or((self.head, ""), |(head, grpc)| (head, grpc));
@@ -145,7 +145,7 @@ fn is_served(distribution: &Distribution) {
         node.exec(["pgrep", "-f", "^/opt/nri/plugins/90-usernsd"]).status.success().then_some(())
     });
 
-    // Doctor: each of its looks finds the distribution's place.
+    // Doctor: each of its checks uses the distribution's paths.
     let cri = check(&node, "cri_reachable");
     assert_eq!(cri["outcome"], "pass");
     assert!(cri["seen"].as_str().unwrap().contains(distribution.socket), "{cri}");

@@ -47,7 +47,7 @@ pub(crate) fn asking(name: &str) -> PodSpec {
     PodSpec::new(name).annotated("usernsd.io/cgroup", "writable")
 }
 
-/// It can use its cgroup: mounted read-write, its own, and bounded.
+/// Asserts that the container can use its cgroup: it is mounted read-write, owned, and limited.
 #[track_caller]
 pub(crate) fn assert_served(pods: &Pods<'_>, container: &Container, root: u32) {
     assert!(pods.is_running(container));
@@ -71,7 +71,7 @@ pub(crate) fn wait_for_path(agent: &Agent<'_>, path: &str) {
     assert_eq!(agent.metric("usernsd_nri_start_path", &[("path", path)]), 1.0);
 }
 
-/// The changes of that kind that an agent counted.
+/// The number of changes of that kind that an agent has counted.
 fn fixes(agent: &Agent<'_>, action: &str) -> f64 {
     agent.metric("usernsd_fixes_total", &[("action", action)])
 }
@@ -96,7 +96,7 @@ fn serves_without_an_agent(runtime: Runtime, unit: &str) {
     let sockets = node.run(["sh", "-c", "ls -A /run/usernsd-plugin"]);
     assert_eq!(sockets.lines().count(), 1, "a stale socket is left behind: {sockets}");
 
-    // The agent that comes later hears of it, once.
+    // The agent that starts later gets the report, once.
     let agent = Agent::start(&node);
     wait_for_path(&agent, "launched_plugin");
     wait_for("the report", || (fixes(&agent, "set_limits") >= 3.0).then_some(()));
@@ -136,7 +136,7 @@ fn lost_isolation_is_refused_without_an_agent() {
     let refused = pods.try_create(&pod, &lost());
     let Err(status) = refused else { panic!("it was created") };
     assert!(status.message().contains("host's user namespace"), "{}", status.message());
-    // Its word is in the journal: nobody reads a plugin's stderr.
+    // Its log is in the journal, because nothing reads a plugin's standard error.
     wait_for("the journal's line", || {
         let lines = node.run(["journalctl", "--no-pager", "-t", "usernsd"]);
         lines.contains("would run as the host's root").then_some(())
@@ -149,8 +149,8 @@ fn lost_isolation_is_refused_without_an_agent() {
     assert_eq!(document["events"][0]["kind"], "refused");
 }
 
-/// Many versions of CRI-O forget the ID mappings of their pods when they restart (cri-o#10014); the plugin is there
-/// again with CRI-O.
+/// Many versions of CRI-O forget the ID mappings of their pods when they restart (cri-o#10014); the plugin
+/// starts again with CRI-O.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_container_is_refused_without_an_agent_if_crio_forgot_the_mappings() {
@@ -190,7 +190,7 @@ fn a_killed_plugin_is_replaced_by_the_agent() {
     wait_for_path(&agent, "launched_plugin");
     wait_for("leaving", || {
         agent.log().contains("left the runtime").then_some(()).or_else(|| {
-            // The restart ended the joined session first.
+            // The restart has ended the joined session first.
             agent.log().contains("the runtime ended the connection").then_some(())
         })
     });
@@ -198,8 +198,8 @@ fn a_killed_plugin_is_replaced_by_the_agent() {
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
 }
 
-/// A plugin that hangs costs the runtime its time limit once; then the runtime kills it and goes on, and
-/// the agent is there.
+/// A plugin that hangs costs the runtime its time limit once; then the runtime kills it and continues, and
+/// the agent takes its place.
 #[test]
 fn a_hung_plugin_is_replaced_by_the_agent() {
     let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
@@ -210,7 +210,7 @@ fn a_hung_plugin_is_replaced_by_the_agent() {
     signal(&node, &hung, "STOP");
     wait_for_path(&agent, "agent_joined");
     assert_eq!(peers(&agent)["plugins"][0]["responds"], false);
-    // No request has failed yet: it may come back, and the agent leaves.
+    // No request has failed yet, so the plugin may continue, and the agent leaves.
     signal(&node, &hung, "CONT");
     wait_for_path(&agent, "launched_plugin");
     wait_for("leaving", || agent.log().contains("left the runtime").then_some(()));
@@ -224,7 +224,7 @@ fn a_hung_plugin_is_replaced_by_the_agent() {
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
 }
 
-/// A file that is no program, as after a copy that was cut off.
+/// A file that is not a program, as after a truncated copy.
 #[test]
 fn a_plugin_that_does_not_start_is_replaced_by_the_agent() {
     let Some(node) = node_with_binary(Options::default()) else { return };
@@ -241,7 +241,7 @@ fn a_plugin_that_does_not_start_is_replaced_by_the_agent() {
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
 }
 
-/// Two agents during an upgrade: each report is one's.
+/// Two agents during an upgrade: each report goes to one of them.
 #[test]
 fn overlapping_agents_count_each_report_once() {
     let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
@@ -274,7 +274,7 @@ fn overlapping_agents_count_each_report_once() {
     let adjusted = "usernsd_fixes_total{action=\"adjust_container\"}";
     wait_for("the newer agent's", || (get(adjusted) == 3.0).then_some(()));
     assert_eq!((fixes(&old, "adjust_container"), reports(&old)), (3.0, before), "counted twice");
-    // The newer one goes: the old one gets the reports again.
+    // When the newer one ends, the old one gets the reports again.
     newer.terminate();
     run(7);
     wait_for("the old agent's", || (fixes(&old, "adjust_container") == 4.0).then_some(()));
@@ -301,7 +301,7 @@ fn changed_settings_need_no_restart_of_the_runtime() {
     assert!(pods.is_running(&pods.run(&pod, &lost())));
     node.write(SETTINGS, settings("refuse"));
     assert!(pods.try_create(&pod, &lost().named("again")).is_err());
-    // Not readable: the safe side.
+    // If the settings cannot be read, the safe defaults apply.
     node.write(SETTINGS, settings("dance"));
     assert!(pods.try_create(&pod, &lost().named("still")).is_err());
     wait_for("the problem", || {
@@ -309,7 +309,8 @@ fn changed_settings_need_no_restart_of_the_runtime() {
     });
 }
 
-/// It gave up what the runtime had: capabilities, descriptors, the protection from the killer.
+/// The plugin has dropped what it inherited from the runtime: capabilities, descriptors, the protection from
+/// the out-of-memory killer.
 #[test]
 fn the_plugin_keeps_only_the_privileges_that_it_needs() {
     let Some(node) = node_with_plugin(Runtime::Containerd) else { return };

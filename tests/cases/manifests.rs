@@ -1,5 +1,5 @@
-//! `daemonset/` as kubectl renders it: every overlay is what the API server would take, nobody holds
-//! more than he needs, and what the manifests ask for is what docs/security.md explains.
+//! `daemonset/` as kubectl renders it: the API server would accept every overlay, no container has more
+//! permissions than it needs, and docs/security.md explains each permission in the manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -53,7 +53,7 @@ fn renderer() -> Option<Node> {
 fn render(node: &Node, directory: &str) -> Vec<Value> {
     let output = node.exec(["kubectl", "kustomize", &format!("{SOURCE}/{directory}")]);
     let said = String::from_utf8_lossy(&output.stderr);
-    // A warning is of what the next kubectl will not do any more.
+    // A warning announces a feature that the next kubectl will not support.
     assert!(output.status.success() && said.is_empty(), "{directory}: {said}");
     let text = String::from_utf8(output.stdout).unwrap();
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
@@ -77,7 +77,8 @@ fn kind(document: &Value) -> &str {
     document["kind"].as_str().unwrap()
 }
 
-/// The typed form, from which nothing of the text is missing: a misspelt field would be.
+/// Parses the typed form, and asserts that it has every field of the text: a misspelt field would be
+/// missing.
 #[track_caller]
 fn typed<T: DeserializeOwned + Serialize>(document: &Value) -> T {
     let typed: T =
@@ -106,7 +107,7 @@ fn capabilities(container: &core::Container) -> BTreeSet<String> {
     capabilities.add.iter().flatten().cloned().collect()
 }
 
-/// What a container sees of the host: path, place, and whether it may write there.
+/// A container's mounts of the host: path, mount point, and whether it is writable.
 fn host_mounts(pod: &core::PodSpec, container: &core::Container) -> Vec<(String, String, bool)> {
     let path = |name: &str| {
         let volume = pod.volumes.iter().flatten().find(|volume| volume.name == name);
@@ -121,7 +122,7 @@ fn host_mounts(pod: &core::PodSpec, container: &core::Container) -> Vec<(String,
         .collect()
 }
 
-/// OpenShift's own, whose types are in no crate that is used here.
+/// OpenShift's own kinds, whose types are in none of the crates in use.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code, reason = "read to be refused where it is misspelt")]
@@ -172,7 +173,7 @@ fn every_overlay_is_valid_for_the_api_server() {
                 "SecurityContextConstraints" => {
                     serde_json::from_value::<Scc>(document.clone()).unwrap();
                 }
-                // Read by tests/it/prometheus.rs, which does what they say.
+                // tests/it/prometheus.rs reads and applies them.
                 "PodMonitor" | "PrometheusRule" => {}
                 kind => panic!("{overlay}: {kind} is checked by nobody"),
             }
@@ -229,7 +230,7 @@ fn no_container_with_privileges_on_the_host_uses_a_network() {
             assert!(!powerful || (ports == 0 && !token) || overlay == COMBINED, "{at}");
             if !powerful {
                 assert_eq!(security.run_as_non_root, Some(true), "{at}");
-                // A name would be looked up in the image, which has no users.
+                // A name would be resolved in the image, which has no users.
                 assert!(security.run_as_user.is_some_and(|user| (1..65_520).contains(&user)), "{at}");
             }
             listens += ports;
@@ -256,7 +257,7 @@ fn only_looks(pod: &core::PodSpec) {
         let own = capabilities(container);
         assert!(own.is_subset(&["SYS_PTRACE".to_owned()].into()), "{}: {own:?}", container.name);
     }
-    // Nor does the kubelet make anything for it.
+    // Nor does the kubelet create anything for it.
     for volume in pod.volumes.iter().flatten() {
         let created = volume.host_path.as_ref().and_then(|host| host.type_.as_deref());
         assert!(!created.is_some_and(|kind| kind.ends_with("OrCreate")), "{}", volume.name);
@@ -277,7 +278,8 @@ fn every_volume_is_mounted_and_no_mount_keeps_a_file_system_busy() {
                 volume.name
             );
         }
-        // Containers' file systems are mounted below: who mounts that privately keeps them all.
+        // Containers' file systems are mounted below: a container that mounts the directory privately keeps
+        // all of them.
         for container in &pod.containers {
             for mount in container.volume_mounts.iter().flatten() {
                 let runtimes = [
@@ -363,7 +365,7 @@ fn every_scraper_finds_the_port() {
     let openshift = render(&node, "daemonset/overlays/openshift");
     let of = |wanted: &str| openshift.iter().find(|document| kind(document) == wanted).unwrap();
     assert_eq!(*of("PrometheusRule"), monitoring[1]);
-    // There with TLS, and else the same.
+    // The difference is TLS only.
     let mut monitor = of("PodMonitor").clone();
     let endpoint = monitor["spec"]["podMetricsEndpoints"][0].as_object_mut().unwrap();
     assert_eq!(endpoint.remove("scheme").unwrap(), "https");
@@ -397,7 +399,8 @@ fn every_scraper_finds_the_port() {
     }
 }
 
-/// A cluster without the monitoring stack and without a service CA takes all of it, and nothing waits for either.
+/// A cluster without the monitoring stack and without a service CA accepts all objects, and nothing waits
+/// for either.
 #[test]
 fn microshift_needs_no_monitoring_and_no_certificate() {
     let Some(rendered) = rendered() else { return };
@@ -435,7 +438,7 @@ fn allows_no_more(documents: &[Value]) {
     let annotations = template.metadata.unwrap().annotations.unwrap();
     let name = scc.metadata["name"].as_str().unwrap();
     assert_eq!(annotations["openshift.io/required-scc"], name);
-    // kustomize changes names that it takes for others'.
+    // kustomize changes names that it mistakes for others.
     let of_role =
         |document: &&Value| kind(document) == "Role" && document["metadata"]["name"] == "usernsd-scc";
     let role: rbac::Role = typed(documents.iter().find(of_role).unwrap());
@@ -476,7 +479,7 @@ fn an_update_leaves_no_node_without_an_agent() {
     for (overlay, documents) in &rendered {
         let spec = daemonset(documents).spec.unwrap();
         let rolling = spec.update_strategy.unwrap().rolling_update.unwrap();
-        // Nobody waits for the pods that go.
+        // Nothing waits for the pods that are removed.
         let want = if overlay == "undo" { ("0", "100%") } else { ("10%", "0") };
         let text = |value: Option<IntOrString>| match value.unwrap() {
             IntOrString::Int(number) => number.to_string(),
@@ -536,7 +539,7 @@ fn admission_policies_are_bound() {
     }
 }
 
-/// The table rows of a section of docs/security.md, without its head.
+/// The table rows of a section of docs/security.md, without the header.
 fn table(page: &str, heading: &str) -> BTreeSet<Vec<String>> {
     let section =
         page.split(&format!("## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no section {heading}"));
@@ -570,7 +573,7 @@ fn every_privilege_is_explained() {
         rows.into_iter().map(|row| row[..columns].to_vec()).collect()
     };
     let as_rows = |set: BTreeSet<[String; 2]>| set.into_iter().map(Vec::from).collect::<BTreeSet<_>>();
-    // For each there is a test without it, which breaks something.
+    // For each there is a test that removes it and finds something broken.
     let tests = fs::read_to_string(source("tests/cases/daemonset.rs")).unwrap();
     for [container, capability] in &granted {
         let without = format!("without({container:?}, {:?})", capability.trim_start_matches("CAP_"));
@@ -598,7 +601,7 @@ fn rights<'r>(rules: impl IntoIterator<Item = &'r rbac::PolicyRule>) -> BTreeSet
 #[test]
 fn the_account_has_exactly_the_documented_permissions() {
     let Some(node) = renderer() else { return };
-    // The page's rules are what the exporter asked a real API server for.
+    // A test with a real API server compares the page's rules with the exporter's requests.
     let page = fs::read_to_string(source("docs/kubernetes.md")).unwrap();
     let role = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
     let role: rbac::ClusterRole = serde_saphyr::from_str(role).unwrap();
@@ -633,7 +636,8 @@ fn the_account_has_exactly_the_documented_permissions() {
     };
     assert_eq!(of_exporter(&documents), documented);
 
-    // And who asks the API server who may read has the right to, and the one who scrapes a token.
+    // An exporter that asks the API server about readers has the permission for it, and the scraper has a
+    // token.
     let documents = with_component(&node, "authorization");
     let more =
         ["create tokenreviews.authentication.k8s.io", "create subjectaccessreviews.authorization.k8s.io"];
@@ -687,7 +691,8 @@ fn every_object_that_outlives_the_namespace_is_documented() {
         rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
     assert_eq!(listed, made);
 
-    // The commands delete what no overlay of the section does, and what keeps pods from starting first.
+    // The commands delete the objects that are in no overlay of the section, beginning with those that keep
+    // pods from starting.
     let section = page.split("## Uninstall\n").nth(1).unwrap();
     let deletes =
         section.lines().filter_map(|line| line.strip_prefix("$ kubectl delete --ignore-not-found "));

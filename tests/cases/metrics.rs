@@ -1,5 +1,5 @@
-//! Every series against what /proc, the cgroup tree and /etc say, read here by other means than the
-//! agent's.
+//! Every series is compared with /proc, the cgroup tree and /etc, which are read here by other means than
+//! the agent's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
 
-/// Every sample by its series, as the text has it. No series may be there twice.
+/// Every sample by its series, from the text. No series may occur twice.
 pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -24,7 +24,7 @@ pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     found
 }
 
-/// A container on the node, and what it must look like.
+/// A container on the node, and its expected state.
 struct Seen {
     spec: String,
     pod: Pod,
@@ -55,7 +55,7 @@ fn user_namespaces(node: &Node) -> usize {
     links.collect::<BTreeSet<_>>().len()
 }
 
-/// Says nothing about a text that is as it should be.
+/// Compares two texts, and prints only the differences.
 fn promtool(text: &str) {
     let tool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -99,7 +99,7 @@ fn every_series_agrees_with_the_node() {
         // Before the agent.
         (own("wrong", 0).privileged(), "c", privileged()),
         (own("older", 1).privileged(), "c", privileged()),
-        // Under its eyes.
+        // While the agent runs.
         (own("right", 2).privileged(), "c", privileged()),
         (own("read-only", 3), "c", ContainerSpec::sleeping()),
         (own("writable", 4).annotated("usernsd.io/cgroup", "writable"), "c", ContainerSpec::sleeping()),
@@ -135,7 +135,7 @@ fn every_series_agrees_with_the_node() {
     assert_eq!(pods.exec(writable, &["/bin/sh", "-c", script]).code, 0);
     fs::write(seen[7].container.pod_cgroup.join("cgroup.max.descendants"), "77").unwrap();
 
-    // They are counted beside the scrape that finds the containers changed.
+    // They are counted in the background of the scrape that finds changed containers.
     let before = user_namespaces(&node);
     wait_for("a new count", || {
         let found = agent.metric("usernsd_user_namespaces", &[]);
@@ -163,7 +163,7 @@ fn every_series_agrees_with_the_node() {
         let map = |file| extents(&pods.proc(&made.container, file));
         let in_pod = |other: &&Seen| other.pod.id == made.pod.id && other.lost;
         for (id_type, file) in [("uid", "uid_map"), ("gid", "gid_map")] {
-            // A pod is as good as its worst container.
+            // A pod's state is that of its worst container.
             let worst = seen.iter().find(in_pod).map(|lost| extents(&pods.proc(&lost.container, file)));
             let map = worst.unwrap_or_else(|| map(file));
             let root = map.iter().find(|(inside, ..)| *inside == 0).map(|(_, host, _)| *host as f64);
@@ -190,7 +190,7 @@ fn every_series_agrees_with_the_node() {
             assert_eq!((of("cgroup_owner_correct"), of("cgroup_writable")), (None, None), "{what}");
             continue;
         }
-        // It is written to, not read of.
+        // It is only written.
         let probe = ["/bin/sh", "-c", "mount | grep -q ' /sys/fs/cgroup type cgroup2 (rw'"];
         let is_writable = pods.exec(&made.container, &probe).code == 0;
         let owner = u64::from(made.container.owner("").0);
@@ -202,7 +202,7 @@ fn every_series_agrees_with_the_node() {
         assert_eq!(of("cgroup_writable"), truth(is_writable), "{what}");
         assert_eq!(of("cgroup_owner_correct"), truth(right), "{what}");
     }
-    // The stranger's, and root's own where root inside is root outside.
+    // The IDs of the foreign owner, and those of root if root inside is root on the host.
     assert_eq!(owner_wrong, 2);
 
     // === the node ===
@@ -237,7 +237,7 @@ fn every_series_agrees_with_the_node() {
         (before.min(after)..=before.max(after)).contains(&(namespaces as usize)),
         "{before} {namespaces} {after}"
     );
-    // One for each sandbox but the host's, and the host's.
+    // One for each sandbox with its own, and the host's.
     assert!(namespaces >= 12.0);
     let sysctl: f64 = node.run(["cat", "/proc/sys/user/max_user_namespaces"]).parse().unwrap();
     assert_eq!(get("usernsd_user_namespaces_max"), Some(sysctl));
@@ -251,7 +251,7 @@ fn every_series_agrees_with_the_node() {
     );
     // The default handler's, by containerd's configuration; known after the first survey of the node.
     assert!(node_info.contains(",oci_runtime=\"runc\""), "{node_info}");
-    // The errors of pods make no node unready; that of this node's cgroup mount does.
+    // Errors of pods do not make a node unready; this node's cgroup mount does.
     let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
     let checks = state["checks"].as_array().unwrap();
     let in_the_way = |check: &&Value| check["outcome"] == "fail" && check["category"] != "pods";
@@ -302,7 +302,7 @@ fn every_series_agrees_with_the_node() {
         ("pod_cgroup_owner", as_number(false)),
         ("pod_cgroup_writable", as_number(true)),
         ("pod_cgroup_bounded", as_number(true)),
-        // Nobody asks a runtime that is not there.
+        // A runtime that is absent is not asked.
         ("crio_config", None),
     ] {
         assert_eq!(check(id), want, "{id}");
@@ -318,21 +318,21 @@ fn every_series_agrees_with_the_node() {
     let waits = found_now["usernsd_config_restart_pending{unit=\"containerd\"}"];
     assert_eq!(Some(waits), as_number(touched > started), "{touched} {started}");
 
-    // === how long it took: what the agent gave to its container, and nothing else ===
+    // === delays: those of the cgroups that the agent delegated, and no others ===
     let given = agent.ps().iter().filter(|record| record["outcome"] == "delegated").count() as f64;
     assert!(given >= 2.0, "{given}");
     assert_eq!(get("usernsd_fix_delay_seconds_count"), Some(given));
-    // One was there before the agent; the starts of the others waited.
+    // One container was running before the agent; the starts of the others waited.
     assert_eq!(get("usernsd_fix_delay_seconds_bucket{le=\"0.0001\"}"), Some(given - 1.0));
     assert!(get("usernsd_fix_delay_seconds_sum").unwrap() > 0.0);
 
-    // === whose the IDs are, one ID at a time where it matters ===
+    // === the owners of the IDs, one ID at a time if it matters ===
     for (file, path) in [("subuid", "etc/subuid"), ("subgid", "etc/subgid")] {
         let lines = fs::read_to_string(node.path(path)).unwrap().lines().count();
         assert_eq!(count("subid_ranges", "file", file), Some(lines as f64));
     }
     let pool = |name: &str, value: &str| count(&format!("id_pool_{name}"), "pool", value);
-    // No runtime but CRI-O has a pool of its own.
+    // Only CRI-O has a pool of its own.
     assert_eq!((pool("slots", "kubelet"), pool("slots", "crio")), (Some(110.0), None));
     // wrong, older, right, read-only, writable, overlap, lost, and the one from hell.
     assert_eq!(pool("slots_used", "kubelet"), Some(8.0));
@@ -378,7 +378,7 @@ fn every_series_agrees_with_the_node() {
     assert_eq!(shared("root", "pod_host_user"), Some(ids("etc/passwd").max(ids("etc/group")) as f64));
     assert_eq!(shared("right", "pod_pod"), None);
 
-    // === the state document is of the same look ===
+    // === the state document has the same content ===
     let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
     assert_eq!(document["version"], 1);
     assert_eq!(document["node"]["kernel"]["release"], release.as_str());
@@ -395,7 +395,7 @@ fn every_series_agrees_with_the_node() {
         assert_eq!(link.to_str(), Some(inode.as_str()), "{}", made.spec);
     }
 
-    // === gone is gone ===
+    // === removed containers leave no series ===
     for made in seen.iter().filter(|made| made.spec == "overlap-b") {
         pods.remove_pod(&made.pod);
     }
@@ -406,7 +406,7 @@ fn every_series_agrees_with_the_node() {
         (gone && overlaps == Some(0.0)).then_some(())
     });
 
-    // === the process, as the kernel counts it ===
+    // === the process, according to the kernel ===
     let found = samples(&agent.exposition());
     let stat = fs::metadata(format!("/proc/{}", agent.pid())).unwrap();
     assert!(stat.uid() == 0);
@@ -435,14 +435,14 @@ fn a_delay_is_measured_from_the_containers_start() {
     assert!(agent.metric("usernsd_fix_delay_seconds_sum", &[]) >= 2.0, "{}", agent.exposition());
 }
 
-/// Group IDs have a map of their own, and who only looks leaves a cgroup without bounds.
+/// Group IDs have a map of their own, and observe-only mode leaves a cgroup without limits.
 #[test]
 fn group_ids_and_missing_limits_are_reported() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";
     let agent = Agent::with(&node, observe);
-    // crun makes it right by itself.
+    // crun sets the owner itself.
     let unbounded = PodSpec::new("unbounded").numbered(1).privileged().handler("crun");
     let unbounded = pods.run(&pods.run_pod(&unbounded), &ContainerSpec::sleeping().privileged());
     let split = UserNamespace::Split { uids: vec![range(2)], gids: vec![(0, 8_000_000, 65_536)] };

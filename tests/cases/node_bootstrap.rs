@@ -1,4 +1,4 @@
-//! `usernsd bootstrap` on a real node: what it plans is what the node's own tools find.
+//! `usernsd bootstrap` on a real node: the node's own tools find the planned ranges.
 
 use crate::node;
 use crate::node::{Node, Options, Runtime, Suite};
@@ -29,11 +29,11 @@ fn the_nodes_own_tools_agree_with_the_plan() {
         assert!(range.starts_with("0: kubelet ") && range.ends_with(" 16384000"), "{range}");
         assert_eq!(node.run(["getsubids", "-g", "kubelet"]), range);
         assert!(!node.run(["cat", "/etc/subuid"]).contains("containers"), "no CRI-O reads it");
-        // The account files are whole.
+        // The account files are valid.
         assert_eq!(node.run(["pwck", "-r", "-q"]), "");
         node.run(["grpck", "-r"]);
 
-        // shadow's own tools go on working, and do not meet what is there.
+        // shadow's own tools still work, and assign other ranges.
         node.run(["useradd", "--no-create-home", "alice"]);
         node.run(["usermod", "--add-subuids", "900000000-900065535", "alice"]);
         assert!(node.run(["getsubids", "alice"]).contains("900000000 65536"));
@@ -46,7 +46,8 @@ fn the_nodes_own_tools_agree_with_the_plan() {
     }
 }
 
-/// The kernel is asked, not its version: of a file system that can, and of one that cannot.
+/// Support is tried on the kernel and not derived from its version: with a file system that supports ID
+/// mappings, and one that does not.
 #[test]
 fn mapped_mounts_are_tried_on_the_running_kernel() {
     let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
@@ -73,7 +74,7 @@ fn mapped_mounts_are_tried_on_the_running_kernel() {
     let found = said(&node);
     assert!(!found.contains("/var/lib/containerd"), "{found}");
 
-    // Where user namespaces are switched off, it stays unknown, and why is said.
+    // If user namespaces are switched off, the result is unknown, with the reason.
     if !node.exec(["sysctl", "-qw", "user.max_user_namespaces=0"]).status.success() {
         node::report_skipped("user namespaces cannot be switched off without CAP_SYS_RESOURCE");
         return;
@@ -126,14 +127,13 @@ fn prepared(options: Options, configuration: &str) -> Option<Node> {
     Some(node)
 }
 
-/// `usernsd bootstrap`: its exit code, and what it said.
+/// Runs `usernsd bootstrap`; returns its exit code and its output.
 fn bootstrap(node: &Node, words: &[&str]) -> (Option<i32>, String) {
     let output = node.exec([&[USERNSD, "bootstrap", "--config", "/etc/usernsd.yaml"], words].concat());
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// A pod with the first IDs of the kubelet's new range, and one with the last: their containers run
-/// with them.
+/// A pod with the first IDs of the kubelet's new range, and one with the last: containers run with both.
 fn pods_run_in_the_kubelets_range<'a>(node: &'a Node, spec: &PodSpec) -> Pods<'a> {
     let line = node.run(["getsubids", "kubelet"]);
     let fields: Vec<u32> = line.rsplit(' ').take(2).map(|field| field.parse().unwrap()).collect();
@@ -168,7 +168,7 @@ fn containerd_starts_with_what_is_written() {
     );
     node.run(["mkdir", "-p", "/var/lib/kubelet"]);
     assert!(!node.path("/run/nri/nri.sock").exists());
-    // containerd's own program has a word in it.
+    // containerd's own program checks the configuration, too.
     node.run(["mkdir", "/etc/containerd/conf.d"]);
     node.write("/etc/containerd/conf.d/10-x.toml", "version = 3\noom_score = \"none\"\n");
     let (code, said) = bootstrap(&node, &[]);
@@ -209,7 +209,7 @@ fn containerd_starts_with_what_is_written() {
     pods.run(&pods.run_pod(&PodSpec::new("after")), &ContainerSpec::sleeping());
 }
 
-/// The same with CRI-O, whose own program has a word in it.
+/// The same with CRI-O, whose own program checks the configuration, too.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_with_what_is_written() {
@@ -218,7 +218,7 @@ fn crio_starts_with_what_is_written() {
         return;
     };
     node.run(["mkdir", "-p", "/var/lib/kubelet"]);
-    // Our rules do not judge what was there before; CRI-O's own program does.
+    // Our rules do not judge existing files; CRI-O's own program does.
     node.write("/etc/crio/crio.conf.d/10-x.conf", "[crio.runtime.workloads.x]\n");
     let (code, said) = bootstrap(&node, &["--restart"]);
     assert_eq!(code, Some(2), "{said}");
@@ -278,7 +278,7 @@ fn crio_starts_with_what_is_written() {
     let before = node.run(["sha256sum", drop_in]);
     let (code, said) = bootstrap(&node, &["--restart"]);
     if node.crio_version().forgets_mappings_on_restart() {
-        // With pods whose mappings it would forget, it is not restarted.
+        // It is not restarted while it has pods whose mappings it would forget.
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains("forgets the ID mappings of the 3 running pods"), "{said}");
         assert_eq!(node.run(["sha256sum", drop_in]), before);
@@ -308,8 +308,8 @@ fn crio_starts_with_what_is_written() {
     pods.run(&pods.run_pod(&PodSpec::new("after")), &ContainerSpec::sleeping());
 }
 
-/// Where NRI stays off, CRI-O starts the hook: systemd as PID 1 of a privileged pod, which runc leaves
-/// without a cgroup of its own, runs.
+/// If NRI stays off, CRI-O starts the hook: systemd as PID 1 of a privileged pod, which runc leaves without
+/// a cgroup of its own, runs.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_the_hook_that_is_installed() {
@@ -327,7 +327,7 @@ fn crio_starts_the_hook_that_is_installed() {
         state
     };
     assert_eq!(run("with"), Ok("running".to_owned()));
-    // Switched off, CRI-O forgets it without a restart, and all is as it was.
+    // When the hook is switched off, CRI-O drops it without a restart, and the behaviour is as before.
     node.write("/etc/usernsd.yaml", "bootstrap: {hook: {install: never}}\n");
     let (code, said) = bootstrap(&node, &[]);
     assert_eq!(code, Some(0), "{said}");

@@ -1,5 +1,5 @@
-//! `machineconfig/units/usernsd.service` on a node: the agent's notifications to systemd, and that the agent
-//! can do its work with all that the unit takes away.
+//! `machineconfig/units/usernsd.service` on a node: the agent's notifications to systemd, and the agent's
+//! work under the restrictions of the unit.
 
 use std::thread;
 use std::time::Duration;
@@ -21,12 +21,12 @@ fn node_with_unit(runtime: Runtime, more: &str) -> Option<Node> {
     Some(node)
 }
 
-/// Starts the unit; with Type=notify that lasts until the agent has said that it is ready.
+/// Starts the unit; with Type=notify this returns when the agent has reported readiness.
 #[track_caller]
 fn start(node: &Node) {
-    // Enabled, it stays known to systemd when it has ended.
+    // An enabled unit stays loaded when it has ended.
     node.run(["systemctl", "enable", "--now", "--quiet", "usernsd"]);
-    // Ready does not wait for NRI: a node may have none.
+    // Readiness does not depend on NRI, because a node may have none.
     wait_for("NRI", || node.journal("usernsd").contains("joined the runtime over NRI").then_some(()));
 }
 
@@ -58,9 +58,9 @@ fn privileged_systemd(node: &Node) -> Result<String, i32> {
     state
 }
 
-/// Whether a container comes to run its program that lost its isolation while there was no agent:
-/// many versions of CRI-O forget the ID mappings of their pods when they restart (cri-o#10014). When the agent refuses
-/// the start CRI-O logs that and goes on, so that only a signal helps. The process is not root's.
+/// Whether a container that lost its isolation while there was no agent can run its program: many versions
+/// of CRI-O forget the ID mappings of their pods when they restart (cri-o#10014). When the agent refuses the
+/// start, CRI-O logs that and continues, so only a signal stops it. The process does not belong to root.
 #[track_caller]
 fn lost_container_runs(node: &Node) -> bool {
     let pods = Pods::connect(node);
@@ -69,7 +69,7 @@ fn lost_container_runs(node: &Node) -> bool {
     pods.wait_until_it_answers();
     let lost = pods.create(&pod, &ContainerSpec::script("echo ran; sleep 1000").user(1000));
     start(node);
-    // A start that fails takes the container away, and its program never ran.
+    // A failed start removes the container, and its program has never run.
     let runs = pods.try_start(&lost).is_ok()
         && wait_for("the container", || match (pods.is_running(&lost), lost.log().as_str()) {
             (_, "ran\n") => Some(true),
@@ -90,13 +90,13 @@ fn the_service_runs_hardened_and_stops() {
     assert_eq!(String::from_utf8_lossy(&verdict.stderr).trim(), "");
     start(&node);
     assert_eq!(property(&node, "ActiveState"), "active");
-    // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE 19 is the observer's, whom the agent starts.
+    // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE (19) is held by the observer, which the agent starts.
     for (set, want) in
         [("CapEff", "0000000000000021"), ("CapPrm", "0000000000000021"), ("CapBnd", "0000000000080021")]
     {
         assert_eq!(status_line(&node, set), want, "{set}");
     }
-    // Older than Landlock, systemd 252 would forbid it by a list.
+    // systemd 252 is older than Landlock, and its list would forbid it.
     assert!(!node.journal("usernsd").contains("Landlock"), "{}", node.journal("usernsd"));
     assert_eq!(status_line(&node, "NoNewPrivs"), "1");
     assert_eq!(status_line(&node, "Seccomp"), "2");
@@ -111,12 +111,12 @@ fn the_service_runs_hardened_and_stops() {
 
     node.run(["systemctl", "stop", "usernsd"]);
     assert_eq!(property(&node, "Result"), "success");
-    // CLD_EXITED with 0: it ended by itself, nobody killed it.
+    // CLD_EXITED with 0: it ended by itself and was not killed.
     assert_eq!(
         (property(&node, "ExecMainCode"), property(&node, "ExecMainStatus")),
         ("1".into(), "0".into())
     );
-    // Others may have the directory mounted.
+    // Other containers may have mounted the directory.
     assert!(node.path("/run/usernsd").is_dir());
     assert!(!node.path("/run/usernsd/usernsd.sock").exists());
     assert!(pods.is_running(&container), "what was handed over stays so");
@@ -127,7 +127,7 @@ fn chown_and_ptrace_are_needed() {
     for capability in ["CAP_CHOWN", "CAP_SYS_PTRACE"] {
         let without = format!("CapabilityBoundingSet=~{capability}");
         let Some(node) = node_with_unit(Runtime::Containerd, &without) else { return };
-        // Without CAP_SYS_PTRACE it does not even start, which harms nobody.
+        // Without CAP_SYS_PTRACE the agent does not start, which does no harm.
         node.exec(["systemctl", "start", "usernsd"]);
         assert_eq!(privileged_systemd(&node), Err(255), "without {capability}");
     }
@@ -138,13 +138,13 @@ fn chown_and_ptrace_are_needed() {
 fn kill_is_needed_if_the_runtime_ignores_a_refusal() {
     for (more, runs) in [("", false), ("CapabilityBoundingSet=~CAP_KILL", true)] {
         let Some(node) = node_with_unit(Runtime::Crio, more) else { return };
-        // Of a CRI-O that does not forget, nothing is refused.
+        // A CRI-O that keeps the mappings has nothing to refuse.
         let forgets = node.crio_version().forgets_mappings_on_restart();
         assert_eq!(lost_container_runs(&node), runs || !forgets, "{more}");
     }
 }
 
-/// A hang is noticed sooner.
+/// A shorter watchdog interval, so that a hang is noticed sooner.
 const SOON: &str = "WatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=100ms";
 
 #[test]
@@ -152,7 +152,7 @@ fn the_watchdog_ends_an_agent_that_hangs() {
     let Some(node) = node_with_unit(Runtime::Containerd, SOON) else { return };
     start(&node);
     let first = property(&node, "MainPID");
-    // Three times as long as systemd would bear.
+    // Three times as long as systemd's watchdog permits.
     thread::sleep(Duration::from_secs(3));
     assert_eq!((property(&node, "MainPID"), property(&node, "NRestarts")), (first.clone(), "0".to_owned()));
 

@@ -28,7 +28,7 @@ pub(crate) const CHECKOUT: &str = "/root/usernsd";
 /// The address of the API server: that of the service `kubernetes`.
 const API: &str = "10.96.0.1";
 
-/// The kubelet's configuration, as installers write it, but for the last group.
+/// The kubelet's configuration as installers write it, except for the last group.
 const KUBELET: &str = "\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -139,7 +139,7 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
-        // Each question is a kubectl.
+        // Each call runs kubectl.
         thread::sleep(Duration::from_millis(200));
     }
 }
@@ -157,7 +157,7 @@ fn start_service(node: &Node, name: &str, command: &[&str]) {
     node.run(["systemctl", "enable", "--quiet", "--now", name]);
 }
 
-/// Runs a program of this machine's.
+/// Runs a program of this machine.
 #[track_caller]
 fn run_here(words: &[&str]) {
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
@@ -244,17 +244,17 @@ impl Cluster {
         }
     }
 
-    /// A command of the administrator's, in the directory with this project's files.
+    /// Runs a command as the administrator, in the directory with this project's files.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         self.control.command(["env", "-C", CHECKOUT].iter().chain(words))
     }
 
-    /// kubectl, whatever comes of it.
+    /// Runs kubectl and returns the result, whatever it is.
     pub(crate) fn try_kubectl(&self, words: &[&str]) -> Output {
         self.command(&[&["kubectl"], words].concat()).output().unwrap()
     }
 
-    /// kubectl, which must succeed: what it prints, warnings of the API server's included.
+    /// Runs kubectl, which must succeed; returns its output, including warnings of the API server.
     #[track_caller]
     pub(crate) fn kubectl(&self, words: &[&str]) -> String {
         let output = self.try_kubectl(words);
@@ -286,7 +286,7 @@ impl Cluster {
         fs::write(&path, change(text)).unwrap();
     }
 
-    /// A script on the control plane, from which pods can be reached.
+    /// Runs a script on the control plane, from which pods can be reached.
     #[track_caller]
     pub(crate) fn script(&self, script: &str) -> String {
         self.control.run(["sh", "-euc", script])
@@ -323,7 +323,7 @@ impl Cluster {
         let output = self.try_kubectl(&[&["exec", pod, "--"], words].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{pod}: {words:?}: {said}");
-        // Which of several containers is meant is on stderr.
+        // kubectl prints to stderr which of several containers it has chosen.
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 }
@@ -357,7 +357,7 @@ pub(crate) fn is_ready(object: &Value) -> bool {
 
 fn start_control_plane(control: &Node, authority: &Authority) {
     const PKI: &str = "/etc/kubernetes/pki";
-    // An address that is routed here, like any other, stands for the service's.
+    // The address of the service is an ordinary address that is routed here.
     control.run(["ip", "address", "add", &format!("{API}/32"), "dev", "lo"]);
     control.run(["ln", "-sf", &format!("{PROGRAMS}/kubectl"), "/usr/local/bin/kubectl"]);
     let (certificate, key) =

@@ -23,7 +23,7 @@ fn the_daemonset_serves_a_cluster_of_two_nodes() {
     let Some(cluster) = Cluster::boot_or_skip(2, &Options::default()) else { return };
     cluster.install("kubernetes");
 
-    // A container of systemd's on each node, created through the scheduler and the kubelet.
+    // A container with systemd on each node, created through the scheduler and the kubelet.
     apply_example(&cluster, "systemd-server.yaml", "localhost/systemd:1");
     let pod = cluster.wait_for_pod("systemd-server", is_ready);
     assert_eq!(cluster.exec("systemd-server", &["systemctl", "is-system-running"]), "running");
@@ -32,7 +32,7 @@ fn the_daemonset_serves_a_cluster_of_two_nodes() {
     assert!(host >= 65_536, "{map}");
 
     // The plugin of kubectl finds the agent of each node, and the pod.
-    // It exits 1 where the node itself has a problem, as one on a machine without nsdelegate.
+    // It exits 1 if the node itself has a problem, as on a machine without nsdelegate.
     let status = cluster.try_kubectl(&["userns", "status"]);
     let status = String::from_utf8(status.stdout).unwrap();
     println!("{status}");

@@ -13,7 +13,7 @@ struct Refused {
     uids: &'static str,
     /// `/etc/subgid`.
     gids: &'static str,
-    /// More of the kubelet's configuration.
+    /// Additions to the kubelet's configuration.
     configuration: &'static str,
     /// The heading in docs/errors.md of the error with which it ends.
     heading: &'static str,
@@ -59,7 +59,8 @@ fn write_ranges(worker: &Worker, uids: &str, gids: &str) {
 /// Restarts the kubelet, waits for the error with which it ends, and returns that line.
 #[track_caller]
 fn error_of_a_restart(worker: &Worker) -> String {
-    // Stopped first: systemd starts it again and again, and the next error would be of the files before.
+    // Stopped first: systemd starts it again and again, and the next error would come from the earlier
+    // files.
     worker.node.run(["systemctl", "stop", "kubelet"]);
     let before = errors(worker).len();
     worker.node.run(["systemctl", "start", "--no-block", "kubelet"]);
@@ -78,7 +79,7 @@ fn errors(worker: &Worker) -> Vec<String> {
 #[track_caller]
 fn restart_until_ready(cluster: &Cluster, worker: &Worker) {
     worker.node.restart_unit("kubelet.service");
-    // Its own word: the Node object stays ready for a while.
+    // The kubelet's own endpoint, because the Node object stays ready for a while.
     wait_for("the kubelet", || {
         let healthz = worker.node.exec(["busybox", "wget", "-qO-", "http://127.0.0.1:10248/healthz"]);
         (healthz.stdout == b"ok").then_some(())
@@ -93,7 +94,7 @@ fn explained(worker: &Worker, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Whether the explanation is that heading's; of a message that it does not know it names the nearest.
+/// Whether the explanation belongs to that heading; for an unknown message it names the most similar one.
 fn is_explained_by(said: &str, heading: &str) -> bool {
     said.lines().any(|line| line.starts_with("More ") && line.contains(&format!("errors.md#{heading},")))
 }
@@ -128,7 +129,7 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     worker.node.write(CONFIGURATION, configuration);
     assert!(unexplained.is_empty(), "{unexplained:#?}");
 
-    // A range that the kubelet takes, and the pod's IDs are from it.
+    // A range that the kubelet accepts; the pod gets IDs from it.
     write_ranges(worker, GOOD, GOOD);
     restart_until_ready(&cluster, worker);
     cluster.apply(&pod("first"));
@@ -151,7 +152,8 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     println!("{line}\n{said}");
     assert!(is_explained_by(&said, "kubelet-record-out-of-range"), "{line}\n{said}");
 
-    // As the remedy has it: the old range, the kubelet, no pods, no records of theirs, the new range.
+    // The steps of the remedy: restore the old range, start the kubelet, remove the pods and their records,
+    // set the new range.
     write_ranges(worker, GOOD, GOOD);
     restart_until_ready(&cluster, worker);
     cluster.kubectl(&["delete", "pods", "--all"]);

@@ -9,7 +9,7 @@ use crate::harness::{CHECKOUT, Cluster, Worker, is_ready, wait_for};
 use crate::node::Options;
 use crate::presence::{asking, plugin_runs};
 
-/// Kinds of objects that come and go by themselves.
+/// Kinds of objects that the cluster creates and deletes by itself.
 const TRANSIENT: [&str; 11] = [
     "bindings",
     "componentstatuses",
@@ -70,7 +70,7 @@ impl<'a> Installation<'a> {
         Self { cluster, before, applied }
     }
 
-    /// Applies a directory; exactly its objects are there besides those of before.
+    /// Applies a directory; asserts that exactly its objects exist in addition to the earlier ones.
     #[track_caller]
     fn apply(&mut self, directory: &str) {
         let said = self.cluster.kubectl(&["apply", "-k", directory]);
@@ -151,7 +151,7 @@ fn an_installation_changes_and_goes_without_a_trace() {
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
     assert_eq!(installation.applied.len(), maps + 1);
 
-    // One that is wrong holds the roll-out up, and the agent of before goes on.
+    // An invalid configuration stops the roll-out, and the earlier agent continues.
     cluster.edit("daemonset/base/config.yaml", |text| text.replace("resync:", "resnyc:"));
     let overlay = format!("{OVERLAYS}/kubernetes");
     cluster.kubectl(&["apply", "-k", &overlay]);
@@ -175,7 +175,7 @@ fn an_installation_changes_and_goes_without_a_trace() {
     cluster.edit("daemonset/base/config.yaml", |text| text.replace("resnyc:", "resync:"));
     installation.apply(&overlay);
 
-    // The Node condition, in an overlay of one's own, and away again.
+    // The Node condition, enabled by an overlay of the user, and removed again.
     cluster.script(&format!("mkdir {CHECKOUT}/{SITE}"));
     cluster.control().write(
         &format!("{CHECKOUT}/{SITE}/kustomization.yaml"),
@@ -194,7 +194,7 @@ fn an_installation_changes_and_goes_without_a_trace() {
         .edit("daemonset/base/config.yaml", |text| text.replace("kubernetes: {nodeCondition: remove}\n", ""));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
 
-    // One process, and two again. Objects that it no longer needs are deleted by name.
+    // From two containers to one, and back. Objects that it no longer needs are deleted by name.
     installation.apply(&format!("{OVERLAYS}/combined"));
     let agents = cluster.get(&["pods", "-n", "usernsd"]);
     assert_eq!(agents["items"][0]["spec"]["containers"].as_array().unwrap().len(), 1);
@@ -251,7 +251,7 @@ fn pods_are_served_across_drain_and_restarts_of_their_node() {
     };
     let no_problems = || {
         wait_for("no problems", || {
-            // Its exit code is of the containers; "status" counts what this machine lacks, too.
+            // The exit code is about the containers only; "status" also counts this machine's problems.
             let listed = cluster.try_kubectl(&["userns", "ps", "-A"]);
             listed.status.success().then_some(())
         });
@@ -261,7 +261,7 @@ fn pods_are_served_across_drain_and_restarts_of_their_node() {
         assert_served(name);
     }
 
-    // The runtime launches the plugin from its first restart on; its pods go on.
+    // The runtime launches the plugin from its first restart on; its pods continue.
     first.node.restart_unit(first.runtime_unit());
     wait_for("the launched plugin", || plugin_runs(first).then_some(()));
     assert_served("a");
@@ -284,7 +284,7 @@ fn pods_are_served_across_drain_and_restarts_of_their_node() {
     }
     no_problems();
 
-    // Drained, the node keeps its agent and loses the pods.
+    // A drained node keeps its agent and loses the other pods.
     cluster.kubectl(&["drain", &first.name, "--ignore-daemonsets", "--force", "--delete-emptydir-data"]);
     let left = cluster.get(&["pods", "-A", "--field-selector", &format!("spec.nodeName={}", first.name)]);
     let names = left["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["namespace"].clone());

@@ -133,7 +133,7 @@ fn pods_as_people_write_them_are_served() {
     let inside = |script: &str| cluster.exec("volumes", &["sh", "-ec", script]);
     assert_eq!(inside("id -u; id -G | tr ' ' '\\n' | sort -n"), "1000\n1000\n2000");
     assert_eq!(inside("cat /empty/file /settings/key /about/name"), "written\nconfiguredvolumes");
-    // Of the group that the pod asked for, by its own numbers.
+    // The file has the group that the pod asked for, in the pod's own IDs.
     for place in ["/empty", "/memory", "/secret/..data/key"] {
         assert_eq!(inside(&format!("stat -c %g {place}")), "2000", "{place}");
     }
@@ -141,7 +141,7 @@ fn pods_as_people_write_them_are_served() {
         inside("cat /secret/key; touch /empty/mine /memory/mine; stat -c %u:%g /memory/mine"),
         "secret1000:2000"
     );
-    // The host's own files are the pod's root's, which this user is not.
+    // The files of the host belong to root in the pod, and this user is not root.
     assert_eq!(inside("stat -c %u /host; touch /host/mine || echo refused"), "0\nrefused");
 
     // Files in and out, its output, and its own view.
@@ -167,7 +167,7 @@ fn pods_as_people_write_them_are_served() {
     let user = cluster.kubectl(&["exec", "volumes", "-c", "debugger", "--", "cat", "/proc/self/uid_map"]);
     assert_eq!(user.split_whitespace().nth(1).unwrap(), first_id(&cluster, "volumes"));
 
-    // The claim's files are root's in the first pod and in the next one, which has other IDs.
+    // The claim's files belong to root in the first pod, and in the next one, which has other host IDs.
     cluster.apply(STATEFUL);
     cluster.wait_for_pod("database-0", is_ready);
     cluster.exec("database-0", &["sh", "-ec", "echo kept >/data/file; mkdir /sys/fs/cgroup/mine"]);
@@ -177,7 +177,7 @@ fn pods_as_people_write_them_are_served() {
     assert_ne!(first_id(&cluster, "database-0"), before);
     assert_eq!(cluster.exec("database-0", &["sh", "-c", "cat /data/file; stat -c %u /data/file"]), "kept\n0");
 
-    // From none to many and back; a pod is ready only if it was served.
+    // Scales from no replicas to many and back; a pod is ready only if it got its cgroup.
     cluster.apply(SCALED);
     cluster.kubectl(&["scale", "deployment/scaled", &format!("--replicas={REPLICAS}")]);
     cluster.kubectl(&["rollout", "status", "deployment/scaled", "--timeout=240s"]);
@@ -196,6 +196,6 @@ fn pods_as_people_write_them_are_served() {
         let is_listed = String::from_utf8_lossy(&listed.stdout).contains("scaled-");
         (left["items"].as_array().unwrap().is_empty() && !is_listed).then_some(())
     });
-    // It fails if one of those that are left has a problem.
+    // It fails if a remaining pod has a problem.
     cluster.kubectl(&["userns", "ps", "-A"]);
 }

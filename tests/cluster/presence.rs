@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{Cluster, Worker, is_ready, wait_for};
 use crate::node::{Options, Process, report_skipped};
 
-/// Roll-outs under the same arrival of pods.
+/// Number of roll-outs while pods arrive.
 const ROLL_OUTS: usize = 2;
 /// Where `kubectl proxy` serves the API on the control plane.
 const PROXY: &str = "http://127.0.0.1:8001";
@@ -107,7 +107,7 @@ fn roll_outs_under_an_arrival(cluster: &Cluster, what: &str) {
     assert_eq!((figures.missed, figures.other), (0, 0));
 }
 
-/// Adds to the configuration that the overlays have in common.
+/// Adds to the overlays' common configuration.
 #[track_caller]
 fn configure(cluster: &Cluster, more: &str) {
     cluster.edit("daemonset/base/config.yaml", |text| text + more);
@@ -118,7 +118,7 @@ pub(crate) fn plugin_runs(worker: &Worker) -> bool {
     worker.node.exec(["pgrep", "-f", "^/opt/nri/plugins/90-usernsd"]).status.success()
 }
 
-/// A pod that asks and stays.
+/// A pod that asks for a writable cgroup and keeps running.
 pub(crate) fn asking(name: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  annotations:\n    usernsd.io/cgroup: writable\n{more}\
@@ -164,7 +164,7 @@ fn the_kubelet_creates_missed_containers_again() {
         cluster.wait_for_pod(name, |pod| is_ready(pod) && restarts(pod) == Some(1));
         cluster.exec(name, &["mkdir", "/sys/fs/cgroup/mine"]);
     }
-    // The pod's owner wanted to keep it as it is.
+    // The pod's owner has asked to keep it as it is.
     assert_eq!(restarts(&cluster.get(&["pod", "keeps"])), Some(0));
     let events = wait_for("the Events", || {
         let events = cluster.kubectl(&["get", "events"]);
@@ -189,7 +189,7 @@ fn a_pod_that_requires_the_plugin_waits_for_it() {
     ];
     let Some(cluster) = Cluster::boot_or_skip(1, &Options { binds, ..Options::default() }) else { return };
     let worker = &cluster.workers[0];
-    // Where bootstrap's drop-in is read.
+    // The runtime reads bootstrap's drop-in when it starts.
     worker.node.run([
         "sed",
         "-i",

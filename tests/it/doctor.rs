@@ -13,10 +13,10 @@ use usernsd::cli::terminal::Terminal;
 use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
-/// A CRI-O without a bug that is known here.
+/// A CRI-O version without known bugs.
 const CRIO: &str = "--crio-version=1.37.0";
 
-/// Makes the node.
+/// The script that creates the node.
 const GOOD: &str = r#"
 mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/kernel/cgroup var/lib/kubelet/pods/u1
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
@@ -32,17 +32,17 @@ printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
     '2 1 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate' >proc/1/mountinfo
 "#;
 
-/// A tree has no runtime and no systemd.
+/// A directory tree has no running runtime and no systemd.
 const NO_PEERS: &str = "--ignore=cri_reachable,systemd_reachable";
 
 struct Tree(tempfile::TempDir);
 
 impl Tree {
-    /// A node that is well, prepared by this program.
+    /// A healthy node that this program has prepared.
     fn good() -> Tree {
         let tree = Tree(tempfile::tempdir().unwrap());
         tree.sh(GOOD);
-        // A hundred megabytes, which bootstrap need not copy for each tree.
+        // The binary has a hundred megabytes, which bootstrap need not copy for each tree.
         tree.sh(&format!("mkdir -p opt/nri/plugins; ln {USERNSD} opt/nri/plugins/90-usernsd || cp {USERNSD} opt/nri/plugins/90-usernsd"));
         tree.sh("usernsd bootstrap");
         tree.sh("start=$(sed -n 's/kubelet:\\([0-9]*\\):.*/\\1/p' etc/subuid)
@@ -51,7 +51,7 @@ impl Tree {
         tree
     }
 
-    /// Runs a script in it; `usernsd` in it is this program on this root.
+    /// Runs a script in the node's root; in the script, `usernsd` is this program with that root.
     fn sh(&self, script: &str) {
         let script =
             format!("usernsd() {{ {USERNSD} \"$@\" --root \"$PWD\" {CRIO} 2>/dev/null; }}\n{script}");
@@ -239,7 +239,7 @@ const CASES: &[Case] = &[
     ),
     ("config_drift", "sed -i '/kubelet/d' etc/subgid", "usernsd bootstrap", "usernsd bootstrap"),
     (
-        // No IDs are left for a range; then there are again.
+        // No IDs are left for a range; then some are free again.
         "bootstrap_result",
         "cp etc/subuid uid; cp etc/subgid gid; echo 'other:65536:4294836224' | tee etc/subuid >etc/subgid; \
          usernsd bootstrap --exit-zero || exit 1; mv uid etc/subuid; mv gid etc/subgid",
@@ -248,7 +248,7 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// By CRI-O's version: the remedy is another one.
+/// The remedy depends on CRI-O's version.
 const VERSIONS: &[(&str, &str, &str, &str)] = &[
     ("crio_restart", "1.36.3", "update to 1.35.6", "1.35.6"),
     ("crio_mappings", "1.35.0", "update to 1.35.1", "1.35.1"),
@@ -256,7 +256,7 @@ const VERSIONS: &[(&str, &str, &str, &str)] = &[
     ("crio_pod_events", "1.27.0", "update to 1.28", "1.28.0"),
 ];
 
-/// Checks that only a running node can fail; `tests/cases/doctor.rs` makes them.
+/// Checks that fail only on a running node; `tests/cases/doctor.rs` tests them.
 const RUNNING: &[&str] = &[
     "idmapped_mounts",
     "cri_reachable",
@@ -303,7 +303,7 @@ fn every_check_fails_somewhere() {
         .chain(RUNNING.iter().copied())
         .collect();
     assert_eq!(tested, Check::ALL.map(Check::name).into());
-    // Those that want a running node are broken there, and repaired.
+    // Checks that need a running node are broken and repaired there.
     let cases = concat!(include_str!("../cases/doctor.rs"), include_str!("../cases/join.rs"));
     for id in RUNNING {
         let named = cases.matches(&format!("\"{id}\"")).count();
@@ -384,7 +384,7 @@ fn what_the_hook_does_without_nri_is_said() {
     for version in ["1.37.0", "1.25.0"] {
         assert!(said(version).contains("after the container started"), "{}", said(version));
     }
-    // By hand, under a name of its own (docs/hook.md).
+    // Installed by hand, under another name (docs/hook.md).
     tree.sh("mkdir -p usr/share/containers/oci/hooks.d usr/local/bin; cp usr/bin/crun usr/local/bin/usernsd
              chmod +x usr/local/bin/usernsd; cat >usr/share/containers/oci/hooks.d/mine.json <<'END'
 {\"version\": \"1.0.0\", \"when\": {\"always\": true}, \"stages\": [\"createRuntime\"],
@@ -398,7 +398,7 @@ END");
             "{said}"
         );
     }
-    // Without its program CRI-O leaves it out.
+    // CRI-O ignores the hook if its program is missing.
     tree.sh("rm usr/local/bin/usernsd");
     assert!(said("1.37.0").contains("after the container started"));
 }
@@ -417,7 +417,7 @@ fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     tree.sh("sed -i '$d' etc/containerd/config.toml");
     assert_eq!(outcome("containerd_config").0, "pass");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
-    // A distribution's own place, and a file that is not there.
+    // A distribution's own path, and a file that does not exist.
     tree.sh("d=var/lib/rancher/rke2/agent/etc/containerd; mkdir -p $d; mv etc/containerd/config.toml $d");
     for check in ["containerd_config", "containerd_snapshotter", "nri_enabled"] {
         assert_eq!(outcome(check).0, "pass", "{check}");
@@ -427,7 +427,7 @@ fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     tree.sh("cd var/lib/rancher/rke2/agent/etc/containerd; sed -i '$d' config.toml; mv config.toml hidden");
     assert_eq!(outcome("containerd_config").0, "skip");
     tree.sh("mv var/lib/rancher/rke2/agent/etc/containerd/hidden etc/containerd/config.toml");
-    // The file of Docker's package.
+    // The file that Docker's package installs.
     tree.sh(
         "cp etc/containerd/config.toml good; echo 'disabled_plugins = [\"cri\"]' >etc/containerd/config.toml",
     );
@@ -475,7 +475,7 @@ END");
     assert_eq!(outcome().0, "fail");
     tree.sh("echo PATH=/run/wrappers/bin:/run/current-system/sw/bin >etc/k3s.env");
     assert_eq!(outcome().0, "pass");
-    // An agent's pod sees neither the kubelet's files nor that directory: nothing is said to be missing.
+    // An agent's pod sees neither the kubelet's files nor that directory: nothing is reported as missing.
     tree.sh("rm -r run/current-system var/lib/kubelet; mkdir -p var/lib/kubelet/pods");
     assert_eq!(outcome().0, "pass");
 }
@@ -505,7 +505,7 @@ END
     assert_eq!(tree.outcome("crio_config", &[version]).0, "pass");
 }
 
-/// A gate that waits for `ready` must not pass where nothing was seen.
+/// A script that waits for `ready` must not continue if nothing could be examined.
 #[test]
 fn a_node_without_results_is_not_ready() {
     let ready = |tree: &Tree, args: &[&str]| {
@@ -547,7 +547,7 @@ fn a_socket_without_permission_is_no_failure() {
     assert!(of("cri_reachable").to_string().contains("become root"), "{said:#}");
 }
 
-/// Of a node that others prepare, no drift is said.
+/// No drift is reported for a node that someone else prepares.
 #[test]
 fn a_node_that_other_tools_prepare_has_no_drift() {
     let tree = Tree::good();
@@ -560,7 +560,7 @@ fn a_node_that_other_tools_prepare_has_no_drift() {
     assert_eq!((outcome("ours"), outcome("theirs")), ("warn".into(), "skip".into()));
 }
 
-/// No process, no socket, no bus: nothing is claimed of them.
+/// Without processes, sockets and a bus, the checks of them are skipped.
 #[test]
 fn a_mounted_disk_is_checked_offline() {
     let tree = Tree::good();
@@ -624,7 +624,7 @@ fn exit_codes_depend_on_outcomes_and_flags() {
     assert!(String::from_utf8_lossy(&silent.stderr).contains("nothing answers on /no/such/socket"));
 }
 
-// === what is printed ===
+// === output ===
 
 fn some() -> Vec<(Category, Vec<Checked>)> {
     let of = |name: &str| Check::named(name).unwrap();
@@ -693,7 +693,7 @@ fn doctor_output_matches_the_golden_files() {
     );
 }
 
-/// On a terminal of its own, as script(1) gives one.
+/// Runs on a terminal that script(1) provides.
 #[test]
 fn colours_are_printed_only_on_terminals() {
     let tree = Tree::good();

@@ -297,7 +297,8 @@ async fn malformed_pods_do_not_affect_the_others() {
     cluster.end().await;
 }
 
-/// Events that no API server sends, in the order of a bad dream; then its place is lost, and the list counts.
+/// Events that no API server sends, in arbitrary order; then the watch cannot be continued, and the list
+/// counts.
 #[tokio::test]
 async fn a_watch_that_lies_is_bounded_and_the_next_list_counts() {
     const CROWD: usize = 10_000;
@@ -685,7 +686,7 @@ async fn a_storm_of_failed_requests_is_counted_request_by_request() {
     let lost = json!({"isolation": "lost"});
     cluster.say(state(lost.clone()));
     cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost"]).await;
-    // It is over, and comes again.
+    // The problem ends and recurs.
     cluster.say(state(json!({})));
     tokio::time::sleep(50 * MS).await;
     cluster.say(state(lost));

@@ -1,6 +1,6 @@
-//! The admission policies of `daemonset/components` in a real kube-apiserver: what is refused, what is
-//! warned of, and each sentence as `docs/admission.md` quotes it. `USERNSD_TEST_KUBE` names the
-//! directory of the binaries (1.36 or newer).
+//! The admission policies of `daemonset/components` in a real kube-apiserver: refusals and warnings, each
+//! with the sentence that `docs/admission.md` quotes. `USERNSD_TEST_KUBE` names the directory of the
+//! binaries (1.36 or newer).
 
 use std::process::Command;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn pod(name: &str, annotations: Value) -> Value {
 }
 
 fn quoted(sentence: &str) {
-    // The page is wrapped, and has quotations.
+    // The page's lines are wrapped, and it contains quotations.
     let flat = |text: &str| text.split_whitespace().filter(|word| *word != ">").collect::<Vec<_>>().join(" ");
     assert!(flat(PAGE).contains(&flat(sentence)), "docs/admission.md does not quote: {sentence}");
 }
@@ -97,7 +97,7 @@ async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
         ask(&admin, "POST", "/api/v1/namespaces", Some(namespace)).await.unwrap();
     }
     let json_type = "application/json";
-    // Was there before the policy.
+    // A pod from before the policy.
     let old = pod("old", json!({"usernsd.io/cgroup": "writeable"}));
     assert_eq!(send(&admin, "POST", PODS, json_type, &old).await.code, 201);
 
@@ -179,7 +179,7 @@ async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
         assert_eq!((answer.code, answer.warnings), (201, vec![]), "{:#}", answer.object);
     }
 
-    // A controller may still work on what was there before; a new annotation is looked at.
+    // Existing pods can still be changed; a new annotation is checked.
     let patch = |body: Value| {
         let admin = admin.clone();
         async move { send(&admin, "PATCH", &format!("{PODS}/old"), "application/merge-patch+json", &body).await }
@@ -192,7 +192,7 @@ async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
     required(&admin).await;
 }
 
-/// A workload whose pods would be refused is taken, with a warning.
+/// A workload whose pods would be refused is accepted with a warning.
 async fn warned(admin: &Client) {
     let template = json!({"metadata": {"labels": {"app": "a"}, "annotations": {"usernsd.io/systemd": "true"}},
         "spec": {"containers": [{"name": "web", "image": "i"}], "restartPolicy": "Always"}});
@@ -218,7 +218,7 @@ async fn warned(admin: &Client) {
     }
 }
 
-/// A pod that asks names usernsd as a required plugin, unless it names its own.
+/// A pod that asks for a writable cgroup gets usernsd as a required plugin, unless it names plugins itself.
 async fn required(admin: &Client) {
     const KEY: &str = "required-plugins.noderesource.dev";
     apply(admin, &admission::required_policy()).await;

@@ -1,5 +1,5 @@
-//! The same against a real kube-apiserver with RBAC, and the rules of `docs/kubernetes.md`: no
-//! request is refused, and no rule is unused. `USERNSD_TEST_KUBE` names the directory of the binaries.
+//! The exporter and a real kube-apiserver with RBAC and the rules of `docs/kubernetes.md`: no request is
+//! refused, and no rule is unused. `USERNSD_TEST_KUBE` names the directory of the binaries.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -76,13 +76,13 @@ fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
 async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
     let Some(server) = Server::start_or_skip() else { return };
     server.admin().await;
-    // The exporter's account has no role here: what it gets, every account of a cluster gets.
+    // The exporter's account has no role here, so it has the permissions of every account.
     let reviewer = Kube::new(Access::Kubeconfig(server.kubeconfig("admin")));
     for (path, want) in [
         (STATE_RIGHT, Review::Denied),
         ("/metrics", Review::Denied),
         ("/", Review::Denied),
-        // The reason why the state's own path is not asked about.
+        // The reason why the access review does not use the state's own path.
         ("/api/v1/state", Review::Allowed),
     ] {
         assert_eq!(reviewer.review("exporter", path).await.unwrap(), want, "{path}");
@@ -134,7 +134,7 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
     };
     let kube = Arc::new(Kube::new(Access::Kubeconfig(server.kubeconfig("exporter"))));
     let task = tokio::spawn(cluster::run(options, kube, heard, counted, told));
-    // By the watch: it is made only now.
+    // This pod is created now, so the watch reports it.
     tokio::time::sleep(Duration::from_secs(2)).await;
     ask(&admin, "POST", "/api/v1/namespaces/team-a/pods", Some(pod)).await.unwrap();
     let wanted = rules(&role);
@@ -142,12 +142,12 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
     let mut flips = 0;
     for _ in 0..600 {
         let (asked, _) = asked(&log);
-        // The watch may be in the log only once it ends; the pod below came by it.
+        // The log may contain the watch only once it has ended; the pod below was reported by it.
         let is_asked = |rule: &&String| asked.contains(*rule) || rule.starts_with("watch ");
         if wanted.iter().all(|rule| is_asked(&rule)) && !misfits.borrow().is_empty() {
             break;
         }
-        // It is over, and comes again: the Event is patched.
+        // The problem ends and recurs, so the Event is patched.
         flips += 1;
         states.send_replace(Some(Arc::new(state(flips % 10 < 5))));
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -279,13 +279,13 @@ fn memory() -> (u64, u64) {
 async fn a_flood_of_large_signals_takes_no_memory_and_loses_none_of_systemds() {
     const EACH: usize = 4 << 20;
     let rig = rig(new()).await;
-    // Nobody takes its events meanwhile, so that whatever is read piles up.
+    // Its events are not taken in the meantime, so that everything that is read is queued.
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     let path = zbus::ObjectPath::try_from("/a").unwrap();
     let unit = "x".repeat(EACH) + ".scope";
     let flood = async |count: usize| {
         for _ in 0..count {
-            // One that matches, from somebody else and as if from systemd itself.
+            // A matching signal, from another sender and as if from systemd itself.
             for sender in [":1.66", SYSTEMD] {
                 let body = (1_u32, path.clone(), unit.as_str(), "done");
                 rig.fake.signal(sender, MANAGER, "JobRemoved", &body).await;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::catalogue::{Catalogue, Kind, Metric};
 
-/// A node, by its name.
+/// The three nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {
     Good,
@@ -48,7 +48,7 @@ fn series(metric: &Metric) -> Vec<Labels> {
     }
     for (label, values) in metric.labels.iter().filter(|(label, _)| !(of_pods && is_of_pod(label))) {
         let values: Vec<String> = match label.as_str() {
-            // A check has one severity, a pod one mode.
+            // Each check has only one severity, and each pod only one mode.
             "severity" => vec!["error".to_owned()],
             "userns" if of_pods => vec!["pod".to_owned()],
             "container" => vec!["main".to_owned()],
@@ -102,7 +102,7 @@ fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
         "usernsd_pod_cgroup_descendants" => 10.0 + 230.0 * broken,
         "usernsd_pod_cgroup_descendants_max" if is("web-0") => f64::INFINITY,
         "usernsd_pod_cgroup_descendants_max" => 250.0,
-        // One of its containers has a limit of its own.
+        // One of the pod's containers has a limit of its own.
         "usernsd_pod_cgroup_descendants_used_ratio" => 0.1 + 0.85 * broken,
         // One pool is almost full, the other fills up; on the other nodes it is not in use.
         "usernsd_id_pool_slots" if is("kubelet") => 110.0,
