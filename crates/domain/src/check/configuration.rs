@@ -95,7 +95,7 @@ fn result(failure: &Probe<Option<String>>) -> Checked {
         Ok(None) => Check::BootstrapResult.passed(Check::BootstrapResult.meaning()),
         Ok(Some(error)) => Check::BootstrapResult.failed(
             format!("usernsd bootstrap could not make this node ready: {error}"),
-            "put that right and run it again: usernsd bootstrap; in a DaemonSet, delete the agent's pod of this node",
+            "correct that and run it again: usernsd bootstrap; in a DaemonSet, delete the agent's pod of this node",
         ),
     }
 }
@@ -116,7 +116,7 @@ fn drift(drift: &Probe<Result<Vec<(HostPath, String)>, String>>) -> Checked {
                 .collect();
             Check::ConfigDrift.failed(
                 format!("usernsd bootstrap would change {}", files.join("; ")),
-                "usernsd bootstrap; show it first: usernsd bootstrap --diff",
+                "usernsd bootstrap; to see the changes first: usernsd bootstrap --diff",
             )
         }
     }
@@ -151,7 +151,7 @@ fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
                 let unit = unread.unit;
                 let remedy = match unread.service {
                     _ if unread.files.is_empty() => SET_ELSEWHERE.to_owned(),
-                    Service::Crio => format!("look at crio_restart, then: systemctl restart {unit}"),
+                    Service::Crio => format!("see crio_restart, then: systemctl restart {unit}"),
                     Service::Containerd | Service::Kubelet => format!("systemctl restart {unit}"),
                 };
                 Problem { what: unread.what(), remedy }

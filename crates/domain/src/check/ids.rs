@@ -46,7 +46,7 @@ impl IdFacts {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
         if [Check::KubeletRecords, Check::KubeletConfig].contains(&check) && kubelet.is_hidden {
-            return Some("what the kubelet keeps in its directory cannot be seen from here");
+            return Some("the kubelet's directory cannot be seen from here");
         }
         if !has_user && elsewhere && (of_user || check == Check::KubeletPool) {
             return Some("whether a directory service has a user kubelet is known on the running node only");
@@ -56,15 +56,15 @@ impl IdFacts {
         }
         // The kubelet checks `getsubids` before the line.
         if of_line && !kubelet.getsubids {
-            return Some("the kubelet does not get that far without getsubids");
+            return Some("the kubelet needs getsubids first");
         }
         let asks_elsewhere =
             kubelet.nsswitch_subid.as_deref().is_some_and(|from| !kubelet::reads_files(from));
         if of_line && asks_elsewhere && kubelet.getsubids_said.is_none() {
-            return Some("getsubids asks elsewhere, see subid_nsswitch");
+            return Some("getsubids reads another source, see subid_nsswitch");
         }
         let unusable = || self.findings.iter().any(|finding| finding.check() == Some(Check::SubidKubelet));
-        (check == Check::SubidTerminalSlot && unusable()).then_some("the kubelet has no line that it takes")
+        (check == Check::SubidTerminalSlot && unusable()).then_some("the kubelet has no line that it accepts")
     }
 
     fn seen(&self, check: Check) -> String {
@@ -105,7 +105,7 @@ impl IdFacts {
                 if kubelet.max_pods.is_some() {
                     said
                 } else {
-                    format!("none to be seen here; by default {said}")
+                    format!("none is visible here; by default {said}")
                 }
             }
             other => other.meaning().to_owned(),

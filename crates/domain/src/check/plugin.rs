@@ -94,7 +94,7 @@ fn installed(facts: &PluginFacts) -> Checked {
                 facts.conf.plugin_dir
             ),
             match &facts.obstacle {
-                Some(why) => format!("{why}; put that right and run usernsd bootstrap, or set bootstrap.nri.plugin to never"),
+                Some(why) => format!("{why}; correct that and run usernsd bootstrap, or set bootstrap.nri.plugin to never"),
                 None => INSTALL.to_owned(),
             },
         )),
@@ -120,7 +120,7 @@ fn running(facts: &PluginFacts) -> Checked {
     match (&facts.process, &facts.installed) {
         (Err(why), _) => check.skipped(why.clone()),
         (Ok(Some(Process { pid, is_stopped: true, .. })), _) => check.failed(
-            format!("the launched plugin, process {pid}, is stopped: the runtime gives it up after its time limit"),
+            format!("the launched plugin, process {pid}, is stopped: the runtime drops it after its time limit"),
             format!("kill {pid}, so that the agent takes over; then {restart}"),
         ),
         (Ok(Some(Process { pid, is_installed: Some(false), version, .. })), installed) => {
@@ -147,7 +147,7 @@ fn running(facts: &PluginFacts) -> Checked {
                     "no process of {path} runs: the runtime does not launch a plugin again that ended, or that did \
                      not register in time"
                 ),
-                format!("the runtime's log has why (journalctl, \"NRI plugin\"); {restart}"),
+                format!("the runtime's log has the reason (journalctl, \"NRI plugin\"); {restart}"),
             ),
         },
     }
@@ -316,7 +316,7 @@ mod tests {
                     f.obstacle = Some("/opt is read-only".into());
                 },
                 ["warn", "pass", "pass"],
-                "/opt is read-only; put that right and run usernsd bootstrap",
+                "/opt is read-only; correct that and run usernsd bootstrap",
             ),
             (
                 |f| f.process.as_mut().unwrap().as_mut().unwrap().is_stopped = true,

@@ -107,7 +107,7 @@ impl PodFacts<'_> {
                 pod.pod.name.namespace, pod.pod.name.name
             ),
             remedy: format!(
-                "{}; then look at subid_terminal_slot, and at a userns-mode annotation with auto",
+                "{}; then check subid_terminal_slot, and userns-mode annotations with auto",
                 delete(&pod.pod)
             ),
         };
@@ -136,7 +136,7 @@ impl PodFacts<'_> {
             Problem {
                 what: format!("pod {}/{}: {}", pod.pod.name.namespace, pod.pod.name.name, with.join(", ")),
                 remedy: format!(
-                    "put the ranges apart (bootstrap.kubelet.start or bootstrap.ranges; usernsd bootstrap --diff shows what is \
+                    "separate the ranges (bootstrap.kubelet.start or bootstrap.ranges; usernsd bootstrap --diff shows what is \
                      written), then: {}",
                     delete(&pod.pod)
                 ),
@@ -196,7 +196,7 @@ impl PodFacts<'_> {
         let problem = |(pod, record): (&Pod, &Record)| {
             Problem {
             what: format!(
-                "{} owns its cgroup, and nothing bounds how many it makes in it: enough of them take the node down",
+                "{} owns its cgroup, and nothing limits the number of cgroups that it creates there: too many can take the node down",
                 container(pod, record)
             ),
             remedy: "start the agent, which sets cgroup.max.descendants and cgroup.max.depth: systemctl start usernsd, or in a \

@@ -161,7 +161,9 @@ pub fn joinable(refusal: Probe<Option<String>>, mismatch: Option<Mismatch>) -> C
     }
     match refusal {
         Ok(Some(why)) => Check::NriJoined.failed(why, NOT_JOINED),
-        Ok(None) => Check::NriJoined.skipped("the agent alone can tell; the runtime would survive it"),
+        Ok(None) => {
+            Check::NriJoined.skipped("only the agent can report this; the runtime would survive a join")
+        }
         Err(why) => Check::NriJoined.skipped(why),
     }
 }
@@ -301,9 +303,9 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
         (_, Joined::Yes) => Check::NriEnabled.passed(format!("{seen}; the agent has joined")),
         (_, Joined::No) => Check::NriEnabled.failed(
             format!(
-                "{seen}, but usernsd is not asked: the runtime has launched no plugin of it, and no agent has joined"
+                "{seen}, but does not call usernsd: it has launched no usernsd plugin, and no agent has joined"
             ),
-            "look at plugin_running, and start the agent; its log has the reason why it does not join",
+            "see plugin_running, and start the agent; its log has the reason if it does not join",
         ),
         (_, Joined::Unasked) => {
             Check::NriEnabled.skipped(format!("{seen}; only an agent can report whether it has joined"))
@@ -334,7 +336,7 @@ fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
         Check::CrioConfigIgnored.judged(findings, Check::CrioConfigIgnored.meaning()),
         Check::CrioWorkloadTwins.judged(findings, Check::CrioWorkloadTwins.meaning()),
         if version.tolerates_allowing_twice() {
-            Check::CrioAllowedTwice.passed(format!("CRI-O {version} does not mind"))
+            Check::CrioAllowedTwice.passed(format!("CRI-O {version} permits both"))
         } else {
             Check::CrioAllowedTwice.judged(findings, Check::CrioAllowedTwice.meaning())
         },
@@ -377,7 +379,7 @@ fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> 
 fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
     let names = names_for(version, CGROUP);
     if names.is_empty() {
-        return Check::CrioAnnotations.skipped(format!("CRI-O {version} knows no such annotation"));
+        return Check::CrioAnnotations.skipped(format!("CRI-O {version} has no such annotation"));
     }
     let by_handler = effective.default_handler().map(|handler| handler.allowed()).unwrap_or_default();
     let is_allowed = |name: &str| {
@@ -459,7 +461,9 @@ fn of_oci(oci: &Probe<Vec<OciRuntime>>) -> Vec<Checked> {
             Err(why) => maps.unknown(format!("{path}: {why}")),
             Ok(true) => maps.good(path.clone()),
             Ok(false) => maps.bad(
-                format!("{path} says that it cannot map the IDs of mounts: pods with hostUsers: false fail"),
+                format!(
+                    "{path} reports that it cannot map the IDs of mounts: pods with hostUsers: false fail"
+                ),
                 "update it to runc 1.2 or crun 1.9 or later",
             ),
         }
@@ -473,7 +477,7 @@ fn version_of_oci(path: &str, line: &str, versions: &mut Many) {
         Some((name, *needed, release(version)?))
     });
     match known {
-        None => versions.unknown(format!("{path} calls itself {line:?}")),
+        None => versions.unknown(format!("{path} prints {line:?} as its version")),
         Some((_, needed, found)) if found >= needed => versions.good(line.to_owned()),
         Some((name, (major, minor), _)) => versions.bad(
             format!("{path} is {line}: pods with hostUsers: false need {name} {major}.{minor}"),

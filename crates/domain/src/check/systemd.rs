@@ -41,9 +41,9 @@ pub fn checks(facts: Probe<&Result<SystemdFacts, String>>) -> Vec<Checked> {
         } else {
             Check::SystemdVersion.failed(
                 format!(
-                    "systemd {version} knows processes by number only, which is checked once more afterwards"
+                    "systemd {version} identifies processes by number only, so the number is checked again afterwards"
                 ),
-                format!("systemd {BY_PIDFD} or later takes a handle of the process"),
+                format!("systemd {BY_PIDFD} or later accepts a handle of the process"),
             )
         },
         scopes(&facts.scopes),

@@ -65,7 +65,7 @@ fn mappings(version: CrioVersion, files: &[ConfFile]) -> Option<Complaint> {
         [None, Some(place)] => (place, "gid_mappings without uid_mappings: CRI-O uses neither".to_owned()),
         [Some(place), Some(_)] if version.at_least(33) => (
             place,
-            "uid_mappings and gid_mappings have no effect from Kubernetes 1.33 on, whose kubelet decides of each pod \
+            "uid_mappings and gid_mappings have no effect from Kubernetes 1.33 on, whose kubelet decides for each pod \
              whether it has a user namespace"
                 .to_owned(),
         ),

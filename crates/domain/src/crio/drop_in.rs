@@ -82,7 +82,7 @@ pub struct DropIn {
 #[derive(Debug, Error, PartialEq)]
 pub enum DropInError {
     /// Older than the rules implemented here.
-    #[error("CRI-O {0} is older than {OLDEST_KNOWN}, the first to know user namespaces by annotation")]
+    #[error("CRI-O {0} is older than {OLDEST_KNOWN}, the first with user namespaces by annotation")]
     TooOld(CrioVersion),
     /// Another major version.
     #[error("CRI-O {0} is not supported; its treatment of configuration files is unknown")]

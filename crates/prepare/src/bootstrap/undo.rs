@@ -122,7 +122,7 @@ fn is(written: &Written, path: &HostPath) -> bool {
 fn report_left(part: &mut Part) {
     let finding = |left: &Left| {
         let what = format!("{} was not taken back: {}", left.path, left.why);
-        Finding::error(LEFT, what, "put that right and run \"usernsd bootstrap --undo\" again")
+        Finding::error(LEFT, what, "correct that and run \"usernsd bootstrap --undo\" again")
     };
     let findings: Vec<Finding> = part.left.iter().map(finding).collect();
     part.findings.extend(findings);
