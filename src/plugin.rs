@@ -306,7 +306,7 @@ impl Plugin {
             if ignored.refused > refused {
                 refused = ignored.refused;
                 let last = &ignored.last;
-                warn!(refused, ?last, "refused a container whose description is too long to be read");
+                warn!(refused, ?last, "refused a container, because its description is too long to be read");
             }
             self.busy.begin();
             match request {

@@ -221,7 +221,7 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "mkdir -p /run/systemd/system/scope.d; printf '[Scope]\\nDelegate=no\\n' >/run/systemd/system/scope.d/x.conf; \
          systemctl daemon-reload",
         "Delegate=no on cri-containerd-",
-        "take the override away",
+        "remove the override",
         "rm -r /run/systemd/system/scope.d; systemctl daemon-reload",
     );
 }

@@ -43,7 +43,7 @@ fn holders_are_found_for_running_and_for_ended_pods() {
     assert_eq!((code, found.len()), (0, 1), "{said:#}");
     assert_eq!((&found[0]["pod"], &found[0]["inside"]), (&"web".into(), &1000.into()));
     assert!(
-        said["unseen"][0].as_str().unwrap().starts_with("pods that ended lately: nobody answers"),
+        said["unseen"][0].as_str().unwrap().starts_with("pods that ended lately: nothing answers"),
         "{said:#}"
     );
 

@@ -195,7 +195,7 @@ fn the_directory_service_is_asked_as_by_the_kubelet() {
             "it prints other ranges for groups than for users: the kubelet does not start",
         ),
         ("echo 0: kubelet 1 2; echo 1: kubelet 3 4", "it has 2 ranges for kubelet, not one"),
-        ("echo nonsense", "which the kubelet does not understand"),
+        ("echo nonsense", "which the kubelet cannot parse"),
         ("exit 1", "it has no range for kubelet: the kubelet does not start"),
     ] {
         node.program("getsubids", script);

@@ -226,7 +226,7 @@ case "$*" in
 *"config view"*) printf team-b ;;
 *"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
 *"exec "*usernsd-1*" status "*) cat "$KUBECTL_STATUS"; exit 1 ;;
-*"exec "*usernsd-2*" status "* | *"exec "*usernsd-2*" ps "*) echo 'error: nobody answers' >&2; exit 2 ;;
+*"exec "*usernsd-2*" status "* | *"exec "*usernsd-2*" ps "*) echo 'error: nothing answers' >&2; exit 2 ;;
 *"exec "*" support-bundle "*) printf ARCHIVE ;;
 *"exec "*" explain "*) echo explained; exit 1 ;;
 *"exec "*) echo passed on ;;

@@ -447,7 +447,7 @@ mod tests {
             now: Some(now),
             isolation: Verdict::Good,
             wish: OptInResult::Nothing,
-            agent: Agent::Silent("nobody answers".into()),
+            agent: Agent::Silent("nothing answers".into()),
             bounded: true,
         }
     }

@@ -104,10 +104,10 @@ pub enum BootstrapError {
     #[error("{0}; nothing was changed")]
     Refused(String),
     /// CRI-O's configuration cannot be read, or CRI-O would not start with it as planned.
-    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    #[error("{0}; correct that, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
     /// containerd's configuration cannot be read, or containerd would not start with it as planned.
-    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    #[error("{0}; correct that, or set bootstrap.runtime to none; nothing was changed")]
     Containerd(String),
     /// A file was changed by a program that does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]

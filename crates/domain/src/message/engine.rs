@@ -120,7 +120,7 @@ messages! { Engine;
         ],
         sample: "mkdir: can't create directory '/sys/fs/cgroup/init': Permission denied",
         cause: "A program in the pod creates cgroups, but the container's cgroup does not belong to it.",
-        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD says what is missing.",
+        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD shows what is missing.",
         page: "annotations.md",
     }
     CgroupReadOnly = "cgroup-read-only" {

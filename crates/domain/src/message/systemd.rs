@@ -5,7 +5,7 @@ messages! { Systemd;
         says: ["Failed to create /…init.scope control group: Permission denied"],
         sample: "Failed to create /init.scope control group: Permission denied",
         cause: "systemd is PID 1 of the container, and the container's cgroup is not its own.",
-        fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.",
+        fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.",
         page: "architecture.md",
     }
     InitScopeReadOnly = "systemd-init-scope-read-only" {
@@ -18,7 +18,7 @@ messages! { Systemd;
     NoManager = "systemd-no-manager" {
         says: ["Failed to allocate manager object: Permission denied"],
         cause: "systemd is PID 1 of the container and cannot create cgroups: the container's cgroup does not belong to it.",
-        fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.",
+        fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.",
         page: "architecture.md",
     }
     NoManagerReadOnly = "systemd-no-manager-read-only" {

@@ -159,7 +159,7 @@ fn cannot_install<T>(what: String, remedy: impl Into<String>) -> Result<T, Canno
 impl From<HostError> for CannotInstall {
     fn from(error: HostError) -> CannotInstall {
         let what = format!("usernsd cannot be installed as an NRI plugin: {error}");
-        CannotInstall { what, remedy: "put that right, or set bootstrap.nri.plugin to never".to_owned() }
+        CannotInstall { what, remedy: "correct that, or set bootstrap.nri.plugin to never".to_owned() }
     }
 }
 

@@ -73,7 +73,7 @@ pub enum RestartError {
     Harm(String),
     /// The service would not start again.
     #[error(
-        "{unit} would not start again: {why}; nothing was restarted: put that right, or take back what was written \
+        "{unit} would not start again: {why}; nothing was restarted: correct that, or take back what was written \
          with usernsd bootstrap --undo"
     )]
     WontStart {
