@@ -194,9 +194,9 @@ fn getsubids_is_read_as_the_kubelet_reads_it() {
         (good, "0: kubelet 1 2\n", "other ranges for groups"),
         ("", "", "0 ranges"),
         ("0: kubelet 1 2\n1: kubelet 3 4\n", "0: kubelet 1 2\n1: kubelet 3 4\n", "2 ranges"),
-        ("0: kubelet 1\n", "0: kubelet 1\n", "does not understand"),
-        ("0: kubelet 1 4294967296\n", "0: kubelet 1 4294967296\n", "does not understand"),
-        ("0: other 1 2\n", "0: other 1 2\n", "does not understand"),
+        ("0: kubelet 1\n", "0: kubelet 1\n", "cannot parse"),
+        ("0: kubelet 1 4294967296\n", "0: kubelet 1 4294967296\n", "cannot parse"),
+        ("0: other 1 2\n", "0: other 1 2\n", "cannot parse"),
     ] {
         let why = of_getsubids(uids, gids).unwrap_err();
         assert!(why.contains(want), "{uids:?} {why}");
