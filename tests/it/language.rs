@@ -318,7 +318,7 @@ impl Text {
         // A text with an odd number of quotation marks begins or ends within a quotation: nothing of it is left out.
         let without = |flat: String, mark: char, name: &str| {
             let parts: Vec<&str> = flat.split(mark).collect();
-            if parts.len() % 2 == 0 {
+            if parts.len().is_multiple_of(2) {
                 return flat;
             }
             let kept = parts.iter().enumerate().map(|(index, part)| if index % 2 == 0 { part } else { name });
@@ -507,7 +507,8 @@ fn comments_messages_and_documents_are_plain_english() {
         }
         let text = std::fs::read_to_string(path).unwrap();
         let is_tests = name.starts_with("tests") || name.contains("tests.rs") || name.starts_with("benches");
-        let texts = if name.ends_with(".md") { of_page(&text) } else { of_source(&text, !is_tests) };
+        let is_page = path.extension().is_some_and(|ending| ending == "md");
+        let texts = if is_page { of_page(&text) } else { of_source(&text, !is_tests) };
         examined += texts.len();
         for (line, text) in texts {
             for habit in text.habits() {
