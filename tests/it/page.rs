@@ -262,7 +262,7 @@ fn the_page_reports_that_the_agent_does_not_answer() {
     until_made_anew();
     browser.open(&url(&server));
     let said = browser.eval("document.querySelector('#verdict').innerText");
-    assert!(said.as_str().unwrap().contains("is it running?"), "{said}");
+    assert!(said.as_str().unwrap().contains("is the agent running?"), "{said}");
     assert_sound(&mut browser, "never there");
     browser.assert_quiet(&url(&server), "away");
     // The page's server is gone.
