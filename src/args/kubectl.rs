@@ -43,9 +43,9 @@ pub enum KubectlCommand {
     },
     /// Explain a pod's containers
     Explain {
-        /// The pod
+        /// Name of the pod
         pod: String,
-        /// One container of it
+        /// Name of one of its containers; all of them without it
         #[arg(short, long, value_name = "NAME")]
         container: Option<String>,
         /// How to print
@@ -54,17 +54,17 @@ pub enum KubectlCommand {
     },
     /// Check a node
     Doctor {
-        /// The node
+        /// Name of the node
         node: String,
     },
     /// Show the host IDs of a node and their owners
     Map {
-        /// The node
+        /// Name of the node
         node: String,
     },
     /// Find the owner of a host ID of a node
     Whois {
-        /// The node
+        /// Name of the node
         node: String,
         /// A host user or group ID
         id: u32,
@@ -80,7 +80,7 @@ pub enum KubectlCommand {
     },
     /// Collect a node's support bundle
     SupportBundle {
-        /// The node
+        /// Name of the node
         node: String,
         /// The archive to make, readable by its owner alone
         #[arg(short, long, value_name = "FILE.tar.gz")]

@@ -27,6 +27,8 @@ use usernsd_prepare::machineconfig::{self, Parsed};
 const RACES: usize = 3;
 const AGENT_REPORTS: &str = "the agent starts without it, and reports this as the check bootstrap_result";
 const AGENT_BLIND: &str = "the agent starts without it, and cannot report why it failed";
+const AGENT_REFUSES: &str =
+    "correct the configuration: the agent does not start with it either, and its log has the same error";
 /// Exit code: differences were found.
 const DIFFERENT: u8 = 1;
 /// Exit code: something could not be taken back.
@@ -38,21 +40,23 @@ const INCOMPLETE: u8 = 2;
 /// # Errors
 /// The node could not be prepared (no file is half-written), or stdout is closed.
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
-    let opened = open(args);
-    let root = opened.as_ref().ok().map(|(_, root)| root);
-    let done = opened.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
-    let done = done.and_then(|(settings, root)| run_in(args, settings, root));
-    let error = match done {
+    let (settings, root) = match open(args) {
+        // Without a configuration, the place of the node's root is not known, so nothing can be recorded.
+        Err(error) if args.exit_zero => {
+            let failed = Finding::error(FindingId::BootstrapFailed, format!("{error:#}"), AGENT_REFUSES);
+            tell(&failed.to_string());
+            return Ok(ExitCode::SUCCESS);
+        }
+        opened => opened?,
+    };
+    let error = match run_in(args, &settings, &root) {
         Err(error) if args.exit_zero => format!("{error:#}"),
         done => return done.map(ExitCode::from),
     };
     tell(&Finding::error(FindingId::BootstrapFailed, error.clone(), AGENT_REPORTS).to_string());
     // If the record cannot be written, the agent should start anyway.
-    let recorded = match root {
-        Some(root) => failure::record(root, &error).map_err(|unwritten| unwritten.to_string()),
-        None => Err("the root of the node is not known".to_owned()),
-    };
-    if let Err(unwritten) = recorded {
+    if let Err(unwritten) = failure::record(&root, &error) {
+        let unwritten = unwritten.to_string();
         tell(&Finding::warning(FindingId::BootstrapUnrecorded, unwritten, AGENT_BLIND).to_string());
     }
     Ok(ExitCode::SUCCESS)

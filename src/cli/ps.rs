@@ -90,13 +90,15 @@ pub(super) fn render_containers(containers: &[Container], output: Output, header
     }
 }
 
-/// A summary of the containers in one line.
+/// A summary of the node in one line: its containers, and how many problems `usernsd status` lists.
 #[must_use]
 pub fn summary(state: &State) -> String {
-    let all = state.containers.len();
-    let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
-    let problems = Verdict::of(state).problems.len();
-    let plural = |count, one, many| if count == 1 { one } else { many };
+    let problems = match Verdict::of(state).problems.len() {
+        0 => "no problems".to_owned(),
+        1 => "1 problem".to_owned(),
+        many => format!("{many} problems"),
+    };
+    let listed = if problems.starts_with("no") { "" } else { " (usernsd status)" };
     // The agent usually joins; on a runtime without NRI, no call is expected.
     let called = match state.peers.start_path.known() {
         Some(StartPath::LaunchedPlugin) => "; the launched plugin is called before containers start",
@@ -105,11 +107,15 @@ pub fn summary(state: &State) -> String {
         }
         _ => "",
     };
-    format!(
-        "{all} {}, {mapped} in user namespaces, {problems} {}{called}",
-        plural(all, "container", "containers"),
-        plural(problems, "problem", "problems"),
-    )
+    format!("{}; {problems} on this node{listed}{called}", containers(state))
+}
+
+/// How many containers there are: `2 containers, 1 in user namespaces`.
+pub(super) fn containers(state: &State) -> String {
+    let all = state.containers.len();
+    let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
+    let plural = if all == 1 { "container" } else { "containers" };
+    format!("{all} {plural}, {mapped} in user namespaces")
 }
 
 fn has_own_user_namespace(container: &Container) -> bool {

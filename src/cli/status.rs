@@ -54,7 +54,7 @@ pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
 /// Renders the problems of a state document as text.
 #[must_use]
 pub fn render(state: &State, terminal: Terminal) -> String {
-    format!("{}{}\n", map::verdict(state, terminal), ps::summary(state))
+    format!("{}{}\n", map::verdict(state, terminal), ps::containers(state))
 }
 
 // === impl NodeStatus ===

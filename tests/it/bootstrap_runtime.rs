@@ -549,9 +549,16 @@ fn with_exit_zero_a_run_with_errors_exits_with_zero() {
             said(output)
         );
     };
-    is_zero(&run(&shown("."), &["--config", &shown("bad.yaml")]), "bad.yaml");
-    is_zero(&run(&shown("."), &["--config", &shown("none.yaml")]), "none.yaml");
-    is_zero(&run(&shown("none"), &[]), "none");
+    // With a configuration that is not valid, the agent does not start either.
+    for (output, want) in [
+        (run(&shown("."), &["--config", &shown("bad.yaml")]), "bad.yaml"),
+        (run(&shown("."), &["--config", &shown("none.yaml")]), "none.yaml"),
+        (run(&shown("none"), &[]), "none"),
+    ] {
+        is_zero(&output, want);
+        assert!(said(&output).contains("the agent does not start with it either"), "{}", said(&output));
+        assert!(!said(&output).contains("the agent starts without it"), "{}", said(&output));
+    }
     is_zero(&run(&shown("."), &["--machineconfig", &shown("bad.mc")]), "bad.mc");
     is_zero(&run(&shown("."), &["--machineconfig", &shown("none.mc")]), "none.mc");
     // Everything is done, and the leftovers of the last run cannot be removed.

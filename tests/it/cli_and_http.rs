@@ -113,12 +113,13 @@ fn ps_output_matches_the_golden_files() {
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
     }
     let mut state = state();
-    assert_eq!(ps::summary(&state), "8 containers, 5 in user namespaces, 5 problems");
+    let said = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)";
+    assert_eq!(ps::summary(&state), said);
     for (path, nri, words) in [
-        ("launched_plugin", "up", "problems; the launched plugin is called before containers start"),
-        ("agent_joined", "up", "5 problems"),
-        ("nobody", "down", "problems; nobody is called before containers start"),
-        ("nobody", "off", "5 problems"),
+        ("launched_plugin", "up", "(usernsd status); the launched plugin is called before containers start"),
+        ("agent_joined", "up", said),
+        ("nobody", "down", "(usernsd status); nobody is called before containers start"),
+        ("nobody", "off", said),
     ] {
         state.peers.start_path = serde_json::from_value(path.into()).unwrap();
         state.peers.nri.state = serde_json::from_value(nri.into()).unwrap();
@@ -129,6 +130,11 @@ fn ps_output_matches_the_golden_files() {
 #[test]
 fn ps_prints_only_headings_for_an_empty_node() {
     let empty = State { containers: vec![], ..state() };
+    assert!(
+        ps::summary(&empty).starts_with("0 containers, 0 in user namespaces; "),
+        "{}",
+        ps::summary(&empty)
+    );
     assert_eq!(ps::render(&empty, ps::Output::Table, true).lines().count(), 1);
     assert_eq!(ps::render(&empty, ps::Output::Table, false), "");
     assert_eq!(ps::render(&empty, ps::Output::Json, true), "[]\n");
@@ -142,7 +148,8 @@ fn ps_prints_its_summary_to_standard_error() {
     let ran = usernsd(&["ps", "--socket", path.to_str().unwrap()]);
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     assert_eq!(text(&ran.stdout), std::fs::read_to_string(golden("ps.txt")).unwrap());
-    assert_eq!(text(&ran.stderr), "8 containers, 5 in user namespaces, 5 problems\n");
+    let said = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)\n";
+    assert_eq!(text(&ran.stderr), said);
     let ran = usernsd(&["ps", "--no-headers", "--socket", path.to_str().unwrap()]);
     assert!(ran.stderr.is_empty() && text(&ran.stdout).lines().count() == 8);
 }
