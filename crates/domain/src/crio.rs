@@ -1,6 +1,7 @@
 //! CRI-O: what each version supports, how it reads its configuration, and what keeps it from starting.
 //!
 //! - [`annotation`]: the annotations that each version supports
+//! - [`command_line`]: settings in its unit, which override the files
 //! - [`config`]: its configuration files, merged as CRI-O merges them
 //! - [`check`]: what CRI-O would refuse or ignore in them
 //! - [`complaint`]: one thing that is wrong in the configuration
@@ -11,6 +12,7 @@
 
 pub mod annotation;
 pub mod check;
+pub mod command_line;
 pub mod complaint;
 pub mod config;
 pub mod drop_in;

@@ -8,7 +8,7 @@ pub mod failure;
 pub mod hook;
 pub mod ids;
 pub mod kernel;
-mod kubelet;
+pub(crate) mod kubelet;
 pub mod machine_config;
 pub mod plugin;
 mod program;
@@ -26,6 +26,7 @@ use crate::containerd::ContainerdError;
 use crate::crio::CrioError;
 use crate::journal::{Journal, Run, Written};
 use crate::machineconfig;
+use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
 
 use usernsd_domain::mco::CURRENT_CONFIG;
@@ -139,14 +140,14 @@ pub enum BootstrapError {
 /// The text of the error becomes part of the message. It is no `source`, otherwise it would be printed twice.
 impl From<CrioError> for BootstrapError {
     fn from(error: CrioError) -> BootstrapError {
-        BootstrapError::Crio(error.to_string())
+        BootstrapError::Crio(chain(&error))
     }
 }
 
 /// The text of the error becomes part of the message, as for CRI-O.
 impl From<ContainerdError> for BootstrapError {
     fn from(error: ContainerdError) -> BootstrapError {
-        BootstrapError::Containerd(error.to_string())
+        BootstrapError::Containerd(chain(&error))
     }
 }
 

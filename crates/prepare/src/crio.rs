@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::bootstrap::BootstrapError;
+use crate::bootstrap::kubelet::{environment_of_unit, texts_of_unit};
 use crate::runtime_files::{ConfError, ConfRoot, parse};
 use usernsd_domain::check::runtime::{Crio, Older};
-use usernsd_domain::crio::check::check;
+use usernsd_domain::crio::check::{STORAGE_CONF, check, storage_conf};
+use usernsd_domain::crio::command_line;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::drop_in::{self, CrioOptions, DropIn, DropInError, Node};
 use usernsd_domain::crio::{CrioVersion, CrioVersionError};
@@ -20,6 +23,7 @@ use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
 use usernsd_domain::owned_files;
 use usernsd_domain::provision::{FileChange, HostPath};
+use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::{ProgramError, run};
 
 /// Time limit of CRI-O's program. It takes 50 ms; a node that is starting is slower.
@@ -27,6 +31,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The last version that ends at names such as `cgroup2-mount-hierarchy-rw.crio.io`.
 const LAST_WITH_LONG_NAMES: CrioVersion = CrioVersion::new(1, 34, 0);
+
+/// CRI-O's unit.
+const UNITS: [&str; 2] = ["crio.service", "cri-o.service"];
 
 /// The plan for CRI-O.
 #[derive(Debug)]
@@ -83,7 +90,7 @@ pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
 /// The configuration cannot be read.
 pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
     let conf = ConfRoot::open(root)?;
-    let files = conf.crio()?;
+    let files = settings(root, &conf)?;
     let findings = findings(&conf, version, &files);
     let effective = Effective::of(version, &files);
     let hook = hooks::of_usernsd(&conf, &effective);
@@ -110,10 +117,32 @@ pub fn older(
     Ok(refuses.map(|refuses| Older { version: older, is_installed: installed.is_some(), refuses }))
 }
 
+/// All files that CRI-O reads, and its command line as the last of them.
+fn settings(root: &Path, conf: &ConfRoot) -> Result<Vec<ConfFile>, ConfError> {
+    let mut files = conf.crio()?;
+    files.extend(of_command_line(root));
+    Ok(files)
+}
+
+/// The settings in CRI-O's unit; `None` also if the unit may not be read: the agent may not read units below /etc other
+/// than the kubelet's, because they may contain a proxy's password.
+fn of_command_line(root: &Path) -> Option<ConfFile> {
+    let root = HostRoot::open(root).ok()?;
+    let texts = |unit: &str| -> Result<Vec<String>, BootstrapError> {
+        let mut texts = texts_of_unit(&root, unit)?;
+        texts.extend(environment_of_unit(&root, &texts)?);
+        Ok(texts)
+    };
+    // cri-o.service is an alias, and was the unit's name in some packages.
+    let found = UNITS.iter().find_map(|unit| texts(unit).ok().filter(|texts| !texts.is_empty()))?;
+    command_line::settings(&found)
+}
+
 fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
     let programs = |program: &str| conf.has_program(program);
     let mut findings: Vec<Finding> =
         check(version, files, &programs).into_iter().map(Finding::from).collect();
+    findings.extend(conf.toml(STORAGE_CONF).as_ref().and_then(storage_conf).map(Finding::from));
     findings.extend(hooks::bad(conf, &Effective::of(version, files), &|_| false));
     findings
 }
@@ -130,7 +159,7 @@ pub fn plan(
     read: owned_files::Read<'_>,
 ) -> Result<CrioPlan, CrioError> {
     let conf = ConfRoot::open(root)?;
-    let files = conf.crio()?;
+    let files = settings(root, &conf)?;
     let mut findings = findings(&conf, version, &files);
     let programs = |program: &str| conf.has_program(program);
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
@@ -177,7 +206,7 @@ pub fn check_changes(
 ) -> Result<Vec<Finding>, CrioError> {
     let conf = ConfRoot::open(root)?;
     let programs = |program: &str| conf.has_program(program);
-    let before = conf.crio()?;
+    let before = settings(root, &conf)?;
     let read = changes.iter().copied().filter(|change| reads(&change.path) && !is_hook(&change.path));
     let after = with_changes(&before, read);
     let known = check(version, &before, &programs);
@@ -215,7 +244,7 @@ pub fn errors_with(
 ) -> Result<Vec<Finding>, CrioError> {
     let conf = ConfRoot::open(root)?;
     let read = changes.iter().filter(|change| reads(&change.path) && !is_hook(&change.path));
-    let files = with_changes(&conf.crio()?, read);
+    let files = with_changes(&settings(root, &conf)?, read);
     let is_changed = |finding: &Finding| {
         changes.iter().any(|change| finding.what.starts_with(&format!("{}: ", change.path)))
     };

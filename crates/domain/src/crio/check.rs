@@ -80,6 +80,24 @@ fn mappings(version: CrioVersion, files: &[ConfFile]) -> Option<Complaint> {
     Some(Complaint::warning(FindingId::CrioNodeMappings, place, message).remedy(remedy))
 }
 
+/// The configuration of containers/storage, which podman and buildah read (containers-storage.conf(5)).
+pub const STORAGE_CONF: &str = "/etc/containers/storage.conf";
+
+/// Settings about user namespaces in [`STORAGE_CONF`], which CRI-O does not pass on: it looks up the user `containers`
+/// in every version (`RootConfig.GetStore`; observed on 1.36.3).
+#[must_use]
+pub fn storage_conf(file: &ConfFile) -> Option<Complaint> {
+    const IGNORED: [&str; 4] =
+        ["root-auto-userns-user", "auto-userns-min-size", "auto-userns-max-size", "remap-user"];
+    let Content::Toml(table) = &file.content else { return None };
+    let options = table_at(table, &["storage", "options"])?;
+    let set: Vec<&str> = IGNORED.into_iter().filter(|key| get(options, key).is_some()).collect();
+    let message =
+        format!("CRI-O ignores {}: it always takes IDs from the range of containers", set.join(", "));
+    let complaint = Complaint::note(FindingId::CrioStorageConf, &file.path, message);
+    (!set.is_empty()).then(|| complaint.remedy("other engines read it; for CRI-O nothing has to be done"))
+}
+
 const VALIDATING: &str = "validating runtime config";
 
 fn place(file: Option<&String>) -> String {

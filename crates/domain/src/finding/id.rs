@@ -85,6 +85,7 @@ findings! {
     CrioLeftOut = "crio-left-out",
     CrioOverridden = "crio-overridden",
     CrioPingGroupRange = "crio-ping-group-range",
+    CrioStorageConf = "crio-storage-conf",
     CrioUsernsMode = "crio-userns-mode",
     KernelArguments = "kernel-arguments",
     KernelUnknown = "kernel-unknown",
@@ -201,6 +202,7 @@ impl Finding {
             | Id::CrioLeftOut
             | Id::CrioOverridden
             | Id::CrioPingGroupRange
+            | Id::CrioStorageConf
             | Id::CrioUsernsMode
             | Id::KernelArguments
             | Id::KernelUnknown

@@ -310,21 +310,27 @@ pub(super) fn path_of_unit(root: &HostRoot) -> Result<Option<SearchPath>, Bootst
             if texts.is_empty() {
                 continue;
             }
-            let mut files = Vec::new();
-            let lines = texts.iter().flat_map(|text| text.lines());
-            for line in lines.filter_map(|line| line.trim().strip_prefix("EnvironmentFile=")) {
-                let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
-                files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
-            }
+            let files = environment_of_unit(root, &texts)?;
             return Ok(search_path(&texts, &files).map(|path| SearchPath { unit, path }));
         }
     }
     Ok(None)
 }
 
+/// The texts of the environment files that a unit's texts name and that exist.
+pub(crate) fn environment_of_unit(root: &HostRoot, unit: &[String]) -> Result<Vec<String>, BootstrapError> {
+    let mut files = Vec::new();
+    let lines = unit.iter().flat_map(|text| text.lines());
+    for line in lines.filter_map(|line| line.trim().strip_prefix("EnvironmentFile=")) {
+        let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
+        files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    Ok(files)
+}
+
 /// The texts of a unit and its drop-ins, in the order in which they count: a file in an earlier directory replaces
 /// one of the same name in a later one (systemd.unit(5)).
-fn texts_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<String>, BootstrapError> {
+pub(crate) fn texts_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<String>, BootstrapError> {
     let mut fragment = None;
     let mut drop_ins = BTreeMap::new();
     for directory in &UNITS {
