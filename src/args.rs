@@ -305,8 +305,8 @@ pub struct ExplainArgs {
     /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
     #[arg(value_name = "CONTAINER|POD|PID", required_unless_present = "from_log")]
     pub target: Option<String>,
-    /// Explain error messages instead: those in LINE, or in the lines of the standard input; exits 1
-    /// if none is known
+    /// Explain error messages instead: those in LINE, in the file of that name, or in the lines of the standard
+    /// input; exits 1 if none is known
     #[arg(
         long,
         value_name = "LINE",

@@ -1,7 +1,9 @@
 //! `usernsd explain --from-log`: explains the error messages in a log.
 
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -13,7 +15,7 @@ use usernsd_domain::message::Message;
 use usernsd_domain::message::log::{self, Found, Reading, Understood};
 use usernsd_inspect::explain::KnownMessage;
 
-/// Limit of bytes read from the standard input.
+/// Limit of bytes read from a log.
 const MAX_BYTES: u64 = 64 << 20;
 /// Width of the left column.
 const LEFT: usize = 9;
@@ -53,16 +55,22 @@ enum Row<'a> {
     Unknown(Unknown<'a>),
 }
 
-/// Explains the messages in `line`, or in the standard input for `-`, newest first. Exits 1 if none is known.
+fn read_log(log: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    log.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Explains the messages in `line`, in the file of that name, or in the standard input for `-`, newest first. Exits 1 if none is known.
 ///
 /// # Errors
 /// The standard input cannot be read, or stdout is closed.
 pub(super) fn run(line: &str, form: Form) -> anyhow::Result<ExitCode> {
     let text = if line == "-" {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().take(MAX_BYTES).read_to_end(&mut bytes);
-        read.context("reading the log from the standard input")?;
-        String::from_utf8_lossy(&bytes).into_owned()
+        read_log(std::io::stdin().lock()).context("reading the log from the standard input")?
+    } else if Path::new(line).is_file() {
+        // No message is the name of a file.
+        File::open(line).and_then(read_log).with_context(|| format!("reading the log {line}"))?
     } else {
         line.to_owned()
     };

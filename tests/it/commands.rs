@@ -129,6 +129,13 @@ fn a_line_of_a_log_is_explained() {
     assert!(text(&said.stderr).contains("docs/errors.md"));
     // The argument is neither a container nor a line of a log.
     assert_eq!(usernsd(&["explain"], "").status.code(), Some(2));
+    // A file with the log, as people pass it.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let known = "not enough unused IDs in user namespace";
+    std::fs::write(file.path(), format!("nothing\n{known}\n")).unwrap();
+    let of_file = usernsd(&["explain", "--from-log", file.path().to_str().unwrap()], "");
+    assert_eq!(of_file.status.code(), Some(0));
+    assert!(text(&of_file.stdout).contains(known), "{}", text(&of_file.stdout));
     assert_eq!(usernsd(&["explain", "x", "--from-log", "y"], "").status.code(), Some(2));
 }
 

@@ -46,7 +46,12 @@ messages! { Crio;
         page: "prepare-kubernetes.md",
     }
     NoSubuid = "crio-no-subuid" {
-        says: ["cannot find mappings for user …"],
+        says: [
+            "cannot find mappings for user …",
+            "cannot find mappings for user …: no subuid ranges found for user",
+            "cannot find mappings for user …: no subgid ranges found for user",
+            "cannot find mappings for user …: no subgid ranges found for group",
+        ],
         sample: "Cannot find mappings for user \"containers\": …",
         cause: "/etc/subuid or /etc/subgid has no line for the user containers.",
         fix: "usernsd bootstrap --diff shows the lines, usernsd bootstrap writes them.",

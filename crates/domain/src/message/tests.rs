@@ -305,6 +305,11 @@ fn crios_other_wordings_are_known() {
             "crio-auto-too-large",
         ),
         ("Cannot find mappings for user \"containers\": no such file", "crio-no-subuid"),
+        // The node's files, not those of an engine's image.
+        (
+            "Cannot find mappings for user \"containers\": No subuid ranges found for user \"containers\" in /etc/subuid",
+            "crio-no-subuid",
+        ),
     ]);
 }
 
