@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, Home};
 use crate::image::{self, SOURCE};
-use crate::node::{Node, Options};
+use crate::node::{Node, Options, Runtime};
 use crate::pods::wait_for;
 
 const POD: &str = "usernsd-pod";
@@ -98,8 +98,12 @@ impl DaemonPod {
     #[track_caller]
     pub(crate) fn prepare(node: &Node, variant: Variant) {
         image::build(node);
-        let text =
-            node.run(["kubectl", "kustomize", &format!("{SOURCE}/daemonset/overlays/{}", variant.overlay)]);
+        // Nodes of CRI-O have an overlay of their own.
+        let overlay = match (variant.overlay, node.runtime()) {
+            ("kubernetes", Runtime::Crio) => "crio",
+            (overlay, _) => overlay,
+        };
+        let text = node.run(["kubectl", "kustomize", &format!("{SOURCE}/daemonset/overlays/{overlay}")]);
         let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
         let played: Vec<String> = documents.filter_map(|document| changed(document, variant)).collect();
         assert_eq!(played.len(), 2, "a DaemonSet and its ConfigMap");

@@ -138,8 +138,6 @@ fn the_pod_has_only_what_is_declared() {
         ("run/nri", false),
         ("run/usernsd-plugin", false),
         ("run/containerd", false),
-        ("run/crio", false),
-        ("run/containers", false),
     ];
     let mut seen = mounts(&node, "agent", "/host/");
     // Mounts of containers below it, and the mounts of /proc.
@@ -147,6 +145,9 @@ fn the_pod_has_only_what_is_declared() {
     assert_eq!(seen, declared.map(place).into());
     assert_eq!(mounts(&node, "exporter", "/host"), BTreeSet::new());
     assert!(mounts(&node, "exporter", "/run/usernsd").contains(&("/run/usernsd".to_owned(), false)));
+
+    // Nothing of another runtime is made on the node.
+    assert!(!node.path("run/crio").exists());
 
     // The init container has finished.
     assert!(node.path("etc/nri/conf.d/90-usernsd.conf").exists());

@@ -249,6 +249,124 @@ fn the_observe_only_agent_has_no_writable_mount_of_the_host() {
     }
 }
 
+/// Overlays for which the components observe-only and undo are.
+const PREPARED: [&str; 6] = ["kubernetes", "crio", "k3s", "rke2", "k0s", "microk8s"];
+
+#[test]
+fn each_overlay_with_bootstrap_has_an_observe_only_and_an_undo_variant() {
+    let Some(node) = renderer() else { return };
+    let config = |documents: &[Value]| {
+        let map = documents.iter().find(|document| kind(document) == "ConfigMap").unwrap();
+        let config: Value = serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap();
+        // What mounts it has the same name as the map.
+        let volume = pod(documents).volumes.into_iter().flatten().find(|volume| volume.name == "config");
+        assert_eq!(volume.unwrap().config_map.unwrap().name, map["metadata"]["name"].as_str().unwrap());
+        config
+    };
+    let enabled = |config: &Value, section: &str| config[section]["enabled"].clone();
+    for overlay in PREPARED {
+        let plain = render(&node, &format!("daemonset/overlays/{overlay}"));
+        let observing = composed(&node, overlay, "observe-only");
+        only_looks(&pod(&observing));
+        every_volume_is_mounted(overlay, &pod(&observing));
+        let settings = config(&observing);
+        assert_eq!(settings["delegation"]["mechanism"], "none", "{overlay}");
+        assert_eq!([enabled(&settings, "bootstrap"), enabled(&settings, "nri")], [false, false]);
+
+        let undoing = composed(&node, overlay, "undo");
+        let [before, after] = [&plain, &undoing].map(|documents| pod(documents));
+        // The init container has the mounts with which it prepared the node, and other arguments.
+        let bootstrap = |pod: &core::PodSpec| pod.init_containers.clone().unwrap().remove(0);
+        let undo = ["bootstrap", "--undo", "--config=/etc/usernsd/config.yaml"].map(str::to_owned).to_vec();
+        assert_eq!(bootstrap(&after).args, Some(undo), "{overlay}");
+        assert_eq!(bootstrap(&after).volume_mounts, bootstrap(&before).volume_mounts, "{overlay}");
+        assert_eq!(containers(&after).len(), containers(&before).len(), "{overlay}");
+        assert_eq!(enabled(&config(&undoing), "bootstrap"), false, "{overlay}");
+    }
+    // The two overlays that are ready to apply are the components over "kubernetes".
+    for variant in ["observe-only", "undo"] {
+        assert_eq!(
+            render(&node, &format!("daemonset/overlays/{variant}")),
+            composed(&node, "kubernetes", variant)
+        );
+    }
+}
+
+/// An overlay with a component, as the documents have it.
+fn composed(node: &Node, overlay: &str, component: &str) -> Vec<Value> {
+    let text = format!(
+        "namespace: usernsd\nresources: [../usernsd/daemonset/overlays/{overlay}]\n\
+         components: [../usernsd/daemonset/components/{component}]\n"
+    );
+    node.write("/srv/own/kustomization.yaml", &text);
+    let output = node.run(["kubectl", "kustomize", "/srv/own"]);
+    output.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap()).collect()
+}
+
+/// Which directories of a runtime each pod has, and whether the kubelet makes them where they are missing.
+#[test]
+fn directories_of_a_runtime_are_not_made_on_nodes_of_another() {
+    let Some(node) = renderer() else { return };
+    let runtimes = ["/run/containerd", "/run/crio", "/run/containers", "/run/k3s", "/run/k0s"];
+    let of = |documents: &[Value]| -> BTreeMap<String, String> {
+        let volumes = pod(documents).volumes.into_iter().flatten().filter_map(|volume| volume.host_path);
+        let volumes = volumes.filter(|host| runtimes.contains(&host.path.as_str()));
+        volumes.map(|host| (host.path, host.type_.unwrap_or_default())).collect()
+    };
+    let crio = [("/run/crio", "Directory"), ("/run/containers", "DirectoryOrCreate")];
+    for (overlay, want) in [
+        ("kubernetes", &[("/run/containerd", "Directory")][..]),
+        ("combined", &[("/run/containerd", "Directory")]),
+        ("undo", &[("/run/containerd", "Directory")]),
+        ("crio", &crio),
+        ("openshift", &crio),
+        ("microshift", &crio),
+        ("observe-only", &[]),
+        ("openshift-observe-only", &[]),
+        ("k3s", &[("/run/k3s", "Directory")]),
+        ("rke2", &[("/run/k3s", "Directory")]),
+        ("k0s", &[("/run/k0s", "Directory")]),
+        ("microk8s", &[]),
+    ] {
+        let found = of(&render(&node, &format!("daemonset/overlays/{overlay}")));
+        let want = want.iter().map(|(path, kind)| ((*path).to_owned(), (*kind).to_owned())).collect();
+        assert_eq!(found, want, "{overlay}");
+    }
+    // Where nodes have either, there is no other way.
+    let both = of(&composed(&node, "kubernetes", "both-runtimes"));
+    let want = ["/run/containerd", "/run/crio", "/run/containers"];
+    assert_eq!(both, want.map(|path| (path.to_owned(), "DirectoryOrCreate".to_owned())).into());
+}
+
+/// Objects that an earlier overlay had are found by a label, and only if their kind is named to kubectl.
+#[test]
+fn prune_finds_every_object_of_every_overlay_and_component() {
+    let Some(node) = renderer() else { return };
+    let script = fs::read_to_string(source("daemonset/prune.sh")).unwrap();
+    let list = script.split("kinds='\n").nth(1).unwrap().split('\'').next().unwrap();
+    let mut kinds = BTreeSet::from(["core/v1/Namespace".to_owned()]);
+    let components = fs::read_dir(source("daemonset/components")).unwrap();
+    let components = components.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let rendered = overlays().into_iter().map(|name| render(&node, &format!("daemonset/overlays/{name}")));
+    let rendered: Vec<_> = rendered.chain(components.map(|name| with_component(&node, &name))).collect();
+    for document in rendered.iter().flatten() {
+        let version = document["apiVersion"].as_str().unwrap();
+        let group = if version.contains('/') { "" } else { "core/" };
+        kinds.insert(format!("{group}{version}/{}", kind(document)));
+        let part_of = &document["metadata"]["labels"]["app.kubernetes.io/part-of"];
+        assert_eq!(part_of, "usernsd", "{document:#}");
+        // A selector cannot be changed once it is there.
+        assert!(!document["spec"].to_string().contains("part-of"), "{document:#}");
+    }
+    let named: BTreeSet<String> = list.lines().map(str::to_owned).collect();
+    kinds.remove("core/v1/Namespace");
+    assert_eq!(named, kinds);
+    // Applied by themselves, they would be taken for leftovers.
+    for document in render(&node, "dashboards") {
+        assert_eq!(document["metadata"]["labels"]["app.kubernetes.io/part-of"], Value::Null);
+    }
+}
+
 fn only_looks(pod: &core::PodSpec) {
     assert_eq!(pod.init_containers.iter().flatten().count(), 0);
     for container in containers(pod) {
@@ -269,15 +387,7 @@ fn every_volume_is_mounted_and_no_mount_keeps_a_file_system_busy() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
         let pod = pod(documents);
-        let mounts: Vec<&core::VolumeMount> =
-            containers(&pod).iter().flat_map(|container| container.volume_mounts.iter().flatten()).collect();
-        for volume in pod.volumes.iter().flatten() {
-            assert!(
-                mounts.iter().any(|mount| mount.name == volume.name),
-                "{overlay}: {} is unused",
-                volume.name
-            );
-        }
+        every_volume_is_mounted(overlay, &pod);
         // Containers' file systems are mounted below: a container that mounts the directory privately keeps
         // all of them.
         for container in &pod.containers {
@@ -301,6 +411,14 @@ fn every_volume_is_mounted_and_no_mount_keeps_a_file_system_busy() {
             }
         }
     }
+}
+
+fn every_volume_is_mounted(overlay: &str, pod: &core::PodSpec) {
+    let containers = containers(pod);
+    let mounts = containers.iter().flat_map(|container| container.volume_mounts.iter().flatten());
+    let mounted: BTreeSet<&str> = mounts.map(|mount| mount.name.as_str()).collect();
+    let volumes = pod.volumes.iter().flatten().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(mounted, volumes, "{overlay}");
 }
 
 #[test]
@@ -364,9 +482,15 @@ fn every_scraper_finds_the_port() {
     assert_eq!(kinds, ["PodMonitor", "PrometheusRule"]);
     let openshift = render(&node, "daemonset/overlays/openshift");
     let of = |wanted: &str| openshift.iter().find(|document| kind(document) == wanted).unwrap();
-    assert_eq!(*of("PrometheusRule"), monitoring[1]);
+    // There they are part of the overlay.
+    let without_label = |kind: &str| {
+        let mut document = of(kind).clone();
+        document["metadata"]["labels"].as_object_mut().unwrap().remove("app.kubernetes.io/part-of").unwrap();
+        document
+    };
+    assert_eq!(without_label("PrometheusRule"), monitoring[1]);
     // The difference is TLS only.
-    let mut monitor = of("PodMonitor").clone();
+    let mut monitor = without_label("PodMonitor");
     let endpoint = monitor["spec"]["podMetricsEndpoints"][0].as_object_mut().unwrap();
     assert_eq!(endpoint.remove("scheme").unwrap(), "https");
     let tls = endpoint.remove("tlsConfig").unwrap();
@@ -555,7 +679,7 @@ fn every_privilege_is_explained() {
     let Some(rendered) = rendered() else { return };
     let page = fs::read_to_string(source("docs/security.md")).unwrap();
     let (mut granted, mut mounted) = (BTreeSet::new(), BTreeSet::new());
-    for overlay in ["kubernetes", "openshift", "observe-only", "openshift-observe-only", "undo"] {
+    for overlay in ["kubernetes", "crio", "openshift", "observe-only", "openshift-observe-only", "undo"] {
         let pod = pod(&rendered[overlay]);
         for container in containers(&pod) {
             for capability in capabilities(container) {
@@ -612,6 +736,7 @@ fn the_account_has_exactly_the_documented_permissions() {
     };
     for (overlay, resources) in [
         ("kubernetes", &["pods", "events"][..]),
+        ("crio", &["pods", "events"]),
         ("observe-only", &["pods", "events"]),
         ("undo", &["pods", "events"]),
         ("openshift", &["pods", "events", "namespaces"]),

@@ -80,6 +80,23 @@ impl<'a> Installation<'a> {
         self.assert_objects(directory);
     }
 
+    /// Deletes what other overlays have left; exactly this one's objects are there.
+    #[track_caller]
+    fn prune(&mut self, directory: &str) {
+        let shown =
+            self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory} --dry-run=server"));
+        self.assert_objects("a dry run");
+        let said = self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory}"));
+        let pruned = |said: &str| said.lines().filter(|line| line.contains(" pruned")).count();
+        assert_eq!(pruned(&shown), pruned(&said), "{shown}\n{said}");
+        let kept = rendered(self.cluster, directory);
+        // A namespace has these by itself.
+        self.applied.retain(|object| {
+            kept.contains(object) || object.contains("kube-root-ca.crt") || object.ends_with(" default")
+        });
+        self.assert_objects(&format!("{directory} is pruned"));
+    }
+
     #[track_caller]
     fn assert_objects(&self, after: &str) {
         let there: Objects = objects(self.cluster).difference(&self.before).cloned().collect();
@@ -194,14 +211,28 @@ fn an_installation_changes_and_goes_without_a_trace() {
         .edit("daemonset/base/config.yaml", |text| text.replace("kubernetes: {nodeCondition: remove}\n", ""));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
 
-    // From two containers to one, and back. Objects that it no longer needs are deleted by name.
+    // With the policies and the readers' rights, and without again: they go, and so do the configurations of before.
+    cluster.control().write(
+        &format!("{CHECKOUT}/{SITE}/kustomization.yaml"),
+        "resources: [../daemonset/overlays/kubernetes]\ncomponents:\n- ../daemonset/components/admission\n\
+         - ../daemonset/components/admission-required\n- ../daemonset/components/authorization\n",
+    );
+    installation.apply(SITE);
+    assert!(installation.applied.iter().any(|object| object.starts_with("MutatingAdmissionPolicy ")));
+    installation.apply(&format!("{OVERLAYS}/kubernetes"));
+    installation.prune(&format!("{OVERLAYS}/kubernetes"));
+    let maps = installation.applied.iter().filter(|object| object.starts_with("ConfigMap usernsd usernsd-"));
+    assert_eq!(maps.count(), 1, "{:?}", installation.applied);
+
+    // One process, and two again. It needs no rights.
     installation.apply(&format!("{OVERLAYS}/combined"));
     let agents = cluster.get(&["pods", "-n", "usernsd"]);
     assert_eq!(agents["items"][0]["spec"]["containers"].as_array().unwrap().len(), 1);
-    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", "usernsd-exporter"]);
-    installation.applied.retain(|object| !object.starts_with("ClusterRole"));
-    installation.assert_objects("the rights are deleted");
+    installation.prune(&format!("{OVERLAYS}/combined"));
+    assert!(!installation.applied.iter().any(|object| object.starts_with("ClusterRole")));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
+    // No directory of another runtime was made.
+    assert!(!worker.node.path("/run/crio").exists() && !worker.node.path("/run/containers").exists());
 
     installation.apply(&format!("{OVERLAYS}/undo"));
     assert_eq!((is_prepared(worker), file(worker, "/etc/subuid")), (false, subuid));

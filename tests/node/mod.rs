@@ -281,6 +281,11 @@ impl Node {
         socket
     }
 
+    /// The node's container runtime.
+    pub(crate) fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
     /// The runtime's CRI socket.
     pub(crate) fn cri_socket(&self) -> PathBuf {
         // A containerd in the layout of k3s or RKE2, k0s, or MicroK8s.
