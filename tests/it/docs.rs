@@ -91,6 +91,34 @@ fn tests_that_the_security_page_names_exist() {
     assert_eq!(missing, Vec::<&str>::new());
 }
 
+/// Sentences about attackers that name no test. A paragraph about what remains to an attacker has none.
+fn sentences_without_a_test(section: &str) -> Vec<String> {
+    let is_name = |word: &str| {
+        word.matches('_').count() >= 3
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+    };
+    let mut found = Vec::new();
+    let paragraphs = section.split("\n\n").filter(|text| text.starts_with("**"));
+    for paragraph in paragraphs.filter(|text| !text.starts_with("**What remains")) {
+        let (_, text) = paragraph.split_once(".** ").unwrap();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let sentences = text.trim_end_matches('.').split(". ");
+        let named = |sentence: &&str| sentence.split('`').skip(1).step_by(2).any(is_name);
+        found.extend(sentences.filter(|sentence| !named(sentence)).map(str::to_owned));
+    }
+    found
+}
+
+#[test]
+fn each_sentence_about_attackers_names_a_test() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let section = page.split("## What an attacker can do\n").nth(1).unwrap().split("### Threats").next().unwrap();
+    assert!(section.matches("\n**").count() >= 5, "{section}");
+    assert_eq!(sentences_without_a_test(section), Vec::<String>::new());
+    let section = "Intro.\n\n**In a b.** It cannot c (`a_test_of_that`). It may\nnot d.\n\n**What remains.** E.\n";
+    assert_eq!(sentences_without_a_test(section), ["It may not d"]);
+}
+
 /// Every Markdown page below a directory of the repository.
 fn pages_below(directory: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
