@@ -501,6 +501,29 @@ async fn refusals_become_events_unless_they_are_older_than_an_event_may_be() {
     cluster.end().await;
 }
 
+/// The node's clock was set back after the agent's entry: the entry is of the future, for the exporter and for the API
+/// server.
+#[tokio::test]
+async fn a_clock_that_was_set_back_loses_no_event_and_keeps_the_conditions_time() {
+    let tomorrow = rfc3339(SystemTime::now() + Duration::from_secs(86_400));
+    let api = Api::default();
+    let condition = json!({"type": "UserNamespacesUnavailable", "status": "False", "reason": "UserNamespacesWork",
+        "lastTransitionTime": tomorrow});
+    api.lock().conditions.insert("UserNamespacesUnavailable".into(), condition);
+    let cluster = Cluster::start(api, Options { condition: ConditionPolicy::On, ..options() }).await;
+    let mut said = serde_json::to_value(state(json!({}))).unwrap();
+    said["node"]["ready"] = json!(true);
+    said["events"] = json!([{"number": 1, "at": tomorrow, "kind": "refused", "what": "lost_isolation",
+        "containerId": "c9", "container": "init", "pod": {"namespace": "team-a", "name": "job", "uid": "uid-job"},
+        "sentence": "container init was not let through"}]);
+    cluster.say(serde_json::from_value(said).unwrap());
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceRefused"]).await;
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 1).await;
+    let written = cluster.api.lock().conditions["UserNamespacesUnavailable"].clone();
+    assert_eq!(written["lastTransitionTime"], tomorrow, "the status has not changed");
+    cluster.end().await;
+}
+
 /// A cluster in this process, whose clock can be advanced.
 fn simulated(api: &Api, options: Options) -> Cluster {
     let dir = tempfile::tempdir().unwrap();

@@ -73,9 +73,9 @@ fn metadata_only(mut request: hyper::Request<Vec<u8>>) -> hyper::Request<Vec<u8>
 }
 
 fn micro(time: SystemTime) -> String {
-    // A clock that is centuries off has no representable time.
-    let time = Timestamp::try_from(time).unwrap_or_else(|_| Timestamp::now());
-    format!("{time:.6}")
+    // A clock that is centuries off has no time of the form that the API server reads (RFC 3339).
+    let time = Timestamp::try_from(time).ok().filter(|time| *time >= Timestamp::UNIX_EPOCH);
+    format!("{:.6}", time.unwrap_or_else(Timestamp::now))
 }
 
 fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
@@ -99,4 +99,27 @@ fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
         "note": notice.note,
         "type": if notice.reason.is_warning() { "Warning" } else { "Normal" },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// `YYYY-MM-DDThh:mm:ss.ffffffZ`, whatever the node's clock says.
+        #[test]
+        fn every_time_of_an_event_is_one_that_the_api_server_reads(seconds in any::<u64>(), before in any::<bool>()) {
+            let shift = Duration::from_secs(seconds);
+            let time = match before {
+                true => SystemTime::UNIX_EPOCH.checked_sub(shift),
+                false => SystemTime::UNIX_EPOCH.checked_add(shift),
+            };
+            let text = micro(time.unwrap_or(SystemTime::UNIX_EPOCH));
+            prop_assert_eq!((text.len(), text.get(4..5), text.get(26..)), (27, Some("-"), Some("Z")), "{}", text);
+        }
+    }
 }
