@@ -26,6 +26,7 @@ use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::units::Units;
 use usernsd_config::{Authorization, Mechanism, Settings};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;
 use usernsd_domain::node::Peer;
 use usernsd_domain::provision::HostPath;
@@ -491,6 +492,6 @@ fn node_name() -> String {
 /// Notifies systemd, if it started the agent and expects that.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "could not notify systemd");
+        warn!(error = %chain(&error), "could not notify systemd");
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use usernsd_config::{Authorization, Settings};
+use usernsd_domain::chain::chain;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::DoctorConfig;
 use usernsd_peers::cri::{self, Endpoints};
@@ -83,7 +84,7 @@ pub(crate) async fn stop(tasks: Tasks, servers: impl Send + 'static) {
         drop(end);
     });
     if let Err(error) = dropping {
-        warn!(%error, "no thread to wait for the servers; they are left behind");
+        warn!(error = %chain(&error), "no thread to wait for the servers; they are left behind");
     } else if timeout_at(deadline, ended).await.is_err() {
         warn!("a server did not end in time, and is left behind");
     }

@@ -398,7 +398,7 @@ fn log_outcome(container: &Container, looked: &Looked) {
             namespace = %container.pod.namespace,
             pod = %container.pod.name,
             name = %container.name,
-            %error,
+            error = error.as_str(),
             "could not hand the cgroup over"
         );
     }

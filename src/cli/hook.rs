@@ -41,6 +41,6 @@ fn report(hooked: &Hooked) {
         );
     }
     if let Outcome::Failed(error) = &handled.outcome {
-        warn!(%container, %namespace, %pod, %name, %error, "could not hand the cgroup over");
+        warn!(%container, %namespace, %pod, %name, error = error.as_str(), "could not hand the cgroup over");
     }
 }

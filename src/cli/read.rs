@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use usernsd_domain::chain::chain;
 use usernsd_linux::host::reader::Server;
 
 /// Gives up everything except reading files, and answers until the parent process has ended.
@@ -14,9 +15,9 @@ use usernsd_linux::host::reader::Server;
 pub fn run(root: &Path) -> anyhow::Result<ExitCode> {
     let server = Server::open(root).context("opening what the reader needs")?;
     let confined = usernsd_linux::privilege::keep_only(&[])
-        .map_err(|error| error.to_string())
-        .and_then(|()| usernsd_linux::landlock::confine(&[], None).map_err(|error| error.to_string()))
-        .and_then(|_| usernsd_linux::seccomp::confine_to_reading().map_err(|error| error.to_string()));
+        .map_err(|error| chain(&error))
+        .and_then(|()| usernsd_linux::landlock::confine(&[], None).map_err(|error| chain(&error)))
+        .and_then(|_| usernsd_linux::seccomp::confine_to_reading().map_err(|error| chain(&error)));
     if let Err(why) = confined {
         server.refuse(&why);
         anyhow::bail!(why);

@@ -111,11 +111,14 @@ fn sentences_without_a_test(section: &str) -> Vec<String> {
 
 #[test]
 fn each_sentence_about_attackers_names_a_test() {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
-    let section = page.split("## What an attacker can do\n").nth(1).unwrap().split("### Threats").next().unwrap();
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let section =
+        page.split("## What an attacker can do\n").nth(1).unwrap().split("### Threats").next().unwrap();
     assert!(section.matches("\n**").count() >= 5, "{section}");
     assert_eq!(sentences_without_a_test(section), Vec::<String>::new());
-    let section = "Intro.\n\n**In a b.** It cannot c (`a_test_of_that`). It may\nnot d.\n\n**What remains.** E.\n";
+    let section =
+        "Intro.\n\n**In a b.** It cannot c (`a_test_of_that`). It may\nnot d.\n\n**What remains.** E.\n";
     assert_eq!(sentences_without_a_test(section), ["It may not d"]);
 }
 

@@ -207,6 +207,44 @@ fn no_error_prints_its_cause_beside_the_chain() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
+/// Lines that print an error without the causes in its chain.
+fn lost_causes(file: &str, text: &str) -> Vec<String> {
+    // The chain itself.
+    if file.ends_with("domain/src/chain.rs") || file.ends_with("tests.rs") {
+        return Vec::new();
+    }
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let loses = |line: &str| {
+        ["error.to_string()", "%error,", "%error)", "error = %error"].iter().any(|words| line.contains(words))
+    };
+    let lines = code.lines().enumerate().filter(|(_, line)| loses(line));
+    lines.map(|(at, _)| format!("{file}:{}: domain::chain prints an error with its causes", at + 1)).collect()
+}
+
+#[test]
+fn every_printed_error_has_its_causes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("crates"), &mut files);
+    let found: Vec<String> = files
+        .iter()
+        .flat_map(|path| lost_causes(&path.display().to_string(), &fs::read_to_string(path).unwrap()))
+        .collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+    for (text, is_found) in [
+        ("warn!(%error, \"no\");", true),
+        ("warn!(name, %error, \"no\");", true),
+        ("warn!(error = %error, \"no\");", true),
+        ("store.down(error.to_string());", true),
+        ("warn!(error = %chain(&error), \"no\");", false),
+        ("warn!(error = error.as_str(), \"no\");", false),
+        ("#[cfg(test)]\nmod tests {\n    error.to_string()", false),
+    ] {
+        assert_eq!(!lost_causes("x.rs", text).is_empty(), is_found, "{text}");
+    }
+}
+
 #[test]
 fn an_error_that_prints_its_cause_is_found() {
     for (text, is_found) in [

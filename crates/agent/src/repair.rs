@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::containers::{Containers, NotEnded};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Record;
@@ -81,7 +82,7 @@ impl Repair {
             Ok(listed) => listed,
             Err(error) => {
                 containers.metrics().request_failed(Method::ListContainers);
-                debug!(%error, "could not list the containers; they are considered again later");
+                debug!(error = %chain(&error), "could not list the containers; they are considered again later");
                 return Some(Instant::now() + PAUSE);
             }
         };
@@ -103,7 +104,7 @@ impl Repair {
                     Ok(None) => Err(NotEnded::NotSo),
                     Err(error) => {
                         containers.metrics().request_failed(Method::ContainerStatus);
-                        debug!(container = record.id.short(), %error, "considered again later");
+                        debug!(container = record.id.short(), error = %chain(&error), "considered again later");
                         let fresh = || (Instant::now(), Backoff::new(PAUSE, LONGEST_PAUSE, Duration::MAX));
                         let (next, backoff) = self.unread.entry(record.id.clone()).or_insert_with(fresh);
                         let again = Instant::now() + backoff.after(Duration::ZERO);
@@ -151,7 +152,7 @@ impl Repair {
             if waits { Ok(false) } else { ended.map(|()| true) }
         });
         ended.await.unwrap_or_else(|error| {
-            warn!(%error, "ending a container failed");
+            warn!(error = %chain(&error), "ending a container failed");
             Err(NotEnded::NotSo)
         })
     }

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use crate::containers::{Containers, PodFacts, Pods, Trigger};
 use crate::plugin::Listed;
 use crate::repair::Repair;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState, CriId};
 use usernsd_domain::isolation::{self, Occasion, Stage};
 use usernsd_domain::node::{Peer, Runtime};
@@ -99,7 +100,7 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + 
             Ok(None) => {}
             Err(error) => {
                 failed();
-                debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+                debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
             }
         }
     }
@@ -312,7 +313,7 @@ impl RuntimeWatch {
                     if error.is_some() {
                         self.containers.metrics().request_failed(Method::GetContainerEvents);
                     }
-                    let reason = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    let reason = error.map_or_else(|| "it ended".to_owned(), |error| chain(&error));
                     warn!(%reason, "lost the runtime's event stream");
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
                     return;
@@ -381,7 +382,9 @@ impl RuntimeWatch {
                             self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
                         }
                         Ok(None) => {}
-                        Err(error) => debug!(container = event.id.short(), %error, "left to the next resync"),
+                        Err(error) => {
+                            debug!(container = event.id.short(), error = %chain(&error), "left to the next resync")
+                        }
                     }
                 }
             }
@@ -394,7 +397,7 @@ impl RuntimeWatch {
         let now = Instant::now();
         for id in again.due(self.containers.being_made(), now) {
             if let Err(error) = self.look_again(cri, &id).await {
-                debug!(container = id.short(), %error, "could not look again; trying later");
+                debug!(container = id.short(), error = %chain(&error), "could not look again; trying later");
             }
         }
         let more = repair.turn(cri, &self.containers, self.containers.store().is_called_first()).await;
@@ -424,7 +427,7 @@ impl RuntimeWatch {
                 self.wait(Some(self.look(vec![(container, stage)], Source::Resync, since))).await;
             }
             Err(error) => {
-                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+                warn!(container = id.short(), error = %chain(&error), "the runtime's specification cannot be read");
             }
         }
         Ok(())
@@ -461,7 +464,9 @@ impl RuntimeWatch {
                 Ok(None) => {
                     debug!(container = container.id.short(), "no specification; left to the next resync")
                 }
-                Err(error) => debug!(container = container.id.short(), %error, "left to the next resync"),
+                Err(error) => {
+                    debug!(container = container.id.short(), error = %chain(&error), "left to the next resync")
+                }
             }
         }
         if let Some(cri) = cri {
@@ -480,8 +485,8 @@ impl RuntimeWatch {
             Err(error) => {
                 self.containers.metrics().request_failed(Method::ListContainers);
                 self.containers.metrics().reconcile_failed(trigger);
-                warn!(%error, "could not list the containers");
-                self.containers.store().down(Peer::Cri, SystemTime::now(), error.to_string());
+                warn!(error = %chain(&error), "could not list the containers");
+                self.containers.store().down(Peer::Cri, SystemTime::now(), chain(&error));
                 return false;
             }
         };
@@ -509,7 +514,7 @@ impl RuntimeWatch {
                     // Ended in the meantime.
                     Ok(None) => {}
                     Err(error) => {
-                        warn!(container = listed.id.short(), %error, "could not inspect the container");
+                        warn!(container = listed.id.short(), error = %chain(&error), "could not inspect the container");
                     }
                 }
             }
@@ -543,7 +548,7 @@ impl RuntimeWatch {
             }
             Err(error) => {
                 self.containers.metrics().request_failed(Method::ListPodSandbox);
-                warn!(%error, "could not list the sandboxes; the next resync tries again");
+                warn!(error = %chain(&error), "could not list the sandboxes; the next resync tries again");
             }
         }
     }
@@ -555,7 +560,7 @@ impl RuntimeWatch {
             Ok(Some(told)) => return Ok(Some(told.container)),
             Ok(None) => {}
             Err(error) => {
-                debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
+                debug!(container = id.short(), error = %chain(&error), "the bundle cannot be read; asking the runtime")
             }
         }
         let Some(cri) = cri else { return Ok(None) };
@@ -567,7 +572,7 @@ impl RuntimeWatch {
         match parse_spec(&found.spec_json) {
             Ok(spec) => Ok(Some(named(spec.into_container(id.clone(), found.pid), &found.container))),
             Err(error) => {
-                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+                warn!(container = id.short(), error = %chain(&error), "the runtime's specification cannot be read");
                 Ok(None)
             }
         }
@@ -595,7 +600,7 @@ impl RuntimeWatch {
                 Ok(None) => {}
                 Err(error) => {
                     self.containers.metrics().request_failed(Method::PodSandboxStatus);
-                    debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+                    debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
                 }
             }
         }
@@ -617,7 +622,7 @@ impl RuntimeWatch {
         if let Some(looking) = looking
             && let Err(error) = looking.await
         {
-            warn!(%error, "an inspection of containers ended early");
+            warn!(error = %chain(&error), "an inspection of containers ended early");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::idmap::HostId;
 use usernsd_linux::userdb::UserDb;
 use usernsd_peers::systemd::Systemd;
@@ -32,7 +33,7 @@ impl SystemdUser {
     #[must_use]
     pub fn new(userdb: UserDb, minimum_host_id: HostId) -> SystemdUser {
         if let Err(error) = userdb.sweep(OLD) {
-            warn!(%error, "could not remove old user records");
+            warn!(error = %chain(&error), "could not remove old user records");
         }
         SystemdUser { userdb, minimum_host_id, works: AtomicBool::new(false) }
     }
@@ -41,7 +42,7 @@ impl SystemdUser {
     pub async fn find_out(&self, systemd: &Systemd) {
         let tried = async {
             self.userdb.put(PROBE).map_err(|error| format!("writing a user record: {error}"))?;
-            systemd.can_resolve_user(&UserDb::name_of(PROBE)).await.map_err(|error| error.to_string())
+            systemd.can_resolve_user(&UserDb::name_of(PROBE)).await.map_err(|error| chain(&error))
         };
         let result = tried.await;
         self.forget(PROBE);
@@ -79,7 +80,7 @@ impl SystemdUser {
         match self.userdb.put(owner) {
             Ok(()) => true,
             Err(error) => {
-                warn!(%owner, %error, "could not make the owner known to systemd; the agent hands the cgroup over");
+                warn!(%owner, error = %chain(&error), "could not make the owner known to systemd; the agent hands the cgroup over");
                 false
             }
         }
@@ -88,7 +89,7 @@ impl SystemdUser {
     /// Removes the owner's record.
     pub fn forget(&self, owner: HostId) {
         if let Err(error) = self.userdb.remove(owner) {
-            warn!(%owner, %error, "could not remove a user record");
+            warn!(%owner, error = %chain(&error), "could not remove a user record");
         }
     }
 }

@@ -84,7 +84,7 @@ impl Units {
                     since.elapsed()
                 }
                 Err(error) => {
-                    let reason = error.to_string();
+                    let reason = chain(&error);
                     self.containers.store().down(Peer::Systemd, SystemTime::now(), reason.as_str());
                     if said.as_ref() != Some(&reason) {
                         warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without asking systemd");
@@ -182,7 +182,7 @@ impl Units {
 
 async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
     systemd.scope(unit).await.unwrap_or_else(|error| {
-        debug!(unit, %error, "systemd did not answer");
+        debug!(unit, error = %chain(&error), "systemd did not answer");
         None
     })
 }

@@ -3,6 +3,7 @@
 use super::keys::{Kubernetes, Located};
 use super::validate::Validator;
 use super::{CONDITIONS, ConfigError, EVENTS, KubernetesSettings, MODES};
+use usernsd_domain::chain::chain;
 use usernsd_domain::feature;
 use usernsd_domain::provision::HostPath;
 
@@ -30,7 +31,7 @@ impl Validator<'_> {
         let file = HostPath::parse(&at.value).and_then(|directory| directory.join(feature::FILE));
         file.map(Some).map_err(|error| {
             let remedy = "write an absolute path without \"..\" and without a slash at its end".to_owned();
-            self.refuse("featureFile.directory", at, error.to_string(), remedy)
+            self.refuse("featureFile.directory", at, chain(&error), remedy)
         })
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::keys::Config;
 use super::{LogFormat, LogLevel, LogSettings, MECHANISMS, Mechanism, Settings, one_of};
 use usernsd_domain::adjust::AdjustRules;
+use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::guard::GuardPolicy;
 use usernsd_domain::idmap::HostId;
@@ -92,7 +93,7 @@ impl PluginSettings {
             Map::new()
         } else {
             serde_saphyr::from_str::<Map<String, Value>>(text).unwrap_or_else(|error| {
-                let error = error.to_string();
+                let error = chain(&error);
                 let first = error.lines().next().unwrap_or_default();
                 problems.push(format!("the settings are no YAML ({first}); no pod may ask until they are"));
                 Map::from_iter([("optIn".to_owned(), json!({"namespaces": []}))])
@@ -179,7 +180,7 @@ fn check(section: &str, key: &str, value: &Value) -> Result<(), String> {
         .and_then(|config| Settings::of(config, None))
         .map(drop)
         .map_err(|error| {
-            let error = error.to_string();
+            let error = chain(&error);
             format!(
                 "the setting {section}.{key} cannot be used ({})",
                 error.lines().next().unwrap_or_default()

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::{Bootstrap, Located};
 use super::validate::Validator;
 use super::{ConfigError, one_of};
+use usernsd_domain::chain::chain;
 use usernsd_domain::containerd::Release;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::drop_in::CrioOptions;
@@ -116,10 +117,10 @@ impl Validator<'_> {
         let version = crio.value.version.as_deref().map(CrioVersion::parse).transpose();
         let release = containerd.value.version.as_deref().map(Release::parse).transpose();
         let (key, remedy) = ("bootstrap.crio", "write what \"crio --version\" says");
-        let crio = version.map_err(|error| self.refuse(key, crio, error.to_string(), remedy.into()))?;
+        let crio = version.map_err(|error| self.refuse(key, crio, chain(&error), remedy.into()))?;
         let (key, remedy) = ("bootstrap.containerd", "write what \"containerd --version\" says");
         let containerd =
-            release.map_err(|error| self.refuse(key, containerd, error.to_string(), remedy.into()))?;
+            release.map_err(|error| self.refuse(key, containerd, chain(&error), remedy.into()))?;
         Ok(RuntimeOverride {
             choice: self.one_of("bootstrap.runtime", runtime, &RUNTIMES)?,
             crio,

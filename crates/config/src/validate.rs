@@ -14,6 +14,7 @@ use super::{
     RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use usernsd_domain::adjust::AdjustRules;
+use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::guard::GuardPolicy;
 use usernsd_domain::idmap::HostId;
@@ -252,7 +253,7 @@ impl Validator<'_> {
                 return Ok(time);
             }
             Ok(_) => format!("{} is out of bounds", at.value),
-            Err(error) => error.to_string(),
+            Err(error) => chain(&error),
         };
         Err(self.refuse(key, at, what, remedy.into()))
     }
@@ -262,7 +263,7 @@ impl Validator<'_> {
         let what = match parse_duration(&at.value) {
             Ok(age) if age > Duration::ZERO && age <= longest => return Ok(age),
             Ok(_) => format!("{} is out of bounds", at.value),
-            Err(error) => error.to_string(),
+            Err(error) => chain(&error),
         };
         Err(self.refuse(key, at, what, "write a duration up to 365d, such as 10m or 1d".to_owned()))
     }

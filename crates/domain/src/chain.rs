@@ -3,14 +3,18 @@
 
 use std::error::Error;
 
-/// An error and its causes, from the outermost to the first, separated by ": ".
+/// An error and its causes, from the outermost to the first, separated by ": ". The texts of some libraries' errors
+/// contain their cause; such a cause is not repeated.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let added = error.to_string();
+        if !text.contains(&added) {
+            text.push_str(": ");
+            text.push_str(&added);
+        }
         cause = error.source();
     }
     text
@@ -35,6 +39,10 @@ mod tests {
     }
 
     #[derive(Debug, Error)]
+    #[error("cannot save: {0}")]
+    struct Told(#[source] Disk);
+
+    #[derive(Debug, Error)]
     enum Save {
         #[error("the settings are not saved")]
         Write(#[from] Write),
@@ -48,5 +56,8 @@ mod tests {
         assert_eq!(chain(&Save::from(write)), "the settings are not saved: writing /a: the disk is full");
         assert_eq!(chain(&Save::from(Disk)), "the disk is full");
         assert_eq!(chain(&Disk), "the disk is full");
+        // As reqwest, zbus and others do.
+        let told = Told(Disk);
+        assert_eq!(chain(&told), "cannot save: the disk is full");
     }
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::handles::NodeHandles;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
@@ -137,11 +138,11 @@ enum Stop {
 impl From<CgroupError> for Stop {
     fn from(error: CgroupError) -> Stop {
         match error {
-            CgroupError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
+            CgroupError::Gone(_) => Stop::Skip(Skip::Gone, Some(chain(&error))),
             CgroupError::NotRoots(_) | CgroupError::Escapes(_) => {
-                Stop::Skip(Skip::Unproven, Some(error.to_string()))
+                Stop::Skip(Skip::Unproven, Some(chain(&error)))
             }
-            CgroupError::Call { .. } => Stop::Failed(error.to_string()),
+            CgroupError::Call { .. } => Stop::Failed(chain(&error)),
         }
     }
 }
@@ -149,12 +150,12 @@ impl From<CgroupError> for Stop {
 impl From<ProcError> for Stop {
     fn from(error: ProcError) -> Stop {
         match error {
-            ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
-            ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(error.to_string())),
+            ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(chain(&error))),
+            ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(chain(&error))),
             ProcError::Read { .. }
             | ProcError::IdMap { .. }
             | ProcError::Status { .. }
-            | ProcError::Stat { .. } => Stop::Failed(error.to_string()),
+            | ProcError::Stat { .. } => Stop::Failed(chain(&error)),
         }
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 pub use self::pods::PodPlace;
 pub use self::rounds::Rounds;
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
@@ -240,7 +241,7 @@ impl Doctor {
 
     /// The subordinate IDs as they are.
     fn ids(&self) -> Probe<IdFacts> {
-        bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| error.to_string())
+        bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| chain(&error))
     }
 
     /// Whether programs may be asked for accounts that no file lists.
@@ -258,7 +259,7 @@ impl Doctor {
         let node = ids.as_ref().map(|facts| &facts.node);
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
         let delegate_list = read_delegate_list(&self.place.root.join("sys"));
-        let delegate_list = delegate_list.map_err(|error| error.to_string());
+        let delegate_list = delegate_list.map_err(|error| chain(&error));
         Ok(KernelFacts { kernel, delegate_list, tmpfs, pods })
     }
 
@@ -283,7 +284,7 @@ impl Doctor {
             Ok((facts, running)) => SystemdSaid { facts: Ok(Ok(facts)), running: Ok(running) },
             Err(error) => {
                 let no_answer = "systemd does not answer".to_owned();
-                SystemdSaid { facts: Ok(Err(error.to_string())), running: Err(no_answer) }
+                SystemdSaid { facts: Ok(Err(chain(&error))), running: Err(no_answer) }
             }
         }
     }

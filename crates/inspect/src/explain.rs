@@ -13,6 +13,7 @@ use crate::handles::NodeHandles;
 use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
 use usernsd_domain::adjust::{self, AdjustRules};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
@@ -155,7 +156,7 @@ impl<'a> Explainer<'a> {
             cri,
             inspector,
             systemd,
-            state: read_state(&node.state_socket).map_err(|error| error.to_string()),
+            state: read_state(&node.state_socket).map_err(|error| chain(&error)),
             host_ids,
         })
     }
@@ -367,7 +368,7 @@ impl<'a> Explainer<'a> {
             (None, Some(pid)) => match self.handles().proc.open(pid) {
                 Ok(process) => process,
                 Err(error) => {
-                    unseen.push(error.to_string());
+                    unseen.push(chain(&error));
                     return Ok((None, now));
                 }
             },

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use crate::ask::Question;
 use crate::bundle::Bundles;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
@@ -59,7 +60,7 @@ pub async fn answer(
                     sight = Some(seen);
                     break;
                 }
-                Err(error) => debug!(%error, "no look at the runtime before joining it"),
+                Err(error) => debug!(error = %chain(&error), "no look at the runtime before joining it"),
             }
         }
         question.answer(sight);

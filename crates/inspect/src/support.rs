@@ -13,6 +13,7 @@ use crate::explain::Node;
 use crate::survey::Surveyor;
 use usernsd_domain::accounts::Account;
 use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::chain::chain;
 use usernsd_domain::crio::config::Content as CrioContent;
 use usernsd_domain::mountinfo::MountInfo;
 use usernsd_domain::paths::{KUBELET, KUBELET_CONFIG};
@@ -67,8 +68,8 @@ pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
     if redact && let Some(state) = &state {
         names = names_of(state, &salt);
     }
-    let host_ids = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
-    let host_ids = host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string()));
+    let host_ids = Surveyor::new(&node.host_root).map_err(|error| chain(&error));
+    let host_ids = host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| chain(&error)));
     if redact && let Ok(host) = &host_ids {
         add_users(&mut names, host, &salt);
     }
@@ -328,8 +329,8 @@ fn shown(value: &TomlValue) -> Option<String> {
 }
 
 fn kubelet(host_root: &Path) -> Result<Value, String> {
-    let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
-    let bytes = root.read(&KUBELET_CONFIG).map_err(|error| error.to_string())?;
+    let root = HostRoot::open(host_root).map_err(|error| chain(&error))?;
+    let bytes = root.read(&KUBELET_CONFIG).map_err(|error| chain(&error))?;
     // The kubelet's directory contains more than the pods. An agent's pod does not see it.
     let is_hidden = || root.list(&KUBELET).is_ok_and(|names| names.iter().all(|name| name == "pods"));
     let bytes = bytes.ok_or_else(|| {
@@ -352,7 +353,6 @@ fn log(host_root: &Path, redact: bool) -> Result<String, String> {
     // The format "cat" omits the node's name.
     let output = if redact { "--output=cat" } else { "--output=short-iso" };
     let args = ["--identifier=usernsd", "--lines", LOG_LINES, output, "--no-pager", "--quiet"];
-    let said =
-        program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| error.to_string())?;
+    let said = program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| chain(&error))?;
     if said.success { Ok(said.stdout) } else { Err(said.stderr.trim().to_owned()) }
 }

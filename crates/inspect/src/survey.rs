@@ -12,6 +12,7 @@ use tracing::debug;
 
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
+use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::node::{
     Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Runtime, Snapshot, Survey, SurveyedPod,
@@ -146,7 +147,7 @@ impl Surveyor {
         let subid = timed(&mut collected, Collector::Subid, || {
             let read = self.host_ids_with(snapshot.runtime.as_ref());
             if let Err(error) = &read {
-                debug!(%error, "the files on host IDs cannot be read");
+                debug!(error = %chain(&error), "the files on host IDs cannot be read");
             }
             let read = read.ok().map(|host| (Space::of(&host, &ids), host));
             let succeeded = read.is_some();
@@ -156,7 +157,7 @@ impl Surveyor {
         let kernel = timed(&mut collected, Collector::Kernel, || {
             let kernel = self.kernel(snapshot);
             if let Err(error) = &kernel {
-                debug!(%error, "the kernel cannot be asked");
+                debug!(error = %chain(&error), "the kernel cannot be asked");
             }
             let succeeded = kernel.is_ok();
             (kernel.ok(), succeeded)
@@ -187,7 +188,7 @@ impl Surveyor {
             Err(error) => {
                 // A cgroup that was removed in the meantime is no failure.
                 if !error.is_gone() {
-                    debug!(%error, "a cgroup cannot be read");
+                    debug!(error = %chain(&error), "a cgroup cannot be read");
                     succeeded = false;
                 }
                 None

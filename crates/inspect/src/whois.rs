@@ -3,6 +3,7 @@
 
 use crate::explain::Node;
 use crate::survey::Surveyor;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::ContainerState;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::record::CgroupState;
@@ -39,8 +40,8 @@ pub async fn gather(node: &Node) -> Registry {
             }
         }
     };
-    let host = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
-    let host = host.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string()));
+    let host = Surveyor::new(&node.host_root).map_err(|error| chain(&error));
+    let host = host.and_then(|surveyor| surveyor.host_ids().map_err(|error| chain(&error)));
     let host = host.map_err(|error| unseen.push(format!("users and ranges: {error}"))).ok();
     Registry { tenants, host, unseen }
 }
@@ -84,7 +85,7 @@ async fn of_runtime(node: &Node) -> Result<Vec<Tenant>, String> {
         .await
         .map_err(|unanswered| format!("no container runtime answers over CRI: {unanswered}"))?;
     let mut tenants = Vec::new();
-    for listed in cri.containers().await.map_err(|error| error.to_string())? {
+    for listed in cri.containers().await.map_err(|error| chain(&error))? {
         if listed.state == ContainerState::Running
             && let Some(tenant) = tenant(&cri, &proc, hosts, &listed.id).await
         {

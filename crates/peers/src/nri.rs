@@ -28,6 +28,7 @@ use thiserror::Error;
 use self::link::{Link, Step};
 // Parts that a container's author writes are read field by field (`domain::protobuf`), not by these types.
 use usernsd_domain::adjust::Adjustment;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState, CriId, Sandbox};
 use usernsd_domain::protobuf::Malformed;
 use usernsd_proto::nri as proto;
@@ -192,7 +193,7 @@ pub struct Stopper(Arc<UnixStream>);
 
 impl From<Malformed> for NriError {
     fn from(error: Malformed) -> NriError {
-        NriError::Malformed(error.to_string())
+        NriError::Malformed(chain(&error))
     }
 }
 

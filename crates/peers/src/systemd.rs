@@ -19,6 +19,7 @@ use self::error::{UNKNOWN_METHOD, answer, within};
 pub use self::event::SystemdEvent;
 use self::socket::Bus;
 use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::chain::chain;
 use usernsd_domain::unit::Scope;
 
 mod error;
@@ -145,8 +146,7 @@ impl Systemd {
             return Ok(None);
         }
         Ok(Some(Scope {
-            control_group: CgroupPath::parse(&control_group)
-                .map_err(|error| answer(CALL, error.to_string()))?,
+            control_group: CgroupPath::parse(&control_group).map_err(|error| answer(CALL, chain(&error)))?,
             // 0: the kernel has no cgroup ID.
             control_group_id: property(CALL, &mut all, "ControlGroupId")?.filter(|id| *id != 0),
             delegate: property(CALL, &mut all, "Delegate")?.unwrap_or(false),
@@ -200,7 +200,7 @@ impl Systemd {
     where
         B: serde::Serialize + zbus::DynamicType,
     {
-        let path = ObjectPath::try_from(path).map_err(|error| answer(call, error.to_string()))?;
+        let path = ObjectPath::try_from(path).map_err(|error| answer(call, chain(&error)))?;
         let reply = self.calls.call_method(Some(NAME), path, Some(interface), method, body);
         within(call, self.deadline, reply).await
     }
@@ -222,9 +222,9 @@ const NO_UNIT_OF_PID: [&str; 4] = [
 async fn open(bus: &Path, most_reply: u64) -> Result<Connection, SystemdError> {
     let unreachable = |reason: String| SystemdError::Unreachable { path: bus.to_owned(), reason };
     let connect = async {
-        let stream = UnixStream::connect(bus).await.map_err(|error| unreachable(error.to_string()))?;
+        let stream = UnixStream::connect(bus).await.map_err(|error| unreachable(chain(&error)))?;
         let builder = Builder::socket(Bus { stream, most_reply }).max_queued(event::QUEUE);
-        builder.build().await.map_err(|error| unreachable(error.to_string()))
+        builder.build().await.map_err(|error| unreachable(chain(&error)))
     };
     let silent = |_| unreachable(format!("no greeting within {DEADLINE:?}"));
     tokio::time::timeout(DEADLINE, connect).await.map_err(silent)?
@@ -234,14 +234,14 @@ fn body<T>(call: &'static str, reply: &Message) -> Result<T, SystemdError>
 where
     T: serde::de::DeserializeOwned + zbus::Type,
 {
-    reply.body().deserialize().map_err(|error| answer(call, error.to_string()))
+    reply.body().deserialize().map_err(|error| answer(call, chain(&error)))
 }
 
 fn convert<T>(call: &'static str, value: OwnedVariant) -> Result<T, SystemdError>
 where
     T: TryFrom<OwnedVariant, Error = zbus::Error>,
 {
-    T::try_from(value).map_err(|error| answer(call, error.to_string()))
+    T::try_from(value).map_err(|error| answer(call, chain(&error)))
 }
 
 /// Takes one property out of `all`; `None` if this systemd does not have it.

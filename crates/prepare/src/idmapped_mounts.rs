@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::kernel::{IdMapped, Store, tmpfs_finding};
 use usernsd_domain::paths::PROC;
@@ -30,7 +31,7 @@ pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [Store]) -> Opti
         Ok(prober) => prober,
         Err(error) => {
             for store in stores.iter_mut().filter(|store| store.mapped == IdMapped::Unknown) {
-                store.why = error.to_string();
+                store.why = chain(&error);
             }
             return None;
         }
@@ -42,7 +43,7 @@ pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [Store]) -> Opti
                 let tried = prober.try_mount(handle.as_fd());
                 (store.mapped, store.why) = (tried.mapped, tried.why);
             }
-            Some(Err(error)) => store.why = error.to_string(),
+            Some(Err(error)) => store.why = chain(&error),
             Some(Ok(None)) | None => store.why = "it is not there".to_owned(),
         }
     }

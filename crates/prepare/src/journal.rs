@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::ignition::bytes::{base64, from_base64};
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
@@ -117,7 +118,7 @@ impl Failure {
     /// # Errors
     /// The format is unknown; the message has the reason.
     pub fn parse(bytes: &[u8]) -> Result<Failure, String> {
-        let failure: Failure = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let failure: Failure = serde_json::from_slice(bytes).map_err(|error| chain(&error))?;
         match failure.version {
             1 => Ok(failure),
             version => Err(format!("form {version} is newer than this program")),
@@ -145,7 +146,7 @@ impl Journal {
     /// # Errors
     /// It is not a journal, or one of a later version.
     pub fn parse(bytes: &[u8]) -> Result<Journal, String> {
-        let journal: Journal = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let journal: Journal = serde_json::from_slice(bytes).map_err(|error| chain(&error))?;
         if journal.version == 1 {
             Ok(journal)
         } else {

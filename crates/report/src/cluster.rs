@@ -25,6 +25,7 @@ use tracing::{error, info, warn};
 use crate::follow::Followed;
 use crate::metrics::cluster::{ClusterMetrics, Request};
 use crate::state::State;
+use usernsd_domain::chain::chain;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::pod::is_dns_name;
@@ -245,13 +246,13 @@ impl Cluster {
         if error.is_transient() {
             self.metrics.up(false);
             if !self.is_away.swap(true, Ordering::Relaxed) {
-                warn!(%error, "no answer from the API server; Events wait, and everything else continues");
+                warn!(error = %chain(&error), "no answer from the API server; Events wait, and everything else continues");
             }
         } else {
             self.metrics.up(true);
             let is_news = matches!(error, KubeError::Forbidden(_) | KubeError::Refused { .. });
             if is_news && !self.was_refused.swap(true, Ordering::Relaxed) {
-                warn!(request = request.name(), %error, "the API server refuses a request");
+                warn!(request = request.name(), error = %chain(&error), "the API server refuses a request");
             }
         }
     }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::cluster::node_facts;
 use crate::state::State;
+use usernsd_domain::chain::chain;
 use usernsd_domain::feature;
 use usernsd_domain::node::PeerState;
 use usernsd_domain::provision::{Attributes, HostPath};
@@ -57,7 +58,7 @@ impl FeatureFile {
             match done {
                 Ok(()) if is_failing => info!("the feature file is written again"),
                 Err(error) if !is_failing => {
-                    warn!(%error, "no feature file for NFD; is its directory there, and mounted writable?");
+                    warn!(error = %chain(&error), "no feature file for NFD; is its directory there, and mounted writable?");
                 }
                 _ => {}
             }

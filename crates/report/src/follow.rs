@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::state::{ReadError, State, watch_state};
+use usernsd_domain::chain::chain;
 use usernsd_domain::node::{Health, PeerState};
 use usernsd_domain::rate_limit::Backoff;
 
@@ -66,12 +67,12 @@ impl Follower {
             let lasted = since.elapsed();
             // Logged once, because an agent may be away for days.
             if self.link.borrow().health.state == PeerState::Up {
-                warn!(%error, "the agent is away");
-            } else if self.link.borrow().health.last_error.as_ref() != Some(&error.to_string()) {
-                warn!(%error, "waiting for the agent");
+                warn!(error = %chain(&error), "the agent is away");
+            } else if self.link.borrow().health.last_error.as_ref() != Some(&chain(&error)) {
+                warn!(error = %chain(&error), "waiting for the agent");
             }
             let now = SystemTime::now();
-            self.link.send_modify(|link| link.health.down(now, error.to_string()));
+            self.link.send_modify(|link| link.health.down(now, chain(&error)));
             sleep(backoff.after(lasted)).await;
         }
     }

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use crate::http::{Admission, Gate, Protection, TlsFiles};
 use crate::metrics::HttpMetrics;
+use usernsd_domain::chain::chain;
 use usernsd_domain::rate_limit::Bucket;
 use usernsd_peers::kube::{Access, Kube, Review};
 
@@ -169,7 +170,7 @@ impl Gatekeeper {
             Ok(Review::Denied) => Admission::Forbidden,
             Ok(Review::Unknown) => Admission::Unknown,
             Err(error) => {
-                debug!(%error, "the API server did not answer whether a client may read");
+                debug!(error = %chain(&error), "the API server did not answer whether a client may read");
                 // The error may come from this process's own token, or from the cluster's certificates.
                 self.api.renew_after(&error);
                 return None;

@@ -49,6 +49,7 @@ pub use tls::{InUse, TlsError, TlsFiles};
 use tls::{Renewed, Tls};
 
 use usernsd_domain::certificate::Certificate;
+use usernsd_domain::chain::chain;
 use usernsd_domain::places::Place;
 
 /// Time limit of the TLS handshake, and then of a request's head: a client has it ready when it connects.
@@ -477,7 +478,7 @@ async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) 
                 () = evicted.notified() => Err(io::Error::other("another client took its place")),
             };
             if let Err(error) = served {
-                tracing::debug!(%error, "an HTTP connection broke");
+                tracing::debug!(error = %chain(&error), "an HTTP connection broke");
             }
         });
     }

@@ -47,7 +47,7 @@ impl Containers {
                 }
                 warn!(
                     container = id,
-                    %namespace, %pod, %name, source, %error,
+                    %namespace, %pod, %name, source, error = error.as_str(),
                     "could not hand the cgroup over; the next resync tries again"
                 );
             }

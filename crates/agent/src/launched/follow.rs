@@ -65,7 +65,7 @@ impl Follow {
         let this = Arc::new(self);
         // In a pod the directory is mounted; elsewhere the agent may be the first to need it.
         if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(&this.directory) {
-            debug!(%error, directory = %this.directory.display(), "could not create the plugins' directory");
+            debug!(error = %chain(&error), directory = %this.directory.display(), "could not create the plugins' directory");
         }
         let mut following = JoinSet::new();
         let mut known = HashSet::new();
@@ -88,7 +88,7 @@ impl Follow {
                     known = found;
                 }
                 Err(error) => {
-                    debug!(%error, directory = %this.directory.display(), "no launched plugin can be seen");
+                    debug!(error = %chain(&error), directory = %this.directory.display(), "no launched plugin can be seen");
                 }
             }
             loop {

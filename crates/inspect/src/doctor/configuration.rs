@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Doctor, DoctorConfig, SystemdSaid};
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
 use usernsd_domain::check::ids::IdFacts;
@@ -75,15 +76,15 @@ impl Doctor {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
             // The plan would do harm, or a file has an unexpected form.
-            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
-            Err(error) => return Err(error.to_string()),
+            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(chain(&error)),
+            Err(error) => return Err(chain(&error)),
         })
     }
 
     /// The failure that the bootstrap run before the agent's start recorded, if any.
     fn failure(&self) -> Probe<Option<String>> {
         self.is_ours()?;
-        let failure = bootstrap::failure::read(&self.root).map_err(|error| error.to_string())?;
+        let failure = bootstrap::failure::read(&self.root).map_err(|error| chain(&error))?;
         Ok(failure.map(|failure| failure.error))
     }
 
@@ -95,13 +96,13 @@ impl Doctor {
     /// The same result as that of `usernsd bootstrap`.
     fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Probe<Vec<Unread>> {
         let running = systemd.running.clone()?;
-        unread(&self.root, &running, &[], loaded).map_err(|error| error.to_string())
+        unread(&self.root, &running, &[], loaded).map_err(|error| chain(&error))
     }
 
     /// How often `usernsd bootstrap` wrote each file, from its journal, which does not contain undone writes.
     pub(super) fn writes(&self) -> Probe<BTreeMap<ConfigFile, u64>> {
         self.is_ours()?;
-        let written = bootstrap::written(&self.root).map_err(|error| error.to_string())?;
+        let written = bootstrap::written(&self.root).map_err(|error| chain(&error))?;
         let mut counts = BTreeMap::new();
         for file in written.iter().filter_map(ConfigFile::of) {
             *counts.entry(file).or_default() += 1;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Doctor, DoctorConfig, SystemdSaid};
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::plugin::{Installed, PluginFacts, Process};
 use usernsd_domain::nri_plugin::{SystemPod, is_file_name, is_plugin_name};
@@ -32,10 +33,10 @@ impl Doctor {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
         let DoctorConfig { crio, containerd_nri, plugin: wish, .. } = &self.place;
         // From the files as they are, not as bootstrap would write them.
-        let conf = nri_conf_of(&self.root, runtime, false, false, true).map_err(|error| error.to_string())?;
+        let conf = nri_conf_of(&self.root, runtime, false, false, true).map_err(|error| chain(&error))?;
         let conf = conf.ok_or("the runtime's configuration cannot be read")?;
         let observed = observe(&self.root, wish, Some(runtime), crio, *containerd_nri);
-        let observed = observed.map_err(|error| error.to_string())?;
+        let observed = observed.map_err(|error| chain(&error))?;
         let (mut unwanted, mut obstacle) = match (observed.decision, observed.missing) {
             (Decision::Install, _) => (None, None),
             (Decision::Remove, missing) => (missing, None),
@@ -43,14 +44,14 @@ impl Doctor {
         };
         let directory = HostPath::parse(&conf.plugin_dir);
         let directory = directory.map_err(|_| format!("{} is no absolute path", conf.plugin_dir))?;
-        let names = self.root.list(&directory).map_err(|error| error.to_string());
+        let names = self.root.list(&directory).map_err(|error| chain(&error));
         let path = names.as_ref().ok().and_then(|names| names.iter().find(|name| is_file_name(name)));
         let path = path.and_then(|name| directory.join(name).ok());
         let is_shown = self.is_shown(&directory);
         let installed = match &path {
             _ if !is_shown => Err(format!("{} cannot be seen from here", conf.plugin_dir)),
             None => names.clone().map(|_| None),
-            Some(path) => self.installed(path).map(Some).map_err(|error| error.to_string()),
+            Some(path) => self.installed(path).map(Some).map_err(|error| chain(&error)),
         };
         if !self.place.is_ours && path.is_none() {
             unwanted = Some("bootstrap.enabled is false: this node is prepared by someone else".to_owned());
@@ -121,7 +122,7 @@ impl Doctor {
     fn process(&self, path: Option<&HostPath>, launched: &BTreeMap<u32, String>) -> Probe<Option<Process>> {
         self.is_running()?;
         let proc = Proc::new(&self.place.root.join("proc"));
-        let found = proc.of_program(is_file_name).map_err(|error| error.to_string())?;
+        let found = proc.of_program(is_file_name).map_err(|error| chain(&error))?;
         let identity = path.and_then(|path| self.root.identity(path).ok().flatten());
         Ok(found.first().map(|(pid, is_stopped)| Process {
             pid: *pid,

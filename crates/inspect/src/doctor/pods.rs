@@ -56,8 +56,7 @@ impl Doctor {
 
     fn look_at(&self, told: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
         let root = &self.place.root;
-        let said = |error: &dyn std::fmt::Display| error.to_string();
-        let inspector = Inspector::open(root, place.rules, place.limits).map_err(|error| said(&error))?;
+        let inspector = Inspector::open(root, place.rules, place.limits).map_err(|error| chain(&error))?;
         let of =
             |(container, state): &(Container, ContainerState)| record(&inspector, container, *state, told);
         let records = told.containers.iter().map(|container| Arc::new(of(container)));
@@ -72,7 +71,7 @@ impl Doctor {
             past: Vec::new(),
             examined: None,
         };
-        let survey = Surveyor::new(root).map_err(|error| said(&error))?.survey(&snapshot);
+        let survey = Surveyor::new(root).map_err(|error| chain(&error))?.survey(&snapshot);
         let facts =
             PodFacts { pods: &survey.pods, space_is_known: survey.space.is_some(), asked: Ok(&told.asked) };
         Ok(checks(Ok(&facts)))
@@ -88,7 +87,7 @@ impl Doctor {
 
     /// The annotations of each sandbox that can ask for a writable cgroup, if its pod has any.
     pub(super) async fn asked(cri: &Cri) -> Probe<Annotations> {
-        Ok(asked_of(cri.sandboxes().await.map_err(|error| error.to_string())?))
+        Ok(asked_of(cri.sandboxes().await.map_err(|error| chain(&error))?))
     }
 }
 
@@ -102,21 +101,21 @@ fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
 
 /// Asks about everything that runs: two lists, and for each container its bundle or one call.
 async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
-    let sandboxes = cri.sandboxes().await.map_err(|error| error.to_string())?;
+    let sandboxes = cri.sandboxes().await.map_err(|error| chain(&error))?;
     let annotations: HashMap<String, Arc<BTreeMap<String, String>>> = sandboxes
         .iter()
         .map(|sandbox| (sandbox.id.to_string(), Arc::new(sandbox.annotations.clone())))
         .collect();
     let mut told =
         RuntimeAnswers { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new() };
-    for listed in cri.containers().await.map_err(|error| error.to_string())? {
+    for listed in cri.containers().await.map_err(|error| chain(&error))? {
         if !matches!(listed.state, ContainerState::Created | ContainerState::Running) {
             continue;
         }
         let container = match bundles.find(&listed.id) {
             Ok(Some(found)) => found.container,
             // If a bundle cannot be read, the specification is requested over CRI.
-            Ok(None) | Err(_) => match cri.container(&listed.id).await.map_err(|error| error.to_string())? {
+            Ok(None) | Err(_) => match cri.container(&listed.id).await.map_err(|error| chain(&error))? {
                 // Ended in the meantime.
                 None => continue,
                 Some(found) => {
@@ -138,7 +137,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
         if !container.user_namespace
             && !told.requests.contains_key(&container.sandbox_id)
             && let Ok(id) = CriId::parse(&container.sandbox_id)
-            && let Some(sandbox) = cri.sandbox(&id).await.map_err(|error| error.to_string())?
+            && let Some(sandbox) = cri.sandbox(&id).await.map_err(|error| chain(&error))?
             && let Some(request) = sandbox.request
         {
             told.requests.insert(container.sandbox_id.clone(), request);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::Doctor;
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::{Check, CheckResult, Checked, Outcome, Summary, runtime};
 use usernsd_domain::node::{Peer, PeerState};
 use usernsd_domain::pairing::Mismatch;
@@ -54,7 +55,9 @@ impl Rounds {
                     tell(&examined.checked, &mut told);
                     self.store.set_examined(examined);
                 }
-                Err(error) => warn!(%error, "checking the node ended early; the next round tries again"),
+                Err(error) => {
+                    warn!(error = %chain(&error), "checking the node ended early; the next round tries again")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Doctor, PodPlace};
 use crate::neighbour;
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
 use usernsd_domain::crio::CrioVersion;
@@ -58,7 +59,7 @@ impl Doctor {
             Ok(handlers) if handlers.is_empty() => {
                 Err(format!("{} {} lists no handlers", version.name, version.version))
             }
-            handlers => handlers.map_err(|error| error.to_string()),
+            handlers => handlers.map_err(|error| chain(&error)),
         };
         let endpoint = cri.path().display().to_string();
         let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
@@ -69,8 +70,7 @@ impl Doctor {
     pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Probe<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
         let mut ends = neighbour::Ends::default();
-        let sight =
-            neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| error.to_string())?;
+        let sight = neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| chain(&error))?;
         Ok(sight.refusal)
     }
 
@@ -108,7 +108,7 @@ impl Doctor {
         }
         let looked = match bootstrap::runtime::look(&self.root, &self.place.endpoints).await {
             Ok(looked) => looked,
-            Err(error) => return (Err(error.to_string()), None),
+            Err(error) => return (Err(chain(&error)), None),
         };
         let (runtime, findings) = choose(&self.place.runtime, &looked.seen);
         let Some(runtime) = runtime else {
@@ -139,7 +139,7 @@ impl Doctor {
         let (crio, containerd) = match runtime {
             Err(why) => (Err(why.clone()), Err(why.clone())),
             Ok(Runtime::Crio(version)) => {
-                let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
+                let crio = crio::examine(&self.place.root, *version).map_err(|error| chain(&error));
                 let crio = crio.map(|found| Crio { older: self.older(*version), ..found });
                 let crio = crio.map(|mut found| {
                     found.findings.extend(self.room_of_containers(Runtime::Crio(*version)));
@@ -151,7 +151,7 @@ impl Doctor {
         };
         let oci = match ConfRoot::open(&self.place.root) {
             Ok(conf) => self.oci(runtime, &crio, &conf),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(chain(&error)),
         };
         let plugin = Err("not looked at".to_owned());
         let containerd_file = self.containerd_file();
@@ -173,16 +173,14 @@ impl Doctor {
 
     /// containerd's main file, if it is there.
     fn containerd_file(&self) -> Probe<String> {
-        let (_, path) =
-            bootstrap::runtime::containerd_files(&self.root).map_err(|error| error.to_string())?;
+        let (_, path) = bootstrap::runtime::containerd_files(&self.root).map_err(|error| chain(&error))?;
         let is_there = HostPath::parse(&path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
         if is_there { Ok(path) } else { Err(format!("containerd's configuration was not found: no {path}")) }
     }
 
     /// The table of containerd's main file; empty if there is none.
     fn containerd_table(&self, conf: &ConfRoot) -> Probe<Table> {
-        let (_, path) =
-            bootstrap::runtime::containerd_files(&self.root).map_err(|error| error.to_string())?;
+        let (_, path) = bootstrap::runtime::containerd_files(&self.root).map_err(|error| chain(&error))?;
         match conf.toml(&path).map(|file| file.content) {
             None => Ok(Table::new()),
             Some(Content::Toml(table)) => Ok(table),
@@ -202,7 +200,7 @@ impl Doctor {
             system_pods: None,
         };
         let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
-        let part = part.map_err(|error| error.to_string())?;
+        let part = part.map_err(|error| chain(&error))?;
         let mut findings = part.findings;
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
@@ -325,8 +323,8 @@ fn ask_program(path: String) -> OciRuntime {
     let said = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
         Ok(said) if said.success => Ok(said.stdout),
         Ok(said) => Err(said.stderr.lines().next().unwrap_or("it prints nothing").to_owned()),
-        Err(ProgramError::Start { error, .. }) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(ProgramError::Start { error, .. }) => Err(chain(&error)),
+        Err(error) => Err(chain(&error)),
     };
     let version = said("--version").map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
     let idmap = said("features").and_then(|text| idmap_of(&text));

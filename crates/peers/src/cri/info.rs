@@ -16,6 +16,7 @@ use super::{
     ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, Inspected, InspectedSandbox,
     LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
 };
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::IdMap;
@@ -206,7 +207,7 @@ fn namespaces(
     let options = protobuf::field(namespaces.bytes(), 2).map_err(|error| malformed(call, &error))?;
     // Decoded as a whole: some hundred bytes, and a pod's author controls none of them.
     let options =
-        v1::NamespaceOption::decode(options.bytes()).map_err(|error| unreadable(call, &error.to_string()))?;
+        v1::NamespaceOption::decode(options.bytes()).map_err(|error| unreadable(call, &chain(&error)))?;
     let host_network = options.network() == v1::NamespaceMode::Node;
     let userns = options.userns_options;
     let request = match userns.as_ref().map(v1::UserNamespace::mode) {
@@ -249,7 +250,7 @@ fn status_and_info<'a>(
             (2, pair) => {
                 let (key, value) = entry(call, pair)?;
                 if key == b"info" {
-                    info = Some(str::from_utf8(value).map_err(|error| unreadable(call, &error.to_string()))?);
+                    info = Some(str::from_utf8(value).map_err(|error| unreadable(call, &chain(&error)))?);
                 }
             }
             _ => {}
@@ -398,7 +399,7 @@ fn id_map(call: &'static str, mappings: Vec<v1::IdMapping>) -> Result<IdMap, Cri
 
 fn id(call: &'static str, text: &[u8]) -> Result<CriId, CriError> {
     let text = String::from_utf8_lossy(text.get(..200).unwrap_or(text));
-    CriId::parse(&text).map_err(|error| unreadable(call, &error.to_string()))
+    CriId::parse(&text).map_err(|error| unreadable(call, &chain(&error)))
 }
 
 /// A text, cut at 4 KiB. Invalid UTF-8, which Go never sends, is replaced.
@@ -466,7 +467,7 @@ fn name_in(call: &'static str, message: Value<'_>) -> Result<String, CriError> {
 }
 
 fn malformed(call: &'static str, error: &Malformed) -> CriError {
-    unreadable(call, &error.to_string())
+    unreadable(call, &chain(&error))
 }
 
 fn unreadable(call: &'static str, reason: &str) -> CriError {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::{self, CertificateError};
 use tower::util::MapResponseLayer;
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::utc::rfc3339;
 
 /// Time limit for an answer; for a watch, for its first byte.
@@ -122,7 +123,7 @@ impl Access {
             Access::Kubeconfig(path) => {
                 let wrong =
                     |what: String| KubeError::Access(format!("kubeconfig {}: {what}", path.display()));
-                let file = Kubeconfig::read_from(path).map_err(|error| wrong(error.to_string()))?;
+                let file = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
                 let infos = file.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
                 // This process talks to a network, so it starts no credential programs.
                 if infos.into_iter().any(|info| info.exec.is_some() || info.auth_provider.is_some()) {
@@ -131,7 +132,7 @@ impl Access {
                     ));
                 }
                 let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-                config.map_err(|error| wrong(error.to_string()))
+                config.map_err(|error| wrong(chain(&error)))
             }
         }
     }
@@ -226,7 +227,7 @@ impl Kube {
         let answer = async {
             let response = self.send(request.map_err(KubeError::unsendable)?).await?;
             let text = whole(response.into_body(), MAX_ANSWER).await?;
-            serde_json::from_slice(&text).map_err(|error| KubeError::Malformed(error.to_string()))
+            serde_json::from_slice(&text).map_err(|error| KubeError::Malformed(chain(&error)))
         };
         in_time(answer).await
     }
@@ -260,7 +261,7 @@ async fn whole(body: Body, most: usize) -> Result<Bytes, KubeError> {
     match Limited::new(body, most).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(KubeError::TooLong(most)),
-        Err(error) => Err(KubeError::Away(chain(&*error))),
+        Err(error) => Err(KubeError::Away(brief(&*error))),
     }
 }
 
@@ -282,7 +283,7 @@ impl KubeError {
 
     #[allow(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
     pub(super) fn unsendable(error: kube::core::request::Error) -> KubeError {
-        KubeError::Refused { code: 0, message: error.to_string() }
+        KubeError::Refused { code: 0, message: chain(&error) }
     }
 
     /// The error for a Status; `code` is the HTTP status.
@@ -322,12 +323,12 @@ impl From<kube::Error> for KubeError {
     fn from(error: kube::Error) -> KubeError {
         match error {
             kube::Error::Api(status) => KubeError::of_status(status.code, &status.message),
-            kube::Error::SerdeError(error) => KubeError::Malformed(error.to_string()),
-            kube::Error::FromUtf8(error) => KubeError::Malformed(error.to_string()),
-            kube::Error::Auth(error) => KubeError::Access(chain(&error)),
+            kube::Error::SerdeError(error) => KubeError::Malformed(chain(&error)),
+            kube::Error::FromUtf8(error) => KubeError::Malformed(chain(&error)),
+            kube::Error::Auth(error) => KubeError::Access(brief(&error)),
             other => match certificate_error(&other) {
                 Some(error) => KubeError::Certificate(sentence(error)),
-                None => KubeError::Away(chain(&other)),
+                None => KubeError::Away(brief(&other)),
             },
         }
     }
@@ -375,16 +376,9 @@ fn sentence(error: &CertificateError) -> String {
     }
 }
 
-/// The messages of an error and its sources, joined: hyper's own message is only "client error (Connect)".
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let errors = std::iter::successors(Some(error), |error| error.source()).take(8);
-    let mut sentences: Vec<String> = Vec::new();
-    for sentence in errors.map(ToString::to_string) {
-        // Some messages repeat those of their sources.
-        sentences.retain(|above| !above.contains(&sentence));
-        sentences.push(sentence);
-    }
-    sentences.join(": ").chars().take(300).collect()
+/// An error of the client's libraries with its causes, shortened: hyper's own message is only "client error (Connect)".
+pub(super) fn brief(error: &dyn std::error::Error) -> String {
+    chain(error).chars().take(300).collect()
 }
 
 #[cfg(test)]

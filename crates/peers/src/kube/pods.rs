@@ -21,7 +21,8 @@ use serde::Deserialize;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
-use super::client::{Kube, KubeError, chain, in_time};
+use super::client::{Kube, KubeError, brief, in_time};
+use usernsd_domain::chain::chain;
 use usernsd_domain::scc;
 use usernsd_domain::user_mapping::PodSpec;
 
@@ -188,14 +189,14 @@ fn read(line: Result<String, LinesCodecError>) -> Option<Result<(PodChange, Opti
     let line = match line {
         Ok(line) => line,
         Err(LinesCodecError::MaxLineLengthExceeded) => return Some(Err(KubeError::TooLong(MAX_POD))),
-        Err(LinesCodecError::Io(error)) => return Some(Err(KubeError::Away(chain(&error)))),
+        Err(LinesCodecError::Io(error)) => return Some(Err(KubeError::Away(brief(&error)))),
     };
     Some(match serde_json::from_str::<WatchEvent<Pod>>(&line) {
         Ok(event) => change(event),
         Err(error) if error.is_eof() => return None,
         Err(error) => Err(match serde_json::from_str::<ApiStatus>(&line) {
             Ok(status) => KubeError::of_status(status.code, &status.message),
-            Err(_) => KubeError::Malformed(error.to_string()),
+            Err(_) => KubeError::Malformed(chain(&error)),
         }),
     })
 }

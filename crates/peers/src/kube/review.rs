@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{Kube, KubeError};
+use usernsd_domain::chain::chain;
 
 const TOKENS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const ACCESS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
@@ -58,7 +59,7 @@ impl Kube {
     }
 
     async fn post<T: Serialize + DeserializeOwned>(&self, path: &str, object: &T) -> Result<T, KubeError> {
-        let body = serde_json::to_vec(object).map_err(|error| KubeError::Malformed(error.to_string()))?;
+        let body = serde_json::to_vec(object).map_err(|error| KubeError::Malformed(chain(&error)))?;
         self.ask(Request::new(path).create(&PostParams::default(), body)).await
     }
 }

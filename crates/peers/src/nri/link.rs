@@ -11,6 +11,7 @@ use super::ttrpc::{self, Call, Header, Response, Status};
 use super::wire::{self, Cuts, List};
 use super::{CreateToken, Ignored, NriError, Request, Runtime, StartToken, Token};
 use usernsd_domain::adjust::Adjustment;
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, Sandbox};
 use usernsd_domain::protobuf::field;
 
@@ -183,7 +184,7 @@ impl Link {
                 Ok(call) => call,
                 Err(error) => {
                     self.ignored.unreadable(&error);
-                    self.fail(header.stream, ttrpc::INVALID_ARGUMENT, error.to_string());
+                    self.fail(header.stream, ttrpc::INVALID_ARGUMENT, chain(&error));
                     continue;
                 }
             };

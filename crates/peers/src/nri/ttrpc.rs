@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::NriError;
+use usernsd_domain::chain::chain;
 use usernsd_domain::protobuf::Fields;
 
 /// Length of a message's header, in bytes.
@@ -69,7 +70,7 @@ impl<'a> Call<'a> {
         let bad = |what: &str| NriError::Malformed(format!("a request's envelope: {what}"));
         let mut call = Call { service: "", method: "", payload: &[] };
         for field in Fields::of(body) {
-            let (tag, value) = field.map_err(|error| bad(&error.to_string()))?;
+            let (tag, value) = field.map_err(|error| bad(&chain(&error)))?;
             let text =
                 || str::from_utf8(value.bytes()).map_err(|_| bad(&format!("field {tag} is not UTF-8")));
             match tag {

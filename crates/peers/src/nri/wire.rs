@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{NriError, proto};
 use usernsd_domain::adjust::{Adjustment, MountChange};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::{
     Container, ContainerState, CriId, CriIdError, Mount, PodRef, Sandbox, SpecifiedNamespaces,
 };
@@ -54,7 +55,7 @@ pub(super) fn decode<M: prost::Message + Default>(what: &str, payload: &[u8]) ->
 /// The text is not what runtimes use as an ID. IDs become part of paths, so nothing else is accepted.
 fn id(text: &[u8]) -> Result<CriId, NriError> {
     let text = String::from_utf8_lossy(text.get(..200).unwrap_or(text));
-    CriId::parse(&text).map_err(|error: CriIdError| NriError::Malformed(error.to_string()))
+    CriId::parse(&text).map_err(|error: CriIdError| NriError::Malformed(chain(&error)))
 }
 
 /// The ID in field 1 of the message in field `tag` of `payload`: a removed container or pod.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
+use usernsd_domain::chain::chain;
 use zbus::{DBusError as _, Message};
 
 /// The D-Bus error for a method that this systemd does not have.
@@ -93,7 +94,7 @@ fn failure(call: &'static str, error: zbus::Error) -> SystemdError {
             name: UNKNOWN_METHOD.to_owned(),
             message: "this connection passes no file descriptors".to_owned(),
         },
-        error => SystemdError::Broken { call, reason: error.to_string() },
+        error => SystemdError::Broken { call, reason: chain(&error) },
     }
 }
 

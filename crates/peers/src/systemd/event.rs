@@ -8,6 +8,7 @@ use zbus::{Connection, Message, MessageStream, ObjectPath};
 
 use super::error::{SystemdError, answer, within};
 use super::{MANAGER, MANAGER_PATH, NAME, Systemd, open};
+use usernsd_domain::chain::chain;
 
 /// Signals that are queued until they are taken. Creating and removing a pod causes some 20. If the queue is
 /// full, zbus stops reading and the bus keeps the rest: signals arrive later, but none is lost.
@@ -102,7 +103,7 @@ impl Systemd {
         bus("AddMatch", &rule).await?;
         let reply = bus("GetNameOwner", NAME).await?;
         let owner: String =
-            reply.body().deserialize().map_err(|error| answer("GetNameOwner", error.to_string()))?;
+            reply.body().deserialize().map_err(|error| answer("GetNameOwner", chain(&error)))?;
         source.owner = Some(owner);
         Ok(())
     }

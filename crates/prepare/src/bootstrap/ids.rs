@@ -8,6 +8,7 @@ use super::runtime::is_running_system;
 use super::{BootstrapError, Part, kubelet};
 use crate::kubelet::parse_record;
 use usernsd_domain::accounts::{AccountFile, Accounts};
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
@@ -281,7 +282,7 @@ fn ask_directory(
         let of = |words: &[&str]| match program::run(Path::new("getsubids"), words, PATIENCE) {
             Ok(output) if output.success => Ok(output.stdout),
             Ok(_) => Err("it has no range for kubelet".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(chain(&error)),
         };
         let both = of(&[USER]).and_then(|uids| Ok((uids, of(&["-g", USER])?)));
         kubelet.getsubids_said = Some(both.and_then(|(uids, gids)| of_getsubids(&uids, &gids)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::program::{Installed, Obstacle, installed, obstacle};
 use super::runtime::{is_running_system, nri_conf};
 use super::{BootstrapError, OnManaged, Part, journal};
+use usernsd_domain::chain::chain;
 use usernsd_domain::check::plugin::differ;
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::finding::{Finding, FindingId};
@@ -186,7 +187,7 @@ fn look(
     let (plugins, configs) = (directory(plugin_dir)?, directory(config_dir)?);
     let name = file_name(wish.index);
     let file = |dir: &HostPath, name: &str| {
-        dir.join(name).or_else(|error| cannot_install(error.to_string(), "name another directory"))
+        dir.join(name).or_else(|error| cannot_install(chain(&error), "name another directory"))
     };
     let (path, config) = (file(&plugins, &name)?, file(&configs, &format!("{name}.conf"))?);
     for (dir, text) in [(&plugins, plugin_dir), (&configs, config_dir)] {
@@ -227,7 +228,7 @@ fn look(
     let there = root.digest(&path)?;
     let own = OwnProgram::open()?;
     let stands = obstacle(root, &path, &own, there.as_ref(), &observed.programs);
-    match stands.map_err(|error| CannotInstall { what: error.to_string(), remedy: String::new() })? {
+    match stands.map_err(|error| CannotInstall { what: chain(&error), remedy: String::new() })? {
         Some(Obstacle::Foreign) => {
             return cannot_install(
                 format!("{path} is there, and was not written by usernsd bootstrap"),

@@ -10,6 +10,7 @@ use super::{BootstrapError, journal, plugin};
 use crate::containerd::{self as containerd_program, ContainerdError};
 use crate::crio::{self, CrioError, errors_with};
 use crate::runtime_files::ConfRoot;
+use usernsd_domain::chain::chain;
 use usernsd_domain::containerd::layout::PACKAGED;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
@@ -217,7 +218,7 @@ impl Services {
                 (Service::Crio, Some(version)) => errors_with(root.path(), version, changes),
                 _ => Ok(Vec::new()),
             };
-            let own = own.map_err(|error| error.to_string());
+            let own = own.map_err(|error| chain(&error));
             let by_rules = own.and_then(|own| {
                 let stops = own.iter().chain(found).find(|finding| service.is_stopped_by(finding));
                 stops.map_or(Ok(()), |finding| Err(format!("{}; {}", finding.what, finding.remedy)))
@@ -251,7 +252,7 @@ fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Res
     match service {
         Service::Crio => {
             let conf = ConfRoot::open(root.path()).and_then(|conf| conf.crio());
-            let files = conf.map_err(|error| error.to_string())?;
+            let files = conf.map_err(|error| chain(&error))?;
             let read = |path: &HostPath| root.read(path).ok().flatten();
             let is_conf = |change: &&FileChange| {
                 let path = change.path.to_string();
@@ -260,14 +261,14 @@ fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Res
             let changes: Vec<&FileChange> = changes.iter().filter(is_conf).collect();
             match crio::validate(Path::new("crio"), &changes, &files, Path::new(SCRATCH), &read) {
                 Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(chain(&error)),
             }
         }
         // If containerd's configuration changes, the planning step has asked containerd already.
         Service::Containerd if changes.iter().any(|change| service.reads(&change.path.to_string())) => Ok(()),
         Service::Containerd => match containerd_program::check(Path::new("containerd")) {
             Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(chain(&error)),
         },
         Service::Kubelet => Ok(()),
     }

@@ -9,6 +9,7 @@ use super::{BootstrapError, OnManaged, Part, hook};
 use crate::containerd::{self as containerd_program, ContainerdError, Planned};
 use crate::crio::{self, CrioError};
 use crate::runtime_files::{ConfRoot, live, parse};
+use usernsd_domain::chain::chain;
 use usernsd_domain::container::UserNamespaceRequest;
 use usernsd_domain::containerd::imports::{self, Import};
 use usernsd_domain::containerd::layout::{Layout, PACKAGED};
@@ -107,7 +108,7 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
             seen.answered.push(runtime);
             match list_pods(&cri).await {
                 Ok(found) => pods.push((runtime.kind(), found)),
-                Err(error) => unlisted = Some(error.to_string()),
+                Err(error) => unlisted = Some(chain(&error)),
             }
         }
     }

@@ -10,6 +10,7 @@ use super::{
     release_dead, unlabelled, write_all,
 };
 use crate::journal::{Journal, Written};
+use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::nri_plugin::is_file_name;
@@ -62,7 +63,7 @@ pub fn undo(
         Err(error) if first.changes.iter().any(|change| is_of_ids(&change.path)) => {
             let rest: Vec<FileChange> =
                 first.changes.iter().filter(|change| !is_of_ids(&change.path)).cloned().collect();
-            (lock(root, &rest)?, Some(error.to_string()))
+            (lock(root, &rest)?, Some(chain(&error)))
         }
         Err(error) => return Err(error),
     };
@@ -86,7 +87,7 @@ pub fn undo(
         for name in run.made.iter().rev() {
             let Ok(path) = HostPath::parse(name) else { continue };
             if let Err(error) = root.remove_dir(&path) {
-                part.left.push(Left { path: path.to_string(), why: error.to_string() });
+                part.left.push(Left { path: path.to_string(), why: chain(&error) });
             }
             if root.has(&path)? {
                 made.insert(0, name.clone());
@@ -141,7 +142,7 @@ fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileCh
             now.iter().filter_map(|(_, item)| item.as_ref().ok().cloned()).collect();
         if let Err(error) = write_all(root, &changes, done) {
             for (_, item) in &mut *now {
-                *item = Err(error.to_string());
+                *item = Err(chain(&error));
             }
             for (path, _) in &*now {
                 keep_dependents(path, others);
@@ -218,7 +219,7 @@ fn plan(
     let findings = match checked {
         Ok(findings) => findings,
         Err(error) => {
-            let why = error.to_string();
+            let why = chain(&error);
             let why = why.strip_suffix("; nothing was changed").unwrap_or(&why);
             for (path, item) in &mut items {
                 if is_of_ids(path) && item.is_ok() {
@@ -266,13 +267,12 @@ fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
                 files.push((path, entries));
             }
             Err(error) => {
-                nowhere
-                    .push(Left { path: root.shown(&JOURNAL).display().to_string(), why: error.to_string() });
+                nowhere.push(Left { path: root.shown(&JOURNAL).display().to_string(), why: chain(&error) });
             }
         }
     }
     let item = |(path, entries): (HostPath, Vec<&Written>)| {
-        let change = change(root, &path, &entries).map_err(|error| error.to_string());
+        let change = change(root, &path, &entries).map_err(|error| chain(&error));
         (path, change)
     };
     let mut items: Vec<Item> = files.into_iter().map(item).collect();

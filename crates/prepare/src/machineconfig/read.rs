@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 use thiserror::Error;
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::bytes::from_data_url;
 use usernsd_domain::ignition::install::is_unit;
@@ -120,7 +121,7 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
     // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| ReadError::Yaml(error.to_string()))?;
+        .map_err(|error| ReadError::Yaml(chain(&error)))?;
     let mut parsed = Parsed::default();
     let mut any = false;
     let mut budget = Budget { bytes: MAX_CONTENTS, items: MAX_ITEMS };
@@ -321,7 +322,7 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadError> {
         overwrite: value.get("overwrite").and_then(Value::as_bool),
         has_contents: source.is_some(),
     };
-    let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&error.to_string()))?;
+    let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&chain(&error)))?;
     budget.take_bytes(bytes.len())?;
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
         None | Some("") => Ok(entry(bytes, Carried::Plain)),

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::Cluster;
 use crate::metrics::cluster::Request;
+use usernsd_domain::chain::chain;
 use usernsd_domain::event::Occurrence;
 use usernsd_peers::kube::{KubeError, Reporter};
 
@@ -39,7 +40,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut waiting: mpsc::Receiver<Waiti
                 Err(error) if error.is_transient() => cluster.pause(&mut backoff, &error).await,
                 // Usually the namespace is being deleted; drop the Event.
                 Err(error) => {
-                    debug!(reason = occurrence.notice.reason.name(), %error, "an Event was not posted");
+                    debug!(reason = occurrence.notice.reason.name(), error = %chain(&error), "an Event was not posted");
                     cluster.metrics.event_dropped();
                     break;
                 }

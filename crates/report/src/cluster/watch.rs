@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::{Cluster, random};
 use crate::metrics::cluster::Request;
+use usernsd_domain::chain::chain;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::user_mapping::PodSpec;
 use usernsd_peers::kube::{KubeError, PodChange};
@@ -92,7 +93,7 @@ async fn watch(
             }
             Some(Err(error @ KubeError::Malformed(_))) => {
                 cluster.metrics.request_failed(Request::WatchPods);
-                debug!(%error, "an event of the watch of pods cannot be read");
+                debug!(error = %chain(&error), "an event of the watch of pods cannot be read");
             }
             Some(Err(error)) => {
                 cluster.heard::<()>(Request::WatchPods, &Err(error.clone()));

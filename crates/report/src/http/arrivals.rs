@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use usernsd_domain::chain::chain;
 use usernsd_domain::places::{Place, Places};
 
 /// The most open connections. A further one takes the place of another.
@@ -48,7 +49,7 @@ pub(super) async fn take(
             }
             Err(error) => {
                 // Probably there are no free descriptors: pause until some are free again.
-                tracing::debug!(%error, "could not accept an HTTP connection");
+                tracing::debug!(error = %chain(&error), "could not accept an HTTP connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{add, counters, increment, row};
 use crate::http::{Admission, Happening, InUse};
 use usernsd_domain::certificate::{Certificate, Standing};
+use usernsd_domain::chain::chain;
 use usernsd_domain::utc::rfc3339;
 
 /// The counters. Clones count into the same numbers.
@@ -92,7 +93,7 @@ impl HttpMetrics {
                 self.renewals.inc();
             }
             Happening::CertificateBroken(error) => {
-                warn!(%error, "the new certificate cannot be used; serving with the one before");
+                warn!(error = %chain(&error), "the new certificate cannot be used; serving with the one before");
                 self.failures.inc();
             }
             Happening::Certificate(in_use) => self.look_at(&in_use),

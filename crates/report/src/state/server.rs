@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::request::{self, Request};
+use usernsd_domain::chain::chain;
 use usernsd_domain::places::{Place, Places};
 
 /// The most open connections; a further one takes the place of another. Each may hold a document in memory.
@@ -120,7 +121,7 @@ impl Drop for Server {
         let own =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
         if own && let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "could not remove the state socket");
+            tracing::debug!(error = %chain(&error), path = %self.path.display(), "could not remove the state socket");
         }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
@@ -196,7 +197,7 @@ async fn accept(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Probably there are no free descriptors: pause until some are free again.
-                tracing::debug!(%error, "could not accept a reader of the state");
+                tracing::debug!(error = %chain(&error), "could not accept a reader of the state");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -212,7 +213,7 @@ async fn accept(
                 () = evicted.notified() => Err(io::Error::other("another reader took its place")),
             };
             if let Err(error) = answered {
-                tracing::debug!(%error, uid, "a reader of the state went away");
+                tracing::debug!(error = %chain(&error), uid, "a reader of the state went away");
             }
         });
     }

@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{KubeError, MAX_POD, Pod, PodList, chain};
+use super::{KubeError, MAX_POD, Pod, PodList, brief};
+use usernsd_domain::chain::chain;
 use usernsd_domain::user_mapping::PodSpec;
 
 /// The longest list, in bytes. A node has some hundred pods that have not ended, of at most a megabyte each;
@@ -32,7 +33,7 @@ pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
     let parsed = spawn_blocking(move || parse(received));
     let mut left = MAX_LIST;
     while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.map_err(|error| KubeError::Away(chain(&error)))?.into_data() else { continue };
+        let Ok(part) = frame.map_err(|error| KubeError::Away(brief(&error)))?.into_data() else { continue };
         left = left.checked_sub(part.len()).ok_or(KubeError::TooLong(MAX_LIST))?;
         // The parser stops early if the answer is no list.
         if parts.send(part).await.is_err() {
@@ -40,7 +41,7 @@ pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
         }
     }
     drop(parts);
-    parsed.await.unwrap_or_else(|error| Err(KubeError::Malformed(error.to_string())))
+    parsed.await.unwrap_or_else(|error| Err(KubeError::Malformed(chain(&error))))
 }
 
 fn parse(received: mpsc::Receiver<Bytes>) -> Result<PodList, KubeError> {
@@ -49,7 +50,7 @@ fn parse(received: mpsc::Receiver<Bytes>) -> Result<PodList, KubeError> {
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(parts));
     let list = List(&budget).deserialize(&mut deserializer);
     list.and_then(|list| deserializer.end().map(|()| list)).map_err(|error| {
-        if error.is_io() { KubeError::TooLong(MAX_POD) } else { KubeError::Malformed(error.to_string()) }
+        if error.is_io() { KubeError::TooLong(MAX_POD) } else { KubeError::Malformed(chain(&error)) }
     })
 }
 
