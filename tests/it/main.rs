@@ -28,6 +28,7 @@ mod crio_config;
 mod dashboards;
 mod docs;
 mod doctor;
+mod ends;
 mod exporter;
 mod fuzz;
 mod idmap;
