@@ -1,18 +1,21 @@
 //! The container runtime over CRI: finds it, lists what runs, learns what its pods asked for, and repairs
 //! what was missed.
 
+mod events;
+mod pods;
+
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{Stream, StreamExt};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::containers::{Containers, PodFacts, Pods, Trigger};
+use self::events::Events;
+pub use self::pods::answer_pods;
+use self::pods::{ask_one, facts};
+use crate::containers::{Containers, Trigger};
 use crate::plugin::Listed;
 use crate::repair::Repair;
 use usernsd_domain::chain::chain;
@@ -24,11 +27,9 @@ use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
-use usernsd_inspect::ask::Question;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::cri::{
-    ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, InspectedSandbox, ListedContainer,
-    first_answering,
+    ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, ListedContainer, first_answering,
 };
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::{Event, Method, ResyncReason};
@@ -37,10 +38,6 @@ use usernsd_report::metrics::{Event, Method, ResyncReason};
 const LASTING: Duration = Duration::from_secs(30);
 /// An event stream that ended sooner than this, without an event, means that events are not available.
 const TOO_SHORT: Duration = Duration::from_secs(1);
-/// The most events that wait to be handled. They are received at once, because CRI-O sends to its
-/// subscribers one after the other, so that a slow one delays the kubelet. Further events are dropped, and
-/// a resync finds their containers.
-const EVENTS: usize = 1024;
 /// The most specifications that a resync holds at a time. This bounds the heap's peak: the allocator would
 /// not return the memory of 500 specifications of some kilobytes each.
 const AT_ONCE: usize = 16;
@@ -65,61 +62,6 @@ pub struct RuntimeWatch {
     pub ready: watch::Sender<bool>,
 }
 
-/// Answers other threads' questions about pods, and stores the answers: the asking thread may have given
-/// up. `failed` is called for each request that a runtime does not answer.
-pub async fn answer_pods(
-    endpoints: Endpoints,
-    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-    pods: Pods,
-    failed: impl Fn() + Send + Sync + 'static,
-) {
-    let failed = Arc::new(failed);
-    let mut clients: Vec<Cri> = Vec::new();
-    while let Some(question) = questions.recv().await {
-        let paths = endpoints();
-        if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
-            clients = paths.into_iter().map(Cri::new).collect();
-        }
-        let (clients, pods, failed) = (clients.clone(), pods.clone(), Arc::clone(&failed));
-        tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question, &*failed).await;
-            if let Some(facts) = &answer {
-                pods.note(question.question.as_str(), facts.clone());
-            }
-            question.answer(answer);
-        });
-    }
-}
-
-async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodFacts> {
-    // All runtimes at once: one that hangs must not delay the answer of the one that has the pod.
-    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
-    while let Some(answer) = answers.next().await {
-        match answer {
-            Ok(Some(found)) => return Some(facts(&found)),
-            Ok(None) => {}
-            Err(error) => {
-                failed();
-                debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
-            }
-        }
-    }
-    None
-}
-
-fn facts(found: &InspectedSandbox) -> PodFacts {
-    PodFacts { request: found.request, root: found.uids.root() }
-}
-
-/// Asks one runtime, twice if necessary: only a failing call reveals a broken connection, and the next one
-/// reconnects. After a restart of the runtime, the guard's single question must not be lost to that.
-async fn ask_one(cri: &Cri, sandbox: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
-    match cri.sandbox(sandbox).await {
-        Err(CriError::Unreachable { .. }) => cri.sandbox(sandbox).await,
-        answer => answer,
-    }
-}
-
 /// The event that woke the task.
 enum Wake {
     Event(ContainerEvent),
@@ -127,72 +69,6 @@ enum Wake {
     Listed(Vec<(Container, ContainerState)>),
     Resync(ResyncReason),
     Attention,
-}
-
-/// The event stream, which is read by a task of its own.
-struct Events {
-    received: mpsc::Receiver<ContainerEvent>,
-    ended: Option<JoinHandle<(Duration, bool, Option<CriError>)>>,
-}
-
-// === impl Events ===
-
-impl Events {
-    fn subscribe(cri: &Cri, resync: &Arc<Notify>) -> Events {
-        let (send, received) = mpsc::channel(EVENTS);
-        let resync = Arc::clone(resync);
-        let stream = cri.events();
-        let ended = tokio::spawn(async move { forward(stream, send, &resync).await });
-        Events { received, ended: Some(ended) }
-    }
-
-    fn none() -> Events {
-        Events { received: mpsc::channel(1).1, ended: None }
-    }
-
-    /// The next event, or how the stream ended; after that it never returns.
-    async fn next(&mut self) -> Wake {
-        if let Some(event) = self.received.recv().await {
-            return Wake::Event(event);
-        }
-        let Some(ended) = &mut self.ended else { return std::future::pending().await };
-        let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
-        self.ended = None;
-        Wake::EventsEnded { lasted, any, error }
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        // Otherwise the task would go on reading, and stay subscribed, until the next event.
-        if let Some(reading) = &self.ended {
-            reading.abort();
-        }
-    }
-}
-
-async fn forward(
-    stream: impl Stream<Item = Result<ContainerEvent, CriError>>,
-    send: mpsc::Sender<ContainerEvent>,
-    resync: &Notify,
-) -> (Duration, bool, Option<CriError>) {
-    let since = Instant::now();
-    let mut stream = std::pin::pin!(stream);
-    let mut any = false;
-    loop {
-        match stream.next().await {
-            Some(Ok(event)) => {
-                any = true;
-                match send.try_send(event) {
-                    Ok(()) => {}
-                    Err(mpsc::error::TrySendError::Full(_)) => resync.notify_one(),
-                    Err(mpsc::error::TrySendError::Closed(_)) => return (since.elapsed(), any, None),
-                }
-            }
-            Some(Err(error)) => return (since.elapsed(), any, Some(error)),
-            None => return (since.elapsed(), any, None),
-        }
-    }
 }
 
 // === impl RuntimeWatch ===

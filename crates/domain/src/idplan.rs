@@ -14,8 +14,10 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
+pub use self::kubelets::check_pool;
+use self::kubelets::starts_as_before;
 use super::accounts::{AccountFile, Accounts};
-use super::finding::{Finding, Severity};
+use super::finding::Finding;
 use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
 use super::paths::{self, SUBGID, SUBUID};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
@@ -269,25 +271,6 @@ fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, PlanErro
     }
 }
 
-/// Refuses a change after which the kubelet would not start, or might not, if it would start now.
-fn starts_as_before(
-    before: Pool,
-    after: Pool,
-    found: &[Finding],
-    stranded: &[Stranded],
-) -> Result<(), PlanError> {
-    let is_worse = match after {
-        Pool::WontStart => before != Pool::WontStart,
-        Pool::CannotTell => !matches!(before, Pool::CannotTell | Pool::WontStart),
-        Pool::Default(_) | Pool::Line(..) => false,
-    };
-    if is_worse {
-        let worst = found.iter().max_by_key(|finding| finding.severity);
-        return Err(PlanError::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
-    }
-    if stranded.is_empty() || after == before { Ok(()) } else { Err(PlanError::Stranded(stranded.to_vec())) }
-}
-
 /// Findings about the node as it is, without any change.
 #[must_use]
 pub fn examine(node: &Node, desired: &DesiredIds) -> Vec<Finding> {
@@ -311,31 +294,6 @@ pub fn room_of_containers(files: [&[u8]; 2], accounts: &Accounts) -> Option<Find
 #[must_use]
 pub fn max_pods(node: &Node, desired: &DesiredIds) -> u64 {
     Planner::new(node, desired).demand.max_pods
-}
-
-/// Checks whether the kubelet would start again after the change from `before` to `after`. `first` is the node before
-/// the first change.
-///
-/// If it did not start at first either, there is no error: the findings describe what is wrong.
-///
-/// # Errors
-/// [`PlanError::Stranded`] if pods have IDs outside the new pool; [`PlanError::Stuck`] if the kubelet starts now and
-/// would not then.
-pub fn check_pool(
-    [first, before, after]: [&Node; 3],
-    desired: &DesiredIds,
-) -> Result<Vec<Finding>, PlanError> {
-    let unlisted = before.unlisted.clone();
-    let [first, before, after] = [first, before, after].map(|node| Planner::new(node, desired));
-    let (pool, found) = after.forecast();
-    if let Some(why) = unlisted.filter(|_| pool != before.pool()) {
-        return Err(PlanError::Unlisted(why));
-    }
-    let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
-    if !was_stuck {
-        starts_as_before(before.pool(), pool, &found, &before.stranded(pool))?;
-    }
-    Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
 }
 
 /// Whether any process can have IDs like these: a process without capabilities in its parent user namespace maps

@@ -5,28 +5,29 @@
 //! container's own, and [`usernsd_domain::delegation`] decides what is done with it. After a change, the path
 //! must still lead to the directory that was changed.
 
+mod limits;
+mod stop;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use self::limits::{descendants, most_held, read_limit, read_limits, set_limit};
+use self::stop::Stop;
 use crate::handles::NodeHandles;
-use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
-use usernsd_domain::chain::chain;
+use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
-use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
+use usernsd_domain::delegation::{self, Facts, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
 use usernsd_domain::proof::{
-    self, Evidence, InUserNamespace, InitProcess, Mapping, Opened, Point, Proven, ScopeOwners, Unproven,
+    self, Evidence, InUserNamespace, InitProcess, Mapping, Opened, Point, Proven, ScopeOwners,
 };
 pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
 use usernsd_domain::unit::{Scope, pod_cgroup};
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use usernsd_linux::proc::{Proc, ProcError, Process};
-
-/// The most cgroups that an OCI runtime creates within a container's own: crun creates one.
-const RUNTIMES_CGROUPS: usize = 8;
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -125,45 +126,6 @@ pub enum StartError {
     /// The cgroup tree cannot be listed.
     #[error(transparent)]
     Cgroups(#[from] CgroupError),
-}
-
-/// Why an inspection ends early.
-enum Stop {
-    Skip(Skip, Option<String>),
-    Failed(String),
-}
-
-// === impl Stop ===
-
-impl From<CgroupError> for Stop {
-    fn from(error: CgroupError) -> Stop {
-        match error {
-            CgroupError::Gone(_) => Stop::Skip(Skip::Gone, Some(chain(&error))),
-            CgroupError::NotRoots(_) | CgroupError::Escapes(_) => {
-                Stop::Skip(Skip::Unproven, Some(chain(&error)))
-            }
-            CgroupError::Call { .. } => Stop::Failed(chain(&error)),
-        }
-    }
-}
-
-impl From<ProcError> for Stop {
-    fn from(error: ProcError) -> Stop {
-        match error {
-            ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(chain(&error))),
-            ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(chain(&error))),
-            ProcError::Read { .. }
-            | ProcError::IdMap { .. }
-            | ProcError::Status { .. }
-            | ProcError::Stat { .. } => Stop::Failed(chain(&error)),
-        }
-    }
-}
-
-impl From<Unproven> for Stop {
-    fn from(unproven: Unproven) -> Stop {
-        Stop::Skip(Skip::Unproven, Some(unproven.reason))
-    }
 }
 
 // === impl Inspection ===
@@ -591,46 +553,6 @@ impl Delegator {
     }
 }
 
-/// The most cgroups that a cgroup directly below a pod's may come to contain, itself included.
-fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
-    let held = held(cgroup)?;
-    // crun's limit is set one level deeper. In a directory that belongs to root, only root can have created
-    // directories.
-    if held.bound != Limit::Max || held.used == 0 || cgroup.owner() != HostId::ROOT {
-        return Ok(held.most(pod));
-    }
-    let mut most = 1_u64;
-    for name in cgroup.children()?.iter().take(RUNTIMES_CGROUPS) {
-        match cgroup.child(name).and_then(|child| self::held(&child)) {
-            Ok(held) => most = most.saturating_add(held.most(pod)),
-            Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(most.max(held.most(pod)))
-}
-
-fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
-    Ok(Held { used: descendants(cgroup)?, bound: read_limit(cgroup, Limits::DESCENDANTS_FILE)? })
-}
-
-/// The number of cgroups below this one.
-fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
-    let text = cgroup.read("cgroup.stat")?;
-    descendants_of_stat(&text).ok_or_else(|| unreadable(cgroup, "cgroup.stat", &text))
-}
-
-/// Sets a limit that is `max` so far.
-fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupError> {
-    cgroup.write(file, &value.to_string())?;
-    Ok(Change {
-        action: Action::SetLimits,
-        path: cgroup.path().join(file).unwrap_or_else(|| cgroup.path().clone()),
-        from: "max".to_owned(),
-        to: value.to_string(),
-    })
-}
-
 /// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining
 /// the host's namespace would take CAP_SYS_ADMIN; finding one's own place takes no capability.
 fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
@@ -644,20 +566,4 @@ fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, Sta
         .zip(seen.ok())
         .and_then(|(found, seen)| found.namespace_of(&seen))
         .ok_or_else(|| StartError::CgroupNamespace(cgroups.path().to_owned()))
-}
-
-fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {
-    Ok((read_limit(cgroup, Limits::DESCENDANTS_FILE)?, read_limit(cgroup, Limits::DEPTH_FILE)?))
-}
-
-fn read_limit(cgroup: &Cgroup, file: &str) -> Result<Limit, CgroupError> {
-    let text = cgroup.read(file)?;
-    Limit::parse(&text).ok_or_else(|| unreadable(cgroup, file, &text))
-}
-
-fn unreadable(cgroup: &Cgroup, file: &str, text: &str) -> CgroupError {
-    CgroupError::Call {
-        what: format!("{}/{file} holds {:?}", cgroup.path(), text.chars().take(40).collect::<String>()),
-        errno: nix::errno::Errno::EINVAL,
-    }
 }

@@ -15,12 +15,15 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use usernsd_domain::container::{Container, CriId, CriIdError, Mount, PodRef, SpecifiedNamespaces};
+use usernsd_domain::container::{Container, CriId, CriIdError, Mount, SpecifiedNamespaces};
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::{ContainerId, IdMap, IdMapError};
 
+use self::identity::is_identity_key;
+pub use self::identity::{ContainerIdentity, identity_of_annotations};
 pub use self::security::{Security, parse_security};
 
+mod identity;
 mod security;
 
 /// The longest document that is read, in bytes: 16 MiB, the limit of a CRI answer. A real specification has
@@ -74,18 +77,6 @@ pub struct State {
     pub bundle: PathBuf,
     /// The specification's annotations.
     pub annotations: BTreeMap<String, String>,
-}
-
-/// The identity of a container or sandbox as the runtime's annotations give it. Missing texts are empty.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ContainerIdentity {
-    pub pod: PodRef,
-    /// ID of the sandbox.
-    pub sandbox_id: String,
-    /// The container's name in its pod; empty for a sandbox.
-    pub name: String,
-    /// Whether this is a sandbox and not a container.
-    pub sandbox: bool,
 }
 
 /// Why a document cannot be used.
@@ -478,87 +469,6 @@ pub fn parse_state(json: &str) -> Result<State, OciError> {
         bundle: raw.bundle.unwrap_or_default().into(),
         annotations: texts(raw.annotations),
     })
-}
-
-/// Identifies a container by the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
-/// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) puts into every specification.
-#[must_use]
-pub fn identity_of_annotations(annotations: &BTreeMap<String, String>) -> ContainerIdentity {
-    let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
-    // `is_identity_key` lists the keys that are read here.
-    let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
-    let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
-    // The value is a JSON map of texts; "null" if there are none.
-    let labels: Labels = annotations
-        .get("io.kubernetes.cri-o.Labels")
-        .and_then(|json| serde_json::from_str::<Option<_>>(json).ok().flatten())
-        .unwrap_or_default();
-    let sandbox_name = crio("SandboxName");
-    let made_of = name_of_sandbox(&sandbox_name).unwrap_or_default();
-    let of_pod = |key: &str, label: Option<String>, made_of: &str| {
-        let sources = [
-            containerd(&format!("sandbox-{key}")),
-            label.unwrap_or_default(),
-            // CRI-O's sandboxes have the labels as annotations, too.
-            text(&format!("io.kubernetes.pod.{key}")),
-            made_of.to_owned(),
-        ];
-        sources.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
-    };
-    let pod = PodRef {
-        namespace: of_pod("namespace", labels.namespace, &made_of.namespace),
-        name: of_pod("name", labels.name, &made_of.name),
-        uid: of_pod("uid", labels.uid, &made_of.uid),
-    };
-    let first = |one: String, other: String| if one.is_empty() { other } else { one };
-    let sandbox = first(containerd("container-type"), crio("ContainerType")) == "sandbox";
-    let name = if sandbox {
-        String::new()
-    } else {
-        first(containerd("container-name"), metadata_name(&crio("Metadata")))
-    };
-    ContainerIdentity { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
-}
-
-/// Whether [`identity_of_annotations`] reads the annotation `key`.
-fn is_identity_key(key: &str) -> bool {
-    let of =
-        |prefix: &str, names: &[&str]| key.strip_prefix(prefix).is_some_and(|name| names.contains(&name));
-    let pod = ["sandbox-namespace", "sandbox-name", "sandbox-uid"];
-    of("io.kubernetes.cri-o.", &["Labels", "SandboxName", "ContainerType", "Metadata", "SandboxID"])
-        || of("io.kubernetes.cri.", &["container-type", "container-name", "sandbox-id"])
-        || of("io.kubernetes.cri.", &pod)
-        || of("io.kubernetes.pod.", &["namespace", "name", "uid"])
-}
-
-/// The kubelet's labels that name a pod.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Labels {
-    #[serde(rename = "io.kubernetes.pod.namespace")]
-    namespace: Option<String>,
-    #[serde(rename = "io.kubernetes.pod.name")]
-    name: Option<String>,
-    #[serde(rename = "io.kubernetes.pod.uid")]
-    uid: Option<String>,
-}
-
-/// The container's name in CRI-O's copy of the CRI metadata, `{"name":"c","attempt":1}`.
-fn metadata_name(json: &str) -> String {
-    #[derive(Deserialize)]
-    struct Metadata {
-        name: Option<String>,
-    }
-    serde_json::from_str::<Metadata>(json).ok().and_then(|metadata| metadata.name).unwrap_or_default()
-}
-
-/// Parses CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers without
-/// labels. Kubernetes names contain no underscore.
-fn name_of_sandbox(text: &str) -> Option<PodRef> {
-    let mut parts = text.strip_prefix("k8s_")?.split('_');
-    let (name, namespace, uid, _attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let whole = parts.next().is_none();
-    whole.then(|| PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() })
 }
 
 fn document<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, OciError> {

@@ -1,7 +1,8 @@
 //! The kubelet's own line: whether it gets another, and of what size.
 
-use super::{CONTAINERS, PlanError, Planner};
-use crate::kubelet::{self, Pool, PoolFlaw};
+use super::{CONTAINERS, DesiredIds, Node, PlanError, Planner};
+use crate::finding::{Finding, Severity};
+use crate::kubelet::{self, Pool, PoolFlaw, Stranded};
 use crate::ranges::{FIRST, NoPlace, Placed, Start, Taken, Wanted, Window, place};
 
 impl Planner<'_> {
@@ -115,4 +116,48 @@ impl Planner<'_> {
         }
         Err(full)
     }
+}
+
+/// Checks whether the kubelet would start again after the change from `before` to `after`. `first` is the node before
+/// the first change.
+///
+/// If it did not start at first either, there is no error: the findings describe what is wrong.
+///
+/// # Errors
+/// [`PlanError::Stranded`] if pods have IDs outside the new pool; [`PlanError::Stuck`] if the kubelet starts now and
+/// would not then.
+pub fn check_pool(
+    [first, before, after]: [&Node; 3],
+    desired: &DesiredIds,
+) -> Result<Vec<Finding>, PlanError> {
+    let unlisted = before.unlisted.clone();
+    let [first, before, after] = [first, before, after].map(|node| Planner::new(node, desired));
+    let (pool, found) = after.forecast();
+    if let Some(why) = unlisted.filter(|_| pool != before.pool()) {
+        return Err(PlanError::Unlisted(why));
+    }
+    let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
+    if !was_stuck {
+        starts_as_before(before.pool(), pool, &found, &before.stranded(pool))?;
+    }
+    Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
+}
+
+/// Refuses a change after which the kubelet would not start, or might not, if it would start now.
+pub(super) fn starts_as_before(
+    before: Pool,
+    after: Pool,
+    found: &[Finding],
+    stranded: &[Stranded],
+) -> Result<(), PlanError> {
+    let is_worse = match after {
+        Pool::WontStart => before != Pool::WontStart,
+        Pool::CannotTell => !matches!(before, Pool::CannotTell | Pool::WontStart),
+        Pool::Default(_) | Pool::Line(..) => false,
+    };
+    if is_worse {
+        let worst = found.iter().max_by_key(|finding| finding.severity);
+        return Err(PlanError::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
+    }
+    if stranded.is_empty() || after == before { Ok(()) } else { Err(PlanError::Stranded(stranded.to_vec())) }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::finding::FindingId;
+use crate::finding::{FindingId, Severity};
 use crate::kubelet::Record;
 use crate::work::steps_of;
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use usernsd_domain::container::CgroupMount;
+use usernsd_domain::container::{CgroupMount, PodRef};
 
 fn recorded(name: &str) -> Value {
     let path = format!("{}/../../tests/fixtures/cri-o/crio-{name}.json", env!("CARGO_MANIFEST_DIR"));

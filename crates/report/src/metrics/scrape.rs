@@ -1,6 +1,7 @@
 //! Metrics whose values are read at the moment of a scrape.
 
 mod examined;
+mod families;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -8,6 +9,12 @@ use std::time::SystemTime;
 use prometheus::core::{Collector as Source, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use self::families::{
+    COLLECTOR_DURATION, COLLECTOR_SUCCESS, CONTAINERS, CONTAINERS_OMITTED, KNOWLEDGE, LOG, LOG_DROPPED, LOST,
+    NAMESPACES, NAMESPACES_MAX, NODE, OF_CONTAINER, OVERLAPS, PEERS, PLUGIN_DROPPED, POD, POD_DESCENDANTS,
+    POD_DESCENDANTS_MAX, POD_DESCENDANTS_USED, POD_MAPPED, POD_OVERLAP, POD_ROOT, PODS, PODS_OMITTED,
+    POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED, PROBLEMS, READY, START_PATH, SUBID_RANGES,
+};
 use super::SurveyFn;
 use crate::snapshot::Store;
 use crate::state::{About, State};
@@ -15,7 +22,6 @@ use crate::verdict::{Tone, Verdict};
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::Check;
 use usernsd_domain::check::configuration::ConfigFile;
-use usernsd_domain::container::CgroupMount;
 use usernsd_domain::delegation::Limit;
 use usernsd_domain::finding::Severity;
 use usernsd_domain::idmap::IdMap;
@@ -51,238 +57,10 @@ pub(super) const fn counter(
     Family { counter: true, ..gauge(name, labels, help) }
 }
 
-const fn of_pod(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
-    Family { level: Detail::Pod, ..gauge(name, labels, help) }
-}
-
-const fn of_container(name: &'static str, help: &'static str) -> Family {
-    Family { level: Detail::Container, ..gauge(name, &["namespace", "pod", "container"], help) }
-}
-
-const CONTAINERS: Family =
-    gauge("usernsd_containers", &["cgroup_state"], "Running containers by the state of their cgroup.");
-const LOST: Family = gauge(
-    "usernsd_lost_isolation_containers",
-    &[],
-    "Running containers in the host's user namespace although their pod asked for its own.",
-);
-const PROBLEMS: Family = gauge(
-    "usernsd_problems",
-    &["severity"],
-    "Problems of this node that someone must act on, as usernsd status lists them; error is what breaks isolation or \
-     keeps pods from running.",
-);
-const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines written.");
-const LOG_DROPPED: Family = counter(
-    "usernsd_log_messages_dropped_total",
-    &[],
-    "Log lines dropped because the log was not read fast enough.",
-);
-const START_PATH: Family = gauge(
-    "usernsd_nri_start_path",
-    &["path"],
-    "The part of usernsd that the runtime calls over NRI before a container starts (1): the launched plugin, the agent, which has joined, or nobody.",
-);
-const PLUGIN_DROPPED: Family = counter(
-    "usernsd_nri_plugin_reports_dropped_total",
-    &[],
-    "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
-);
-/// In the order of [`Peer::ALL`]: up, reconnects.
-const PEERS: [(Family, Family); 3] = [
-    (
-        gauge("usernsd_cri_up", &[], "Whether the container runtime answers over CRI (1) or not (0)."),
-        counter(
-            "usernsd_cri_reconnects_total",
-            &[],
-            "Times the container runtime was reached again over CRI.",
-        ),
-    ),
-    (
-        gauge(
-            "usernsd_nri_up",
-            &[],
-            "Whether the container runtime calls usernsd over NRI before it starts a container (1) or not (0).",
-        ),
-        counter(
-            "usernsd_nri_reconnects_total",
-            &[],
-            "Times the container runtime called again over NRI after it had not.",
-        ),
-    ),
-    (
-        gauge("usernsd_systemd_up", &[], "Whether systemd answers over D-Bus (1) or not (0)."),
-        counter("usernsd_systemd_reconnects_total", &[], "Times systemd was reached again over D-Bus."),
-    ),
-];
-
-const COLLECTOR_SUCCESS: Family = gauge(
-    "usernsd_scrape_collector_success",
-    &["collector"],
-    "Whether the collector succeeded in this scrape (1) or not (0).",
-);
-const COLLECTOR_DURATION: Family = gauge(
-    "usernsd_scrape_collector_duration_seconds",
-    &["collector"],
-    "Time the collector took in this scrape.",
-);
-const READY: Family = gauge(
-    "usernsd_node_ready",
-    &[],
-    "Whether this node can run pods in user namespaces (1) or not (0): cgroup v2, a kernel that allows user \
-     namespaces, a container runtime that answers, and no failed check of severity error.",
-);
-const NODE: Family = gauge(
-    "usernsd_node_info",
-    &["kernel", "cri", "cri_version", "oci_runtime"],
-    "Facts that determine user-namespace support on this node, empty if unknown; the value is always 1. \
-     The OCI runtime is that of the default handler in the runtime's configuration, without its version, \
-     because the agent starts no programs.",
-);
-const NAMESPACES: Family = gauge(
-    "usernsd_user_namespaces",
-    &[],
-    "Distinct user namespaces with a live process, including the host's; counted in the background of a \
-     scrape after containers have changed, at the latest after a minute.",
-);
-const NAMESPACES_MAX: Family =
-    gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl.");
-const PODS: Family =
-    gauge("usernsd_pods", &["userns"], "Pods with a running container, by user-namespace mode.");
-const POOL_SLOTS: Family =
-    gauge("usernsd_id_pool_slots", &["pool"], "Pod-sized ID ranges this pool can hold; 0 without the pool.");
-const POOL_USED: Family = gauge(
-    "usernsd_id_pool_slots_used",
-    &["pool"],
-    "Pod-sized ID ranges of this pool in which a pod with a running container has an ID.",
-);
-const POOL_SLOT_IDS: Family = gauge("usernsd_id_pool_slot_ids", &["pool"], "IDs in one range of this pool.");
-const POOL_FIRST: Family =
-    gauge("usernsd_id_pool_first_id", &["pool"], "First host ID of this pool; 0 without the pool.");
-const SUBID_RANGES: Family =
-    gauge("usernsd_subid_ranges", &["file"], "Lines of the subordinate ID file that every parser accepts.");
-const OVERLAPS: Family = gauge(
-    "usernsd_id_range_overlaps",
-    &["kind"],
-    "Pairs of owners whose host ID ranges overlap although they must not; of kind pod_outside_pool, pods with IDs \
-     that are in no pool although the node has one.",
-);
-const PODS_OMITTED: Family = gauge(
-    "usernsd_metrics_pods_omitted",
-    &[],
-    "Pods without series of their own in this scrape: beyond the limit, with a name that Kubernetes would \
-     not accept, or older than another pod of that name.",
-);
-const CONTAINERS_OMITTED: Family = gauge(
-    "usernsd_metrics_containers_omitted",
-    &[],
-    "Containers of pods with series that have none of their own: beyond what fits into a scrape, with a \
-     name that Kubernetes would not accept, or older than another container of that name.",
-);
-const POD: Family = of_pod(
-    "usernsd_pod_info",
-    &["namespace", "pod", "uid", "userns"],
-    "Identity of a pod with a running container; the value is always 1.",
-);
-const POD_ROOT: Family = of_pod(
-    "usernsd_pod_host_root_id",
-    &["namespace", "pod", "id_type"],
-    "Host ID that container ID 0 maps to in a pod that has, or asked for, its own user namespace; 0 means root on \
-     the host.",
-);
-const POD_MAPPED: Family = of_pod(
-    "usernsd_pod_mapped_ids",
-    &["namespace", "pod", "id_type"],
-    "Number of host IDs mapped into the pod (sum of all extents).",
-);
-const POD_OVERLAP: Family = of_pod(
-    "usernsd_pod_overlap_ids",
-    &["namespace", "pod", "kind"],
-    "Host IDs that this pod shares with another owner, or with kind pod_outside_pool, that are in no pool: \
-     the larger number of user and group IDs; present only while there are any.",
-);
-const POD_DESCENDANTS: Family = of_pod(
-    "usernsd_pod_cgroup_descendants",
-    &["namespace", "pod"],
-    "Cgroups below the cgroup of a pod with its own user namespace (cgroup.stat nr_descendants).",
-);
-const POD_DESCENDANTS_MAX: Family = of_pod(
-    "usernsd_pod_cgroup_descendants_max",
-    &["namespace", "pod"],
-    "Limit of cgroups below the pod's cgroup (cgroup.max.descendants); +Inf when unlimited.",
-);
-const POD_DESCENDANTS_USED: Family = of_pod(
-    "usernsd_pod_cgroup_descendants_used_ratio",
-    &["namespace", "pod"],
-    "Largest share in use of a limit of cgroups in the pod (0 to 1): of the pod's own limit, or of a limit of one of its \
-     containers, which a container reaches first; 0 without a limit.",
-);
-const OWNER_CORRECT: Family = of_container(
-    "usernsd_container_cgroup_owner_correct",
-    "Whether the container's cgroup has the right owner (1) or not (0): one of the container's users if \
-     /sys/fs/cgroup is writable in it, otherwise one of them or root.",
-);
-const WRITABLE: Family = of_container(
-    "usernsd_container_cgroup_writable",
-    "Whether /sys/fs/cgroup is mounted read-write in the container (1) or not (0).",
-);
-const CONTAINER_LOST: Family = of_container(
-    "usernsd_container_lost_isolation",
-    "The container runs in the host's user namespace although its pod asked for its own; present only then, and 1.",
-);
-
-/// The series of a container, each with the function that gives its value.
-type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
-const OF_CONTAINER: [OfContainer; 3] = [
-    (&OWNER_CORRECT, |record| record.has_right_owner().map(truth)),
-    (&WRITABLE, |record| record.mount.map(|mount| truth(mount == CgroupMount::ReadWrite))),
-    (&CONTAINER_LOST, |record| (record.assessment() == Assessment::IsolationLost).then_some(1.0)),
-];
-
 /// Maximum number of samples of pods and containers together. Prometheus drops a scrape with more than the
 /// `sampleLimit` of `dashboards/podmonitor.yaml`, so that a user who starts many containers would silence the
 /// alerts. The rest of that limit is for the node, the exporter, and the user mapping problems of pods.
 const MOST_SAMPLES: usize = 6_000;
-
-/// All families of [`Knowledge`].
-const KNOWLEDGE: [&Family; 36] = [
-    &examined::CHECK,
-    &examined::DRIFT,
-    &examined::PENDING,
-    &examined::WRITES,
-    &CONTAINERS,
-    &LOST,
-    &PROBLEMS,
-    &LOG,
-    &LOG_DROPPED,
-    &START_PATH,
-    &PLUGIN_DROPPED,
-    &COLLECTOR_SUCCESS,
-    &COLLECTOR_DURATION,
-    &READY,
-    &NODE,
-    &NAMESPACES,
-    &NAMESPACES_MAX,
-    &PODS,
-    &POOL_SLOTS,
-    &POOL_USED,
-    &POOL_SLOT_IDS,
-    &POOL_FIRST,
-    &SUBID_RANGES,
-    &OVERLAPS,
-    &PODS_OMITTED,
-    &CONTAINERS_OMITTED,
-    &POD,
-    &POD_ROOT,
-    &POD_MAPPED,
-    &POD_OVERLAP,
-    &POD_DESCENDANTS,
-    &POD_DESCENDANTS_MAX,
-    &POD_DESCENDANTS_USED,
-    &OWNER_CORRECT,
-    &WRITABLE,
-    &CONTAINER_LOST,
-];
 
 /// The metrics from the agent's records: one snapshot and one survey for each scrape, so that the numbers
 /// are consistent.

@@ -1,0 +1,163 @@
+use super::*;
+use crate::idmap::HostId;
+use crate::words::Word as _;
+
+fn story(now: Now) -> ExplainFacts {
+    ExplainFacts {
+        namespace: "default".into(),
+        pod: "web".into(),
+        name: "app".into(),
+        ended: None,
+        now: Some(now),
+        isolation: Verdict::Good,
+        wish: OptInResult::Nothing,
+        agent: Agent::Silent("nothing answers".into()),
+        bounded: true,
+    }
+}
+
+fn chown() -> Now {
+    Now::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
+}
+
+fn looked(outcome: &str, reason: Option<&str>) -> Agent {
+    Agent::Looked {
+        outcome: OutcomeName::named(outcome),
+        reason: reason.map(str::to_owned),
+        source: "nri".into(),
+    }
+}
+
+#[test]
+fn every_reason_is_explained_and_followed_by_a_step() {
+    for skip in Skip::ALL {
+        let why = Why::of(&story(Now::Skip(skip, None)));
+        assert!(!why.because.is_empty(), "{skip}");
+        let is_right = matches!(
+            skip,
+            Skip::HostUserNamespace | Skip::ReadOnlyMount | Skip::NoCgroupMount | Skip::BeingMade
+        );
+        assert_eq!(why.problems.is_empty(), is_right, "{skip}: {why:?}");
+        assert!(skip == Skip::NoCgroupMount || !why.next.is_empty(), "{skip}");
+    }
+}
+
+#[test]
+fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
+    let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
+    for agent in [looked("delegated", None), looked("already_right", None), Agent::Unaware] {
+        let why = Why::of(&ExplainFacts { agent, ..right.clone() });
+        assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
+    }
+    let why = Why::of(&ExplainFacts { bounded: false, ..right });
+    assert_eq!(why.problems, ["nothing bounds what the pod may make in its cgroup"]);
+    assert_eq!(why.next, [START_AGENT]);
+}
+
+#[test]
+fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
+    // Nothing is known of the cgroup, and that is worth an explanation.
+    let unknown = [Skip::NotUnified, Skip::Gone, Skip::Unproven];
+    for skip in Skip::ALL {
+        for wish in [OptInResult::Nothing, OptInResult::Missed] {
+            let story = ExplainFacts { wish, ..story(Now::Skip(skip, None)) };
+            let is_problem = story.assessment().is_problem() || unknown.contains(&skip);
+            assert_eq!(!Why::of(&story).problems.is_empty(), is_problem, "{skip} {:?}", story.wish);
+        }
+    }
+    let right = || Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
+    for now in [right(), chown(), Now::Failed("EIO".into())] {
+        for (bounded, isolation) in [(true, Verdict::Good), (false, Verdict::Good), (true, Verdict::Lost)] {
+            let story = ExplainFacts { bounded, isolation, ..story(now.clone()) };
+            assert_eq!(!Why::of(&story).problems.is_empty(), story.assessment().is_problem(), "{story:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
+    for (agent, because, next) in [
+        (Agent::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
+        (Agent::Unaware, "its next resync does", None),
+        (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
+        (looked("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
+    ] {
+        let why = Why::of(&ExplainFacts { agent, ..story(chown()) });
+        assert_eq!(why.problems, ["the cgroup should belong to host user 200000 and does not"]);
+        assert!(why.because.join(" ").contains(because), "{why:?}");
+        assert_eq!(why.next.first().map(String::as_str), next);
+    }
+}
+
+#[test]
+fn a_container_that_restarts_needs_no_new_pod() {
+    let running = ExplainFacts { wish: OptInResult::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
+    assert!(Why::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
+    let ended = Ended { code: 255, says: String::new() };
+    let ended = Why::of(&ExplainFacts { ended: Some(ended), now: None, ..running });
+    assert!(
+        ended.next.iter().any(|next| next.starts_with("wait for the container's next restart")),
+        "{ended:?}"
+    );
+    assert!(!ended.next.contains(&"kubectl -n default delete pod web".to_owned()));
+}
+
+#[test]
+fn a_pod_without_a_container_is_explained_by_what_is_missing() {
+    let waiting = |has_sandbox, ids| {
+        let (namespace, pod) = ("default".to_owned(), "web".to_owned());
+        Why::of_waiting(&Waiting { namespace, pod, has_sandbox, ids })
+    };
+    let why = waiting(false, ChosenIds::Range { first: 131_072, count: 65_536 });
+    assert_eq!(why.problems, ["no sandbox"]);
+    assert_eq!(why.because[1], "The kubelet assigned the host IDs 131072 to 196607 to it.");
+    assert!(why.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", why.next);
+    assert_eq!(waiting(true, ChosenIds::None).problems, ["no container yet"]);
+    assert!(waiting(false, ChosenIds::None).because[1].contains("hostUsers: false"));
+    // A fact that cannot be seen is not reported as missing.
+    let unseen = waiting(false, ChosenIds::Unseen);
+    assert!(unseen.because[1].contains("cannot be seen") && !unseen.because[1].contains("hostUsers"));
+}
+
+#[test]
+fn lost_isolation_outweighs_everything() {
+    let why = Why::of(&ExplainFacts {
+        isolation: Verdict::Lost,
+        ..story(Now::Skip(Skip::HostUserNamespace, None))
+    });
+    assert_eq!(why.problems, ["isolation lost"]);
+    assert_eq!(why.next, ["kubectl -n default delete pod web"]);
+}
+
+#[test]
+fn an_opt_in_without_effect_is_a_problem() {
+    let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
+    let why = Why::of(&ExplainFacts { wish: OptInResult::Missed, ..read_only.clone() });
+    assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
+    assert_eq!(why.next, [START_AGENT, "kubectl -n default delete pod web"]);
+    let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
+    let why = Why::of(&ExplainFacts { wish: OptInResult::Ungranted(namespace), ..read_only.clone() });
+    assert_eq!(
+        why.because,
+        ["Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
+                 (optIn.namespaces)."]
+    );
+    let declined = Decision { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
+    let why = Why::of(&ExplainFacts { wish: OptInResult::Declined(declined), ..read_only });
+    assert!(why.problems.is_empty());
+    assert_eq!(
+        why.because,
+        ["/sys/fs/cgroup is read-only in it: annotation cgroup.usernsd.io/container.app is \"read-only\"."]
+    );
+}
+
+#[test]
+fn the_end_of_a_container_is_explained_with_the_runtimes_reason() {
+    let ended = Ended { code: 255, says: "Error".into() };
+    let story = ExplainFacts { now: None, ended: Some(ended), ..story(chown()) };
+    let why = Why::of(&story);
+    assert_eq!(why.problems, ["ended with exit code 255"]);
+    assert_eq!(why.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
+    let well = ExplainFacts { ended: Some(Ended { code: 0, says: String::new() }), ..story };
+    assert!(Why::of(&well).problems.is_empty());
+}
