@@ -258,7 +258,7 @@ fn each_overlay_with_bootstrap_has_an_observe_only_and_an_undo_variant() {
     let config = |documents: &[Value]| {
         let map = documents.iter().find(|document| kind(document) == "ConfigMap").unwrap();
         let config: Value = serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap();
-        // What mounts it has the same name as the map.
+        // The volume names the map.
         let volume = pod(documents).volumes.into_iter().flatten().find(|volume| volume.name == "config");
         assert_eq!(volume.unwrap().config_map.unwrap().name, map["metadata"]["name"].as_str().unwrap());
         config
@@ -283,7 +283,7 @@ fn each_overlay_with_bootstrap_has_an_observe_only_and_an_undo_variant() {
         assert_eq!(containers(&after).len(), containers(&before).len(), "{overlay}");
         assert_eq!(enabled(&config(&undoing), "bootstrap"), false, "{overlay}");
     }
-    // The two overlays that are ready to apply are the components over "kubernetes".
+    // Two overlays are these components over "kubernetes".
     for variant in ["observe-only", "undo"] {
         assert_eq!(
             render(&node, &format!("daemonset/overlays/{variant}")),
@@ -303,7 +303,7 @@ fn composed(node: &Node, overlay: &str, component: &str) -> Vec<Value> {
     output.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap()).collect()
 }
 
-/// Which directories of a runtime each pod has, and whether the kubelet makes them where they are missing.
+/// The directories of runtimes that each overlay mounts, and whether the kubelet creates a missing one.
 #[test]
 fn directories_of_a_runtime_are_not_made_on_nodes_of_another() {
     let Some(node) = renderer() else { return };
@@ -332,7 +332,7 @@ fn directories_of_a_runtime_are_not_made_on_nodes_of_another() {
         let want = want.iter().map(|(path, kind)| ((*path).to_owned(), (*kind).to_owned())).collect();
         assert_eq!(found, want, "{overlay}");
     }
-    // Where nodes have either, there is no other way.
+    // A cluster with nodes of both needs the directories of both.
     let both = of(&composed(&node, "kubernetes", "both-runtimes"));
     let want = ["/run/containerd", "/run/crio", "/run/containers"];
     assert_eq!(both, want.map(|path| (path.to_owned(), "DirectoryOrCreate".to_owned())).into());
@@ -482,7 +482,7 @@ fn every_scraper_finds_the_port() {
     assert_eq!(kinds, ["PodMonitor", "PrometheusRule"]);
     let openshift = render(&node, "daemonset/overlays/openshift");
     let of = |wanted: &str| openshift.iter().find(|document| kind(document) == wanted).unwrap();
-    // There they are part of the overlay.
+    // In the overlay, both documents have one more label.
     let without_label = |kind: &str| {
         let mut document = of(kind).clone();
         document["metadata"]["labels"].as_object_mut().unwrap().remove("app.kubernetes.io/part-of").unwrap();

@@ -91,7 +91,7 @@ fn tests_that_the_security_page_names_exist() {
     assert_eq!(missing, Vec::<&str>::new());
 }
 
-/// Sentences about attackers that name no test. A paragraph about what remains to an attacker has none.
+/// Sentences about attackers that name no test; the paragraph about the remaining abilities needs no test.
 fn sentences_without_a_test(section: &str) -> Vec<String> {
     let is_name = |word: &str| {
         word.matches('_').count() >= 3

@@ -1,5 +1,5 @@
-//! How the long-running roles end, with the binary: in bounded time when they are told to, whatever hangs, and with an
-//! error that names it when they lose what they cannot work without.
+//! The end of the long-running roles, with the binary: after SIGTERM in bounded time, even if their peers hang, and with
+//! an error that names a lost process.
 
 use std::fs;
 use std::io::Write;

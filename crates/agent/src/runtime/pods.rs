@@ -1,4 +1,4 @@
-//! What pods asked for, as the runtimes have it.
+//! The requests of pods, as the runtimes report them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Limits of cgroups: what is set, what is used, and what is still to be set.
+//! The limits of cgroups, and the numbers that they bound.
 
 use usernsd_domain::cgroup::descendants_of_stat;
 use usernsd_domain::delegation::{Held, Limit, Limits};
