@@ -1,5 +1,6 @@
 //! Parses the arguments, opens the log, runs the command, and prints an error with its causes.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -22,8 +23,11 @@ fn main() -> ExitCode {
         return served.map_or(ExitCode::from(COULD_NOT), |()| ExitCode::SUCCESS);
     }
     let name = std::env::args_os().next().unwrap_or_default();
-    let is_plugin = Path::new(&name).file_name().is_some_and(|name| name == "kubectl-userns");
-    let done = if is_plugin { cli::kubectl::run(KubectlArgs::parse()) } else { run(Args::parse()) };
+    let done = match Path::new(&name).file_name().and_then(OsStr::to_str) {
+        Some("kubectl-userns") => cli::kubectl::run(KubectlArgs::parse()),
+        Some("kubectl_complete-userns") => cli::kubectl_complete::run(std::env::args_os().skip(1)),
+        _ => run(Args::parse()),
+    };
     done.unwrap_or_else(|error| {
         cli::tell(&format!("error: {error:#}"));
         ExitCode::from(COULD_NOT)

@@ -6,7 +6,8 @@
 //! - [`doctor`]: checks of this node
 //! - [`explain`], [`from_log`]: everything about one container; messages of other programs
 //! - [`hook`]: the OCI createRuntime hook
-//! - [`kubectl`]: `kubectl userns`, which runs these commands on a node of a cluster
+//! - [`kubectl`], [`kubectl_complete`]: `kubectl userns`, which runs these commands on a node of a cluster, and its
+//!   completion
 //! - [`machineconfig`]: the configuration of a pool of nodes
 //! - [`map`]: a drawing of the host IDs and their owners
 //! - [`observe`]: the observer, which holds CAP_SYS_PTRACE beside an agent or a launched plugin
@@ -26,6 +27,7 @@ pub mod explain;
 pub mod from_log;
 pub mod hook;
 pub mod kubectl;
+pub mod kubectl_complete;
 pub mod machineconfig;
 pub mod man;
 pub mod map;

@@ -242,6 +242,29 @@ esac
 "#;
 
 #[test]
+fn kubectl_completes_the_words_of_its_plugin() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let kubectl = "#!/bin/sh\n[ \"$1 $2\" = 'get nodes' ] && printf 'n1 n2 other'\n";
+    std::fs::write(path("kubectl"), kubectl).unwrap();
+    std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // The name under which kubectl looks for it.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl_complete-userns")).unwrap();
+    let complete = |args: &[&str]| {
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let program = dir.path().join("kubectl_complete-userns");
+        let said = Command::new(program).args(args).env("PATH", path).output().unwrap();
+        assert_eq!((said.status.code(), text(&said.stderr).as_str()), (Some(0), ""), "{args:?}");
+        text(&said.stdout)
+    };
+    assert_eq!(complete(&["doctor", "n"]), "n1\nn2\n:4\n");
+    assert_eq!(complete(&["d"]), "doctor\n:4\n");
+    assert_eq!(complete(&["support-bundle", "n1", "-o", ""]), ":0\n");
+    // kubectl fails: nothing to choose from, and no error in the command line.
+    assert_eq!(complete(&["explain", ""]), ":4\n");
+}
+
+#[test]
 fn kubectl_reaches_the_agent_of_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
