@@ -17,6 +17,8 @@ mod browser;
     reason = "shared with the tests without a node; a fake that meets a surprise is a failed test"
 )]
 mod cri_runtime;
+#[path = "../programs/helm.rs"]
+mod helm;
 #[path = "../node/image.rs"]
 mod image;
 #[path = "../node/manifest.rs"]
@@ -28,6 +30,7 @@ mod pods;
 
 mod agent;
 mod baseline_without_usernsd;
+mod chart;
 mod daemon_pod;
 mod daemonset;
 mod distributions;

@@ -25,11 +25,11 @@ const HOST_POWERS: &[&str] = &["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWN
 /// The one overlay in which a process with such powers listens: its first line contains a warning.
 const COMBINED: &str = "combined";
 
-fn source(path: &str) -> PathBuf {
+pub(crate) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn overlays() -> Vec<String> {
+pub(crate) fn overlays() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(source("daemonset/overlays"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -40,7 +40,7 @@ fn overlays() -> Vec<String> {
 }
 
 /// A node with this source and kubectl.
-fn renderer() -> Option<Node> {
+pub(crate) fn renderer() -> Option<Node> {
     let binds = vec![
         (source("daemonset"), format!("{SOURCE}/daemonset")),
         (source("dashboards"), format!("{SOURCE}/dashboards")),
@@ -60,7 +60,7 @@ fn render(node: &Node, directory: &str) -> Vec<Value> {
 }
 
 /// Every overlay by name.
-fn rendered() -> Option<BTreeMap<String, Vec<Value>>> {
+pub(crate) fn rendered() -> Option<BTreeMap<String, Vec<Value>>> {
     let node = renderer()?;
     Some(
         overlays()
@@ -73,7 +73,7 @@ fn rendered() -> Option<BTreeMap<String, Vec<Value>>> {
     )
 }
 
-fn kind(document: &Value) -> &str {
+pub(crate) fn kind(document: &Value) -> &str {
     document["kind"].as_str().unwrap()
 }
 
@@ -841,7 +841,7 @@ fn every_object_that_outlives_the_namespace_is_documented() {
 }
 
 /// The overlay for OpenShift with a component.
-fn with_component(node: &Node, name: &str) -> Vec<Value> {
+pub(crate) fn with_component(node: &Node, name: &str) -> Vec<Value> {
     let text = format!(
         "resources: [../usernsd/daemonset/overlays/openshift]\ncomponents: [../usernsd/daemonset/components/{name}]\n"
     );

