@@ -69,6 +69,7 @@ mod containerd;
 pub mod coverage;
 mod crio;
 mod engine;
+mod kernel;
 mod kubelet;
 mod kubernetes;
 pub mod log;
@@ -84,6 +85,7 @@ pub use self::application::Application;
 pub use self::containerd::Containerd;
 pub use self::crio::Crio;
 pub use self::engine::Engine;
+pub use self::kernel::Kernel;
 pub use self::kubelet::Kubelet;
 pub use self::kubernetes::Kubernetes;
 pub use self::nri::Nri;
@@ -167,6 +169,8 @@ programs! {
     /// Applications that were not written for user namespaces.
     Application = "Applications",
     Openshift = "OpenShift",
+    /// AppArmor, in the kernel's log.
+    Kernel = "Linux kernel",
     Usernsd = "usernsd",
 }
 

@@ -689,6 +689,35 @@ fn reports_from_the_field_are_known() {
             "failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid): unknown",
             "node-ids-insufficient",
         ),
+        // AppArmor, in the kernel's log.
+        (
+            "kernel: [184769.091168] audit: type=1400 audit(1628093212.657:352): apparmor=\"DENIED\" operation=\"mount\" info=\"failed flags match\" error=-13 profile=\"lxd-centos8_</var/snap/lxd/common/lxd>\" name=\"/run/systemd/unit-root/dev/\" pid=104514 comm=\"(ostnamed)\" flags=\"ro, nosuid, noexec, remount, strictatime\"",
+            "apparmor-mount",
+        ),
+        (
+            "audit: type=1400 audit(1537817228.528:33270): apparmor=\"DENIED\" operation=\"ptrace\" profile=\"cri-containerd.apparmor.d\" pid=2741 comm=\"ps\" requested_mask=\"trace\" denied_mask=\"trace\" peer=\"unconfined\"",
+            "apparmor-ptrace",
+        ),
+        (
+            "audit[1780857]: AVC apparmor=\"DENIED\" operation=\"ptrace\" profile=\"docker-default\" pid=1780857 comm=\"tokio-runtime-w\" requested_mask=\"read\" denied_mask=\"read\" peer=\"unconfined\"",
+            "apparmor-ptrace",
+        ),
+        (
+            "kernel: audit: type=1400 audit(1781443408.871:199): apparmor=\"DENIED\" operation=\"signal\" class=\"signal\" profile=\"crio-default\" pid=4076 comm=\"systemd\" requested_mask=\"send\" denied_mask=\"send\" signal=hup peer=\"crio-default//&unconfined\"",
+            "apparmor-stacked-peer",
+        ),
+        (
+            "kernel: audit: type=1400 audit(1781443408.952:206): apparmor=\"DENIED\" operation=\"ptrace\" class=\"ptrace\" profile=\"crio-default\" pid=4090 comm=\"(journald)\" requested_mask=\"read\" denied_mask=\"read\" peer=\"crio-default//&unprivileged_userns\"",
+            "apparmor-stacked-peer",
+        ),
+        (
+            "[266713.893126] audit: type=1400 audit(1722708589.057:470): apparmor=\"DENIED\" operation=\"mount\" class=\"mount\" info=\"failed mntpnt match\" error=-13 profile=\"unprivileged_userns\" name=\"/\" pid=2054704 comm=\"nsjail\" flags=\"rw, rprivate\"",
+            "apparmor-userns",
+        ),
+        (
+            "Nov 22 03:43:37 ken kernel: [23400.926843] audit: type=1400 audit(1511322217.267:80): apparmor=\"DENIED\" operation=\"mknod\" profile=\"snap.openra.ra\" name=\"/dev/shm/mono.20414\" pid=20414 comm=\"mono-sgen\" requested_mask=\"c\" denied_mask=\"c\" fsuid=1001 ouid=1001",
+            "apparmor-denied",
+        ),
         // systemd and applications.
         (
             "authentik-migrate.service: Failed to set up mount namespacing: /var/lib/private/authentik: Device or resource busy",
