@@ -1,5 +1,6 @@
 //! `kubectl userns`: finds the agent of a node, and runs usernsd in the agent's container by `kubectl exec`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -7,14 +8,17 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::ps;
 use super::status::NodeStatus;
-use super::terminal::{cell, printable};
+use super::terminal::{cell, line, printable};
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
 use crate::args::{Form, Output};
 use usernsd_peers::kubectl::Kubectl;
@@ -26,6 +30,8 @@ const SELECTOR: &str = "app.kubernetes.io/name=usernsd";
 const CONTAINER: &str = "agent";
 const PROGRAM: &str = "/usernsd";
 const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
+/// How many agents are asked at a time: each takes a kubectl of its own, with some 50 MB.
+const ASKED_AT_ONCE: usize = 16;
 
 #[derive(Deserialize)]
 struct List<T> {
@@ -59,6 +65,8 @@ struct Metadata {
 struct PodSpec {
     #[serde(default)]
     node_name: String,
+    #[serde(default)]
+    affinity: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,6 +82,13 @@ struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
+}
+
+/// A row of the table of all nodes.
+struct Row {
+    agent: Pod,
+    /// `None` if the agent does not answer.
+    status: Option<NodeStatus>,
 }
 
 /// A cluster with agents.
@@ -140,6 +155,11 @@ impl Cluster {
         let mut args = vec!["pods", "--namespace", &self.agents, "--selector", SELECTOR];
         args.extend(field.as_deref());
         let mut found = self.get::<List<Pod>>(&args)?.items;
+        for pod in &mut found {
+            if pod.spec.node_name.is_empty() {
+                pod.spec.node_name = intended_node(&pod.spec.affinity).unwrap_or_default().to_owned();
+            }
+        }
         found.sort_by(|one, other| one.spec.node_name.cmp(&other.spec.node_name));
         Ok(found)
     }
@@ -205,9 +225,11 @@ impl Cluster {
         };
         let mut all = Vec::new();
         let mut failed = false;
-        for agent in one_per_node(self.agents(None)?) {
+        let agents = one_per_node(self.agents(None)?);
+        let answers = each(&agents, |agent| self.containers(&agent.metadata.name));
+        for (agent, answer) in agents.iter().zip(answers) {
             // If one node fails, the others are still listed.
-            match self.containers(&agent.metadata.name) {
+            match answer {
                 Ok(containers) => all.extend(containers),
                 Err(error) => {
                     failed = true;
@@ -239,29 +261,15 @@ impl Cluster {
         if agents.is_empty() {
             bail!("no pod with {SELECTOR} is in namespace {}: is usernsd installed there?", self.agents);
         }
-        let mut rows = BTreeMap::new();
-        let mut bad = false;
-        for agent in agents {
-            let found = match self.status_of(&agent.metadata.name) {
-                Ok(NodeStatus { containers, problems, .. }) => {
-                    bad |= !problems.is_empty();
-                    format!("{containers:<12}{}", problems.len())
-                }
-                Err(_) => {
-                    bad = true;
-                    format!("{:<12}does not answer", "-")
-                }
-            };
-            let Pod { metadata, spec, status } = agent;
-            let [node, name, phase] = [&spec.node_name, &metadata.name, &status.phase].map(|text| cell(text));
-            let row = format!("{node:<30} {name:<30} {phase:<10} {found}");
-            rows.insert((spec.node_name, metadata.name), row);
-        }
-        let heading =
-            format!("{:<30} {:<30} {:<10} {:<12}{}", "NODE", "AGENT", "PHASE", "CONTAINERS", "PROBLEMS");
-        let lines: String =
-            std::iter::once(heading).chain(rows.into_values()).map(|row| row + "\n").collect();
-        super::print(&lines)?;
+        let agents = one_per_node(agents);
+        let answers = each(&agents, |agent| {
+            // An agent that does not run cannot be asked.
+            (agent.status.phase == "Running").then(|| self.status_of(&agent.metadata.name).ok()).flatten()
+        });
+        let rows: Vec<Row> =
+            agents.into_iter().zip(answers).map(|(agent, status)| Row { agent, status }).collect();
+        let bad = rows.iter().any(Row::needs_attention);
+        super::print(&table(rows))?;
         Ok(exit(i32::from(bad)))
     }
 
@@ -278,6 +286,79 @@ impl Cluster {
         file.write_all(&stdout).with_context(doing)?;
         Ok(exit(code))
     }
+}
+
+impl Row {
+    fn needs_attention(&self) -> bool {
+        self.status.as_ref().is_none_or(|status| !status.problems.is_empty())
+    }
+
+    /// Sorts what needs attention first: agents that do not answer, then by errors, then by warnings.
+    fn urgency(&self) -> (bool, usize, usize) {
+        let Some(status) = &self.status else { return (true, 0, 0) };
+        let errors = status.problems.iter().filter(|problem| problem.severity == "error").count();
+        (false, errors, status.problems.len() - errors)
+    }
+
+    fn render(&self) -> String {
+        let Pod { metadata, spec, status: Status { phase, .. } } = &self.agent;
+        let [node, name, phase] = [&spec.node_name, &metadata.name, phase].map(|text| cell(text));
+        let (containers, problems, worst) = match &self.status {
+            Some(status) => {
+                let worst = status.problems.first().map(|problem| line(&problem.what)).unwrap_or_default();
+                (status.containers.to_string(), status.problems.len().to_string(), worst)
+            }
+            None => ("-".to_owned(), "-".to_owned(), "the agent does not answer".to_owned()),
+        };
+        let row = format!("{node:<30} {name:<16} {phase:<10} {containers:<12}{problems:<10}{worst}");
+        row.trim_end().to_owned() + "\n"
+    }
+}
+
+/// The table of all nodes, those that need attention first.
+fn table(mut rows: Vec<Row>) -> String {
+    rows.sort_by(|one, other| {
+        let key = |row: &Row| Reverse(row.urgency());
+        let node = |row: &Row| row.agent.spec.node_name.clone();
+        key(one).cmp(&key(other)).then_with(|| node(one).cmp(&node(other)))
+    });
+    let heading = format!(
+        "{:<30} {:<16} {:<10} {:<12}{:<10}{}\n",
+        "NODE", "AGENT", "PHASE", "CONTAINERS", "PROBLEMS", "WORST"
+    );
+    std::iter::once(heading).chain(rows.iter().map(Row::render)).collect()
+}
+
+/// Asks all agents, several at a time; the answers are in the agents' order.
+fn each<T: Send>(agents: &[Pod], ask: impl Fn(&Pod) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut answers = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(agent) = agents.get(index) else { return answers };
+            answers.push((index, ask(agent)));
+        }
+    };
+    let mut answers: Vec<(usize, T)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..ASKED_AT_ONCE.min(agents.len())).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// The node for which a DaemonSet made a pod that is not scheduled yet.
+fn intended_node(affinity: &Value) -> Option<&str> {
+    let terms = affinity
+        .pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")?
+        .as_array()?;
+    let field = terms.iter().filter_map(|term| term.pointer("/matchFields/0"));
+    let named = field.filter(|field| field.get("key").is_some_and(|key| key == "metadata.name"));
+    named.filter_map(|field| field.pointer("/values/0")?.as_str()).next()
 }
 
 /// One agent for each node. During an update a node has two with the same containers: the newer one is taken
@@ -328,5 +409,59 @@ mod tests {
         };
         assert_eq!(chosen("False"), ["old", "other"]);
         assert_eq!(chosen("True"), ["new", "other"]);
+    }
+
+    fn row(node: &str, phase: &str, problems: Option<&[&str]>) -> Row {
+        let agent = serde_json::from_value(json!({
+            "metadata": {"name": format!("usernsd-{node}")}, "spec": {"nodeName": node},
+            "status": {"phase": phase},
+        }))
+        .unwrap();
+        let status = problems.map(|severities| {
+            let problems: Vec<_> = severities
+                .iter()
+                .map(|severity| json!({"severity": severity, "what": format!("of {node}"), "details": ""}))
+                .collect();
+            serde_json::from_value(json!({"node": node, "containers": 3, "problems": problems})).unwrap()
+        });
+        Row { agent, status }
+    }
+
+    #[test]
+    fn nodes_that_need_attention_are_first_in_the_table() {
+        let rows = vec![
+            row("a", "Running", Some(&[])),
+            row("b", "Running", Some(&["warning", "warning"])),
+            row("c", "Running", Some(&["error"])),
+            row("d", "Running", None),
+            row("e", "Running", Some(&["error", "error"])),
+            row("f", "Pending", None),
+            row("g", "Running", Some(&["error", "warning"])),
+            row("0", "Running", Some(&[])),
+        ];
+        let table = table(rows);
+        let order: Vec<&str> = table.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(order, ["d", "f", "e", "g", "c", "b", "0", "a"], "{table}");
+        let of = |node: &str| table.lines().find(|line| line.starts_with(node)).unwrap();
+        assert!(of("c").ends_with("of c") && of("d").ends_with("the agent does not answer"), "{table}");
+    }
+
+    #[test]
+    fn answers_are_in_the_order_of_the_agents() {
+        let agents: Vec<Pod> = (0..50).map(|index| row(&index.to_string(), "Running", None).agent).collect();
+        let answers = each(&agents, |agent| agent.spec.node_name.clone());
+        let want: Vec<String> = (0..50).map(|index| index.to_string()).collect();
+        assert_eq!(answers, want);
+    }
+
+    #[test]
+    fn a_pod_that_is_not_scheduled_has_the_node_of_its_affinity() {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [
+                {"key": "metadata.name", "operator": "In", "values": ["n7"]},
+            ]}],
+        }}});
+        assert_eq!(intended_node(&affinity), Some("n7"));
+        assert_eq!(intended_node(&Value::Null), None);
     }
 }

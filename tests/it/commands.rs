@@ -335,12 +335,14 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let rows: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
     assert_eq!(
         rows,
-        [["NODE", "AGENT", "PHASE"], ["n1", "usernsd-1", "Running"], ["n2", "usernsd-2", "Running"]]
+        [["NODE", "AGENT", "PHASE"], ["n2", "usernsd-2", "Running"], ["n1", "usernsd-1", "Running"]],
+        "the one that needs attention first"
     );
     assert!(code == 1 && status.contains("does not answer"), "{status}");
     // Problems of the node count, not only those of its containers.
     let own = state.containers.iter().filter(|container| assess(container).is_problem()).count();
-    let row = format!("{:<12}{}", state.containers.len(), Verdict::of(&state).problems.len());
+    let problems = Verdict::of(&state).problems;
+    let row = format!("{:<12}{:<10}{}", state.containers.len(), problems.len(), problems[0].what);
     assert!(status.lines().any(|line| line.ends_with(&row)) && own < 5, "{status}");
 
     // Answers of a cluster or a node cannot move the cursor.
