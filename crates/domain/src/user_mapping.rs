@@ -65,8 +65,9 @@ pub enum MappingProblem {
     UserNotInMapping {
         container: String,
         user: u32,
-        /// The namespace's range, if the user comes from it.
-        range: Option<IdRange>,
+        /// Whether the user comes from the namespace's range: an SCC chose it. The range itself may not have been
+        /// read yet, and the message must not change when it is: it would be a second Event.
+        of_namespace: bool,
     },
     /// A group has no ID on the host.
     GroupNotInMapping { group: u32 },
@@ -146,14 +147,14 @@ impl fmt::Display for MappingProblem {
             MappingProblem::HostUsersLost => f.write_str(
                 "the pod asks for a user namespace of its own (hostUsers: false) and runs in the host's; delete it so that it is recreated, and see usernsd_lost_isolation_containers",
             ),
-            MappingProblem::UserNotInMapping { container, user, range: None } => write!(
+            MappingProblem::UserNotInMapping { container, user, of_namespace: false } => write!(
                 f,
                 "container {container} runs as user {user}, which is not mapped into the pod's user namespace; choose \
                  a smaller runAsUser, or a larger userNamespaces.idsPerPod for the kubelet"
             ),
-            MappingProblem::UserNotInMapping { container, user, range: Some(range) } => write!(
+            MappingProblem::UserNotInMapping { container, user, of_namespace: true } => write!(
                 f,
-                "container {container} runs as user {user} of its namespace's range {range}, which is not mapped into \
+                "container {container} runs as user {user} of its namespace's range, which is not mapped into \
                  the pod's user namespace; annotate the pod with {}: restricted-v3, or its namespace with both \
                  {}: 1000/10000 and {}: 1000/10000",
                 scc::REQUIRED,
@@ -246,12 +247,13 @@ fn unmapped<'a>(
     let users = pod.users.iter().filter(move |(_, user)| !is_mapped(node.uid_map, **user));
     let groups = pod.groups.iter().filter(move |group| !is_mapped(node.gid_map, **group));
     let fs_group = pod.fs_group.filter(|group| !is_mapped(node.gid_map, *group));
-    let range = move |user: u32| ranges.map(|ranges| ranges.users).filter(|range| range.contains(user));
+    let of_namespace =
+        move |user: u32| pod.held_to_range && ranges.is_none_or(|ranges| ranges.users.contains(user));
     users
         .map(move |(container, user)| MappingProblem::UserNotInMapping {
             container: container.clone(),
             user: *user,
-            range: range(*user),
+            of_namespace: of_namespace(*user),
         })
         .chain(groups.map(|group| MappingProblem::GroupNotInMapping { group: *group }))
         .chain(fs_group.map(|group| MappingProblem::FsGroupNotInMapping { group }))
@@ -329,15 +331,18 @@ mod tests {
     }
 
     #[test]
-    fn an_openshift_user_outside_a_small_mapping_is_reported_with_its_range() {
+    fn the_remedy_for_an_openshift_user_outside_a_small_mapping_is_another_scc() {
         let ranges = Ok(NamespaceRanges::parse(Some("1000000000/10000"), None).unwrap());
         let pod = PodSpec { held_to_range: true, ..pod(1_000_000_000) };
-        let found = misfits(&pod, &NOT_YET, Some(&ranges));
-        let want = "container web runs as user 1000000000 of its namespace's range 1000000000-1000009999, which is \
-                    not mapped into the pod's user namespace; annotate the pod with openshift.io/required-scc: \
-                    restricted-v3, or its namespace with both openshift.io/sa.scc.uid-range: 1000/10000 and \
-                    openshift.io/sa.scc.supplemental-groups: 1000/10000";
-        assert_eq!(found.iter().map(MappingProblem::to_string).collect::<Vec<_>>(), [want]);
+        let want = "container web runs as user 1000000000 of its namespace's range, which is not mapped into the pod's \
+                    user namespace; annotate the pod with openshift.io/required-scc: restricted-v3, or its namespace \
+                    with both openshift.io/sa.scc.uid-range: 1000/10000 and openshift.io/sa.scc.supplemental-groups: \
+                    1000/10000";
+        // The same before the namespace has been read.
+        for ranges in [Some(&ranges), None] {
+            let found = misfits(&pod, &NOT_YET, ranges);
+            assert_eq!(found.iter().map(MappingProblem::to_string).collect::<Vec<_>>(), [want]);
+        }
     }
 
     #[test]
