@@ -17,4 +17,10 @@ fn main() {
             println!("cargo:rustc-cfg={name}");
         }
     }
+    println!("cargo:rustc-check-cfg=cfg(has_openshift)");
+    if std::env::var_os("USERNSD_TEST_KUBE")
+        .is_some_and(|directory| std::path::Path::new(&directory).join("openshift").is_dir())
+    {
+        println!("cargo:rustc-cfg=has_openshift");
+    }
 }

@@ -4,27 +4,19 @@
 //! times. The line before any other block of commands is `<!-- run by: NAME -->`, with the name of a test, or
 //! `<!-- not run: WHY -->`.
 
+#[path = "../node/shown.rs"]
+mod shown;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::agent::node_with_binary;
 use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, PodSpec, Pods, wait_for};
+use shown::{Block, agrees, blocks, normal};
 
 /// The nodes on which blocks are run, in this order.
 const ON: [&str; 2] = ["fresh", "node"];
-
-/// A block of commands.
-#[derive(Debug)]
-struct Block {
-    /// `FILE:LINE` of the block's fence.
-    place: String,
-    /// The node on which it is run: `node`, `fresh` or none.
-    on: String,
-    /// The line above the block.
-    above: String,
-    lines: Vec<String>,
-}
 
 fn documents() -> Vec<PathBuf> {
     fn below(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -46,33 +38,6 @@ fn documents() -> Vec<PathBuf> {
     }
     found.sort();
     assert!(found.len() > 20, "the documents were not found");
-    found
-}
-
-fn blocks(path: &Path) -> Vec<Block> {
-    let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display();
-    let text = fs::read_to_string(path).unwrap();
-    let (mut found, mut above) = (Vec::new(), String::new());
-    let mut lines = text.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
-        let Some(info) = line.trim_start().strip_prefix("```") else {
-            if !line.trim().is_empty() {
-                above = line.trim().to_owned();
-            }
-            continue;
-        };
-        let lines: Vec<String> = lines
-            .by_ref()
-            .map(|(_, line)| line.trim_end().to_owned())
-            .take_while(|line| line.trim() != "```")
-            .collect();
-        let mut words = info.split_whitespace();
-        if matches!(words.next(), Some("console" | "sh" | "bash" | "shell")) {
-            let on = words.next().unwrap_or_default().to_owned();
-            found.push(Block { place: format!("{name}:{}", number + 1), on, above: above.clone(), lines });
-        }
-        above.clear();
-    }
     found
 }
 
@@ -113,37 +78,6 @@ fn documents_tests() -> Vec<PathBuf> {
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut found);
     }
     found
-}
-
-/// Replaces everything that may differ between runs by one character.
-fn normal(line: &str) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut out = Vec::new();
-    for word in line.split_whitespace() {
-        let is_id = |piece: &str| piece.len() >= 7 && piece.chars().all(|sign| sign.is_ascii_hexdigit());
-        let mut pieces = String::new();
-        for piece in word.split_inclusive(|sign: char| !sign.is_ascii_alphanumeric()) {
-            let bare = piece.trim_end_matches(|sign: char| !sign.is_ascii_alphanumeric());
-            let rest = &piece[bare.len()..];
-            let number = bare.len() > 1 && bare.chars().all(|sign| sign.is_ascii_digit());
-            pieces.push_str(if is_id(bare) || number { "#" } else { bare });
-            pieces.push_str(rest);
-        }
-        out.push(if MONTHS.contains(&word) { "MONTH".to_owned() } else { pieces });
-    }
-    out.join(" ")
-}
-
-/// Whether the output has the expected lines; `...` stands for any number of lines.
-fn agrees(want: &[&str], said: &[&str]) -> bool {
-    match want.split_first() {
-        None => said.is_empty(),
-        Some((&"...", rest)) => (0..=said.len()).any(|skip| agrees(rest, &said[skip..])),
-        Some((line, rest)) => {
-            said.first().is_some_and(|first| normal(first) == normal(line)) && agrees(rest, &said[1..])
-        }
-    }
 }
 
 #[test]

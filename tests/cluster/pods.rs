@@ -1,5 +1,5 @@
-//! Pods as people write them: volumes, init containers and sidecars, a debugger, a StatefulSet with a claim, a
-//! Deployment that is scaled, another runtime class.
+//! Pods as people write them: volumes, resources of a whole pod, init containers and sidecars, a debugger, a
+//! StatefulSet with a claim, a Deployment that is scaled, another runtime class.
 
 use crate::harness::{Cluster, is_ready, wait_for};
 use crate::node::Options;
@@ -116,6 +116,26 @@ spec:
           readinessProbe: {exec: {command: [ls, /tmp/served]}, periodSeconds: 1}
 ";
 
+/// A pod whose resources are those of all its containers together, in two of which it makes cgroups.
+const OF_THE_POD: &str = r"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: of-the-pod
+  annotations: {usernsd.io/cgroup: writable}
+spec:
+  hostUsers: false
+  terminationGracePeriodSeconds: 0
+  resources: {requests: {cpu: 20m, memory: 16Mi}, limits: {cpu: 200m, memory: 64Mi}}
+  containers:
+    - &container
+      name: one
+      image: localhost/busybox:1
+      command: [/bin/sh, -c, 'mkdir /sys/fs/cgroup/mine && touch /tmp/served; exec sleep 2147483647']
+      readinessProbe: {exec: {command: [ls, /tmp/served]}, periodSeconds: 1}
+    - {<<: *container, name: other}
+";
+
 /// The first host ID of a pod.
 fn first_id(cluster: &Cluster, pod: &str) -> String {
     let map = cluster.exec(pod, &["cat", "/proc/self/uid_map"]);
@@ -177,6 +197,12 @@ fn pods_as_people_write_them_are_served() {
     assert_ne!(first_id(&cluster, "database-0"), before);
     assert_eq!(cluster.exec("database-0", &["sh", "-c", "cat /data/file; stat -c %u /data/file"]), "kept\n0");
 
+    let said = cluster.apply(OF_THE_POD);
+    assert!(!said.contains("Warning"), "{said}");
+    let pod = cluster.wait_for_pod("of-the-pod", is_ready);
+    assert_eq!(pod["spec"]["resources"]["limits"]["memory"], "64Mi");
+    assert_eq!(pod["status"]["qosClass"], "Burstable");
+
     // Scales from no replicas to many and back; a pod is ready only if it got its cgroup.
     cluster.apply(SCALED);
     cluster.kubectl(&["scale", "deployment/scaled", &format!("--replicas={REPLICAS}")]);
@@ -188,6 +214,7 @@ fn pods_as_people_write_them_are_served() {
     };
     assert_eq!((state("scaled-", "ok"), state("database-0", "ok")), (REPLICAS, 1));
     assert!(state("volumes", "ok") >= 2, "the main container and the sidecar");
+    assert_eq!(state("of-the-pod", "ok"), 2);
     assert!(!ps.contains("missed"));
     cluster.kubectl(&["scale", "deployment/scaled", "--replicas=0"]);
     wait_for("the pods' end", || {
