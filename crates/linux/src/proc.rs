@@ -26,6 +26,12 @@ mod inside;
 mod kernel;
 pub mod observer;
 
+/// The files of a process of which a first read of fewer than [`WHOLE`] bytes has returned everything: the kernel
+/// collects as many lines as fit into a page (seq_file), and none of theirs is longer than the half of one, or makes them
+/// in one piece.
+const SHORT_LINES: [&str; 5] = ["uid_map", "gid_map", "cgroup", "status", "stat"];
+const WHOLE: usize = 2048;
+
 /// A mounted proc file system: the host's.
 #[derive(Debug, Clone)]
 pub struct Proc {
@@ -86,6 +92,39 @@ pub enum ProcError {
         /// The process.
         pid: u32,
     },
+}
+
+/// A question for a namespace of a process.
+#[derive(Debug)]
+pub struct AskedNamespace<'a> {
+    process: &'a Process,
+    path: &'static str,
+    found: Found<'a>,
+}
+
+#[derive(Debug)]
+enum Found<'a> {
+    /// The inode.
+    Now(u64),
+    Later(observer::Asked<'a>),
+}
+
+// === impl AskedNamespace ===
+
+impl AskedNamespace<'_> {
+    /// The namespace's inode.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn inode(self) -> Result<u64, ProcError> {
+        let asked = match self.found {
+            Found::Now(inode) => return Ok(inode),
+            Found::Later(asked) => asked,
+        };
+        let target = asked.answer().map_err(|errno| self.process.failed(self.path, errno))?;
+        // The question contained the PID, which may be another process's by now.
+        if self.process.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.process.pid)) }
+    }
 }
 
 // === impl Proc ===
@@ -379,6 +418,15 @@ impl Process {
     /// # Errors
     /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
     pub fn namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
+        self.ask_namespace(kind)?.inode()
+    }
+
+    /// Begins to read the inode of one of its namespaces. If an observer reads it, it does so while this process does
+    /// something else. Other threads that ask the observer wait until the result is dropped.
+    ///
+    /// # Errors
+    /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
+    pub fn ask_namespace(&self, kind: &'static str) -> Result<AskedNamespace<'_>, ProcError> {
         let path = match kind {
             "user" => "ns/user",
             "cgroup" => "ns/cgroup",
@@ -389,26 +437,26 @@ impl Process {
             "uts" => "ns/uts",
             _ => kind,
         };
-        if let Some(observer) = observer::installed() {
-            let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
-            // The question contained the PID, which may be another process's by now.
-            return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
-        }
-        fstatat(&self.dir, path, AtFlags::empty())
-            .map(|stat| stat.st_ino)
-            .map_err(|errno| self.failed(path, errno))
+        let found = match observer::installed() {
+            Some(observer) => observer.ask(self.pid, path).map(Found::Later),
+            None => fstatat(&self.dir, path, AtFlags::empty()).map(|stat| Found::Now(stat.st_ino)),
+        };
+        let found = found.map_err(|errno| self.failed(path, errno))?;
+        Ok(AskedNamespace { process: self, path, found })
     }
 
     fn read(&self, file: &'static str) -> Result<String, ProcError> {
         let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed(file, errno))?;
-        // Most of these files are shorter, and fit into one read(2).
-        let mut bytes = Vec::with_capacity(8192);
-        // A container's mount table has no limit; 4 MiB are about 20,000 mounts.
-        File::from(fd)
-            .take(4 << 20)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        let mut bytes = vec![0; 8192];
+        let length = nix::unistd::read(&fd, &mut bytes).map_err(|errno| self.failed(file, errno))?;
+        bytes.truncate(length);
+        if length >= WHOLE || !SHORT_LINES.contains(&file) {
+            // A container's mount table has no limit; 4 MiB are about 20,000 mounts.
+            File::from(fd).take(4 << 20).read_to_end(&mut bytes).map_err(|error| {
+                self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+            })?;
+        }
         // Mount points and names may contain any byte; the parts that are parsed are ASCII.
         Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))

@@ -163,8 +163,23 @@ impl Observer {
     /// # Errors
     /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
     pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
+        self.ask(pid, link)?.answer()
+    }
+
+    /// Asks for the target of a link of a process, such as `ns/user`, without waiting for the answer.
+    ///
+    /// # Errors
+    /// EPIPE if the observer has ended, EAGAIN if it still owes an older answer.
+    pub fn ask(&self, pid: u32, link: &str) -> Result<Asked<'_>, Errno> {
         let line = if link == PROGRAM { &self.surveys } else { &self.starts };
-        line.ask(&[pid], link)?.pop().unwrap_or(Err(Errno::EPIPE))
+        let what = what(link)?;
+        let mut state = line.lock();
+        match state.send(&[pid], what) {
+            // Until it is taken, the answer is owed.
+            Ok(()) => state.owed += 1,
+            Err(errno) => return Err(state.lost(errno)),
+        }
+        Ok(Asked { state })
     }
 
     /// The targets of a link of several processes, in their order: for surveys, which may wait.
@@ -184,28 +199,49 @@ impl Line {
     }
 
     fn ask(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
-        let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::EINVAL)?;
-        let what = u32::try_from(what).map_err(|_| Errno::EINVAL)?;
+        let what = what(link)?;
         let mut found = Vec::with_capacity(pids.len());
         for batch in pids.chunks(BATCH) {
             let mut state = self.lock();
-            match state.exchange(batch, what) {
-                Ok(answers) => found.extend(answers),
-                Err(errno) => {
-                    if errno != Errno::EAGAIN {
-                        state.socket = None;
-                    }
-                    return Err(errno);
-                }
-            }
+            let answers = state.send(batch, what).and_then(|()| state.receive(batch.len()));
+            found.extend(answers.map_err(|errno| state.lost(errno))?);
         }
         Ok(found)
     }
 }
 
+/// The number of a link in a question.
+fn what(link: &str) -> Result<u32, Errno> {
+    let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::EINVAL)?;
+    u32::try_from(what).map_err(|_| Errno::EINVAL)
+}
+
+/// A question to the observer. If it is dropped without its answer, that precedes the answer to the next question.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    state: MutexGuard<'a, State>,
+}
+
+// === impl Asked ===
+
+impl Asked<'_> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
+    pub fn answer(mut self) -> Result<Target, Errno> {
+        self.state.owed -= 1;
+        let answers = self.state.receive(1);
+        let mut answers = answers.map_err(|errno| self.state.lost(errno))?;
+        answers.pop().unwrap_or(Err(Errno::EPIPE))
+    }
+}
+
+// === impl State ===
+
 impl State {
-    /// EAGAIN if no answer comes in time; it may still come later.
-    fn exchange(&mut self, pids: &[u32], what: u32) -> Result<Vec<Result<Target, Errno>>, Errno> {
+    /// Sends questions, after the answers that are owed have arrived. EAGAIN if they do not.
+    fn send(&mut self, pids: &[u32], what: u32) -> Result<(), Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
         let mut answers = [0; BATCH * ANSWER];
         while self.owed > 0 {
@@ -217,13 +253,27 @@ impl State {
             questions.extend(pid.to_ne_bytes());
             questions.extend(what.to_ne_bytes());
         }
-        send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL)?;
+        send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// The answers to the last questions. EAGAIN if none come in time; they may still come later.
+    fn receive(&mut self, count: usize) -> Result<Vec<Result<Target, Errno>>, Errno> {
+        let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
+        let mut answers = [0; BATCH * ANSWER];
         let length = receive(socket, &mut answers).inspect_err(|_| self.owed += 1)?;
-        if length != pids.len() * ANSWER {
+        if length != count * ANSWER {
             return Err(Errno::EPIPE);
         }
         let answers = answers.get(..length).unwrap_or_default().as_chunks::<ANSWER>().0;
         Ok(answers.iter().map(parse_answer).collect())
+    }
+
+    /// Closes the socket after an error that does not pass, and returns the error.
+    fn lost(&mut self, errno: Errno) -> Errno {
+        if errno != Errno::EAGAIN {
+            self.socket = None;
+        }
+        errno
     }
 }
 
