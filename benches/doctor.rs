@@ -7,14 +7,9 @@
     reason = "a bench that meets a surprise ends"
 )]
 
-#[path = "../tests/node/mod.rs"]
-mod node;
-#[path = "../tests/fakes/mod.rs"]
-mod support;
-
 mod common;
-#[path = "common/runtime.rs"]
-mod runtime;
+#[path = "common/faked.rs"]
+mod faked;
 
 use std::fs;
 use std::io::Read as _;
@@ -23,7 +18,8 @@ use std::time::Instant;
 
 use common::tree::{Crowd, Place};
 use common::{Samples, builds, in_node, number, say};
-use support::cri_runtime::FakeRuntime;
+use faked::{fakes, node, runtime};
+use fakes::cri_runtime::FakeRuntime;
 
 fn main() {
     let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };

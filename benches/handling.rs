@@ -9,14 +9,9 @@
     reason = "a bench that meets a surprise ends"
 )]
 
-#[path = "../tests/node/mod.rs"]
-mod node;
-#[path = "../tests/fakes/mod.rs"]
-mod support;
-
 mod common;
-#[path = "common/runtime.rs"]
-mod runtime;
+#[path = "common/faked.rs"]
+mod faked;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -25,8 +20,9 @@ use std::time::{Duration, Instant};
 use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
+use faked::{fakes, node, runtime};
+use fakes::nri_runtime::Plugin;
 use runtime::Peers;
-use support::nri_runtime::Plugin;
 use usernsd_domain::cgroup::{CgroupPath, DelegateList};
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
@@ -145,7 +141,7 @@ fn one_by_one() {
         let place = Place::new(2_000_000 + round * 10, crowd.pids[0]);
         let start = place.recorded();
         let message = {
-            use support::nri_proto::{container, field, number, pod};
+            use fakes::nri_proto::{container, field, number, pod};
             let both = [field(2, &pod(&start["pod"])), field(3, &container(&start["container"]))].concat();
             Plugin::request_bytes(1, "StateChange", &[number(1, 6), both].concat())
         };
@@ -203,7 +199,7 @@ fn one_by_one() {
 
 /// CreateContainer of a container with as many variables as a message can hold.
 fn hostile() {
-    use support::nri_proto::{container, field, pod};
+    use fakes::nri_proto::{container, field, pod};
     const VARIABLES: usize = 1_000_000;
     let crowd = Crowd::new(1);
     let place = Place::new(3_000_000, crowd.pids[0]);

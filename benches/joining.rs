@@ -10,14 +10,9 @@
     reason = "a bench that meets a surprise ends"
 )]
 
-#[path = "../tests/node/mod.rs"]
-mod node;
-#[path = "../tests/fakes/mod.rs"]
-mod support;
-
 mod common;
-#[path = "common/runtime.rs"]
-mod runtime;
+#[path = "common/faked.rs"]
+mod faked;
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,10 +24,11 @@ use std::time::{Duration, Instant};
 use common::agent::{Agent, resident};
 use common::tree::{Crowd, Place};
 use common::{Samples, builds, in_node, number, row};
+use faked::{fakes, node, runtime};
+use fakes::cri_runtime::FakeRuntime;
+use fakes::nri_runtime::{Plugin, Runtime};
 use runtime::PATIENT;
 use serde_json::Value;
-use support::cri_runtime::FakeRuntime;
-use support::nri_runtime::{Plugin, Runtime};
 
 fn main() {
     let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };

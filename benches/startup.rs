@@ -10,14 +10,9 @@
     reason = "a bench that meets a surprise ends"
 )]
 
-#[path = "../tests/node/mod.rs"]
-mod node;
-#[path = "../tests/fakes/mod.rs"]
-mod support;
-
 mod common;
-#[path = "common/runtime.rs"]
-mod runtime;
+#[path = "common/faked.rs"]
+mod faked;
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, row, say};
+use faked::{fakes, node, runtime};
 use runtime::Peers;
 
 fn main() {

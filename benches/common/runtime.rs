@@ -14,8 +14,8 @@ use usernsd_peers::cri::v1;
 
 use crate::common::agent::Agent;
 use crate::common::tree::Place;
-use crate::support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
-use crate::support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
+use crate::fakes::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use crate::fakes::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
 
 /// A runtime that waits as long as a bench needs.
 pub(crate) const PATIENT: Kind = Kind { request_timeout: Duration::from_secs(10), ..CONTAINERD };
