@@ -149,8 +149,8 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let busy = Arc::new(Busy::new());
     let endpoints = Arc::new(Mutex::new(settings.endpoints.clone()));
     let (ask_runtime, questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
-    // systemd is not asked: a bus call would cost more than everything else, and the runtime itself has just
-    // created the unit.
+    // systemd is not asked about a cgroup without its mark: a bus call would cost more than everything else, and the
+    // runtime itself has just created the unit.
     let (ask_systemd, _) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let mut decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, None);

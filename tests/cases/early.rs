@@ -93,10 +93,10 @@ fn containerd_a_resync_during_a_creation_counts_nothing_wrong() {
     let Some(node) = containerd(true) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("p").privileged());
-    let (container, agent) = met_while_frozen(&pods, &pod, Agent::start(&node), |agent| {
-        let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]);
+    let agent = Agent::with(&node, "resync: {interval: 10s}\n");
+    let (container, agent) = met_while_frozen(&pods, &pod, agent, |agent| {
+        let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "periodic")]);
         let before = resyncs();
-        node.run(["systemctl", "daemon-reload"]);
         wait_for("a resync", || (resyncs() > before).then_some(()));
         agent
     });

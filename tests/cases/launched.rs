@@ -224,6 +224,66 @@ fn a_hung_plugin_is_replaced_by_the_agent() {
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
 }
 
+/// The agent does not replace the plugin, because it is not configured to join NRI. While the plugin was called, the
+/// agent was not subscribed to systemd's signals; afterwards they are the earliest way to a container.
+#[test]
+fn containers_are_reached_over_systemd_once_the_plugin_is_gone() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, "nri: {enabled: false}\nlog: {level: debug}\n");
+    wait_for_path(&agent, "launched_plugin");
+    let switched = |what: &str| agent.log().matches(&format!("systemd's signals are {what}")).count();
+    let pod = pods.run_pod(&PodSpec::new("p").privileged());
+    let before = pods.run(&pod, &ContainerSpec::sleeping().privileged());
+    wait_for("the report", || (agent.record(&before)["source"] == "nri").then_some(()));
+    let (on, off) = (switched("on"), switched("off"));
+    signal(&node, &plugin(&node), "KILL");
+    wait_for_path(&agent, "nobody");
+    wait_for("signals", || (switched("on") > on).then_some(()));
+    let after = pods.run(&pod, &ContainerSpec::sleeping().named("after").privileged());
+    agent.wait_for_outcome(&after, "delegated");
+    assert_eq!((agent.record(&after)["source"].as_str(), after.owner("").0), (Some("systemd"), BASE));
+    // The next plugin: the signals are off again, and it is called.
+    node.restart_unit(UNIT);
+    pods.wait_until_it_answers();
+    wait_for_path(&agent, "launched_plugin");
+    wait_for("no signals", || (switched("off") > off).then_some(()));
+    let back = pods.run(&pod, &ContainerSpec::sleeping().named("back").privileged());
+    wait_for("the report", || (agent.record(&back)["source"] == "nri").then_some(()));
+}
+
+/// systemd marks the cgroups that it delegates, so that no call over the bus is needed for them.
+#[test]
+fn systemd_is_asked_only_about_a_cgroup_that_it_has_not_marked() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "agent_joined");
+    let pod = pods.run_pod(&PodSpec::new("p").privileged());
+    let log = "/run/calls";
+    let script = format!("exec busctl monitor org.freedesktop.systemd1 >{log} 2>&1");
+    let _monitor = node.spawn(["sh", "-c", &script]);
+    let calls = || fs::read_to_string(node.path(log)).unwrap_or_default();
+    wait_for("the monitor", || {
+        let manager = ["/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+        node.run(["busctl", "get-property", "org.freedesktop.systemd1", manager[0], manager[1], "Version"]);
+        calls().contains("Member=Get").then_some(())
+    });
+    let asked = |container: &Container| {
+        let label = format!("{}_2escope", container.id);
+        calls().lines().any(|line| line.contains(&label) && line.ends_with("Member=GetAll"))
+    };
+    let marked = pods.run(&pod, &ContainerSpec::sleeping().named("marked").privileged());
+    agent.wait_for_outcome(&marked, "delegated");
+    node.write("/run/systemd/system/scope.d/x.conf", "[Scope]\nDelegate=no\n");
+    node.run(["systemctl", "daemon-reload"]);
+    let unmarked = pods.run(&pod, &ContainerSpec::sleeping().named("unmarked").privileged());
+    agent.wait_for_outcome(&unmarked, "not_delegated");
+    wait_for("the question", || asked(&unmarked).then_some(()));
+    assert!(!asked(&marked), "{}", calls());
+    assert_eq!((marked.owner("").0, unmarked.owner("").0), (BASE, 0));
+}
+
 /// A file that is not a program, as after a truncated copy.
 #[test]
 fn a_plugin_that_does_not_start_is_replaced_by_the_agent() {

@@ -61,6 +61,7 @@ const JOB: &str = "/org/freedesktop/systemd1/job/7";
 pub struct FakeSystemd {
     pub scenario: Arc<Mutex<Scenario>>,
     calls: Arc<Mutex<Vec<String>>>,
+    rules: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<Vec<Connection>>>,
     accept: JoinHandle<()>,
 }
@@ -72,14 +73,22 @@ impl FakeSystemd {
         let listener = UnixListener::bind(socket).unwrap();
         let scenario = Arc::new(Mutex::new(scenario));
         let calls = Arc::new(Mutex::new(Vec::new()));
+        let rules = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(Vec::new()));
-        let accept = tokio::spawn(accept(listener, scenario.clone(), calls.clone(), connections.clone()));
-        FakeSystemd { scenario, calls, connections, accept }
+        let recorded = Recorded { scenario: scenario.clone(), calls: calls.clone(), rules: rules.clone() };
+        let accept = tokio::spawn(accept(listener, recorded, connections.clone()));
+        FakeSystemd { scenario, calls, rules, connections, accept }
     }
 
     /// The calls so far, as `Method` or `Method(argument)`, without those to the bus itself.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
+    }
+
+    /// The match rules that clients have added and not removed. Signals are sent without them too: everyone on the bus
+    /// may send a signal to a single client.
+    pub fn rules(&self) -> Vec<String> {
+        self.rules.lock().unwrap().clone()
     }
 
     /// Sends a signal from `sender` to every connection.
@@ -135,16 +144,19 @@ impl Drop for FakeSystemd {
     }
 }
 
-async fn accept(
-    listener: UnixListener,
+/// What connections share.
+#[derive(Clone)]
+struct Recorded {
     scenario: Arc<Mutex<Scenario>>,
     calls: Arc<Mutex<Vec<String>>>,
-    connections: Arc<Mutex<Vec<Connection>>>,
-) {
+    rules: Arc<Mutex<Vec<String>>>,
+}
+
+async fn accept(listener: UnixListener, recorded: Recorded, connections: Arc<Mutex<Vec<Connection>>>) {
     let mut number = 41;
     while let Ok((stream, _)) = listener.accept().await {
         number += 1;
-        let (scenario, calls, connections) = (scenario.clone(), calls.clone(), connections.clone());
+        let (recorded, connections) = (recorded.clone(), connections.clone());
         tokio::spawn(async move {
             let builder =
                 Builder::unix_stream(stream.into_std().unwrap()).server(zbus::Guid::generate()).p2p();
@@ -153,25 +165,26 @@ async fn accept(
             let mut messages = MessageStream::from(&connection);
             while let Some(Ok(message)) = messages.next().await {
                 if message.message_type() == Type::MethodCall {
-                    answer(&connection, number, &message, &scenario, &calls).await;
+                    answer(&connection, number, &message, &recorded).await;
                 }
             }
         });
     }
 }
 
-async fn answer(
-    connection: &Connection,
-    number: u32,
-    call: &Message,
-    scenario: &Mutex<Scenario>,
-    calls: &Mutex<Vec<String>>,
-) {
+async fn answer(connection: &Connection, number: u32, call: &Message, recorded: &Recorded) {
+    let Recorded { scenario, calls, rules } = recorded;
     let header = call.header();
     let interface = header.interface().map(|name| name.to_string()).unwrap_or_default();
     let member = header.member().unwrap().to_string();
     let path = header.path().unwrap().to_string();
     if interface == "org.freedesktop.DBus" {
+        let rule = || call.body().deserialize::<String>().unwrap();
+        match member.as_str() {
+            "AddMatch" => rules.lock().unwrap().push(rule()),
+            "RemoveMatch" => rules.lock().unwrap().retain(|known| *known != rule()),
+            _ => {}
+        }
         let reply = match member.as_str() {
             "Hello" => connection.reply(&header, &format!(":1.{number}")).await,
             "GetNameOwner" => connection.reply(&header, &SYSTEMD).await,
@@ -242,7 +255,7 @@ async fn answer(
         ("Subscribe", _) if scenario.already_subscribed => {
             return refuse("org.freedesktop.systemd1.AlreadySubscribed").await;
         }
-        ("Subscribe", _) => connection.reply(&header, &()).await,
+        ("Subscribe" | "Unsubscribe", _) => connection.reply(&header, &()).await,
         ("ListUnitsByPatterns", _) if version >= 230 => {
             let (states, patterns): (Vec<String>, Vec<String>) = call.body().deserialize().unwrap();
             assert!(states.is_empty());

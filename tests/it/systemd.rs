@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::time::Duration;
 
 use crate::fakes::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
@@ -186,13 +187,15 @@ async fn an_error_names_the_call_and_its_cause() {
     let rig = rig(new()).await;
     let own =
         pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::empty());
+    let (_events, subscription) = rig.systemd.events().await.unwrap();
     rig.fake.scenario.lock().unwrap().refuse = Some("org.freedesktop.DBus.Error.AccessDenied".into());
     for (error, call) in [
         (rig.systemd.version().await.unwrap_err(), "Get Version"),
         (rig.systemd.scopes().await.unwrap_err(), "ListUnitsByPatterns"),
         (rig.systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
         (rig.systemd.unit_of_pid(own.as_ref().unwrap().as_fd(), 1).await.unwrap_err(), "GetUnitByPIDFD"),
-        (rig.systemd.events().await.err().unwrap(), "Subscribe"),
+        (subscription.switch_on().await.unwrap_err(), "Subscribe"),
+        (subscription.switch_off().await.unwrap_err(), "Unsubscribe"),
     ] {
         assert_eq!(error.to_string(), format!("{call}: in words (org.freedesktop.DBus.Error.AccessDenied)"));
     }
@@ -205,7 +208,9 @@ async fn an_error_names_the_call_and_its_cause() {
 async fn a_call_to_a_systemd_that_hangs_is_given_up() {
     let rig = rig(Scenario { hang: true, ..new() }).await;
     let systemd = rig.systemd.with_deadline(SOON);
-    let both = async { (systemd.scope(CRIO).await.unwrap_err(), systemd.events().await.err().unwrap()) };
+    let (_events, subscription) = systemd.events().await.unwrap();
+    let both =
+        async { (systemd.scope(CRIO).await.unwrap_err(), subscription.switch_on().await.unwrap_err()) };
     let (scope, events) = tokio::time::timeout(LIMIT, both).await.unwrap();
     for (error, call) in [(scope, "GetAll Scope"), (events, "Subscribe")] {
         assert_eq!(error.to_string(), format!("{call}: no answer from systemd within 200ms"));
@@ -227,10 +232,17 @@ async fn a_dead_bus_is_named() {
     );
 }
 
+/// The events of systemd, with its signals switched on.
+async fn subscribed(systemd: &Systemd) -> Pin<Box<impl Stream<Item = SystemdEvent> + use<>>> {
+    let (events, subscription) = systemd.events().await.unwrap();
+    subscription.switch_on().await.unwrap();
+    Box::pin(events)
+}
+
 #[tokio::test]
 async fn signals_about_scopes_arrive_in_order() {
     let rig = rig(new()).await;
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     rig.fake.job_removed("run-x.mount", "done").await;
     rig.fake.job_removed("crio-1.scope", "failed").await;
     rig.fake.job_removed("crio-1.scope", "done").await;
@@ -253,7 +265,7 @@ async fn signals_about_scopes_arrive_in_order() {
 #[tokio::test]
 async fn signals_of_other_senders_are_ignored() {
     let rig = rig(new()).await;
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     let path = zbus::ObjectPath::try_from("/a").unwrap();
     rig.fake.signal(":1.66", MANAGER, "JobRemoved", &(1_u32, path, "crio-evil.scope", "done")).await;
     let change = ("org.freedesktop.systemd1", SYSTEMD, ":1.66");
@@ -280,7 +292,7 @@ async fn a_flood_of_large_signals_takes_no_memory_and_loses_none_of_systemds() {
     const EACH: usize = 4 << 20;
     let rig = rig(new()).await;
     // Its events are not taken in the meantime, so that everything that is read is queued.
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     let path = zbus::ObjectPath::try_from("/a").unwrap();
     let unit = "x".repeat(EACH) + ".scope";
     let flood = async |count: usize| {
@@ -320,7 +332,7 @@ async fn a_reply_that_is_too_long_is_an_error_at_once_and_not_read() {
 #[tokio::test]
 async fn the_client_subscribes_again_after_a_reexec() {
     let rig = rig(new()).await;
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     rig.fake.owner_changed(SYSTEMD, "").await;
     // The name has no owner now.
     rig.fake.job_removed("crio-0.scope", "done").await;
@@ -335,9 +347,36 @@ async fn the_client_subscribes_again_after_a_reexec() {
 }
 
 #[tokio::test]
+async fn signals_are_sent_only_while_they_are_switched_on() {
+    let rig = rig(new()).await;
+    let (events, subscription) = rig.systemd.events().await.unwrap();
+    let mut events = Box::pin(events);
+    let rules = |fake: &FakeSystemd| {
+        fake.rules().iter().filter(|rule| rule.contains("org.freedesktop.systemd1.Manager")).count()
+    };
+    // A restart of systemd is seen all the same, and nobody subscribes with it.
+    rig.fake.owner_changed("", SYSTEMD).await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    assert_eq!((rules(&rig.fake), rig.fake.calls(), subscription.is_on()), (0, vec![], false));
+    subscription.switch_on().await.unwrap();
+    assert_eq!((rules(&rig.fake), subscription.is_on()), (3, true));
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    subscription.switch_off().await.unwrap();
+    assert_eq!((rules(&rig.fake), rig.fake.calls()), (0, vec!["Subscribe".into(), "Unsubscribe".into()]));
+    rig.fake.owner_changed("", SYSTEMD).await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    assert_eq!(rig.fake.calls().len(), 2);
+    // A systemd that has no subscription of it, because it was executed again, has nothing to end.
+    subscription.switch_on().await.unwrap();
+    rig.fake.scenario.lock().unwrap().refuse = Some("org.freedesktop.systemd1.NotSubscribed".into());
+    subscription.switch_off().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_existing_subscription_is_accepted() {
     let rig = rig(Scenario { already_subscribed: true, ..new() }).await;
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     rig.fake.job_removed("crio-1.scope", "done").await;
     assert_eq!(next(&mut events).await, done("crio-1.scope"));
 }
@@ -345,7 +384,7 @@ async fn an_existing_subscription_is_accepted() {
 #[tokio::test]
 async fn calls_are_answered_while_signals_are_not_read() {
     let rig = rig(new()).await;
-    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let mut events = subscribed(&rig.systemd).await;
     // More than the queue holds; calls use another connection.
     let sent = Cell::new(0);
     let flood = async {
@@ -427,7 +466,7 @@ async fn a_real_bus_forwards_only_signals_of_systemd() {
     };
     let (first, stranger) = (join(true).await, join(false).await);
     let systemd = Systemd::connect(&socket).await.unwrap();
-    let mut events = Box::pin(systemd.events().await.unwrap());
+    let mut events = subscribed(&systemd).await;
     // Unique names are numbered: two of the test's, then the connection for calls, then the one for signals.
     let number: u32 = stranger.unique_name().unwrap().rsplit('.').next().unwrap().parse().unwrap();
     for victim in [number + 1, number + 2] {

@@ -20,7 +20,7 @@ use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
 use usernsd_domain::repair::{Kept, Missed};
 use usernsd_domain::report::{Created, Looked, Named};
-use usernsd_domain::unit::{Scope, container_of_scope};
+use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
 use usernsd_linux::proc::Process;
 use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
@@ -402,15 +402,9 @@ impl Containers {
         }
     }
 
-    /// Stores systemd's answer about a unit before it is needed.
-    pub fn note_scope(&self, unit: &str, scope: Scope) {
-        self.decider.note_scope(unit, scope);
-    }
-
     /// Forgets the container of a unit that systemd has removed, unless the cgroup still exists. While it
     /// reloads its configuration, systemd removes every unit and reads all of them again (systemd#376).
     pub fn unit_removed(&self, unit: &str) {
-        self.decider.forget_scope(unit);
         let Some(record) = container_of_scope(unit).and_then(|id| self.store.get(&id)) else { return };
         match (&record.cgroup, record.inode) {
             (Some(path), Some(inode)) if !self.delegator().is_there(path, inode) => {

@@ -68,7 +68,15 @@ pub struct Trigger {
 pub struct Pods {
     facts: Notes<PodFacts>,
     /// The annotations of pods with which they ask for something.
-    wishes: Notes<BTreeMap<String, String>>,
+    wishes: Arc<Mutex<Wishes>>,
+}
+
+/// Annotations of pods, by sandbox ID.
+#[derive(Debug, Default)]
+struct Wishes {
+    noted: HashMap<String, BTreeMap<String, String>>,
+    /// Their size together, in bytes.
+    bytes: usize,
 }
 
 /// Size limit of all remembered annotations, in bytes. Beyond it arbitrary ones are forgotten, as beyond
@@ -83,7 +91,6 @@ pub struct Decider {
     inspector: Inspector,
     policies: Policies,
     pods: Pods,
-    scopes: Mutex<HashMap<String, Scope>>,
     ask_runtime: Asker<CriId, Option<PodFacts>>,
     ask_systemd: Asker<String, Option<Scope>>,
     systemd_user: Option<Arc<SystemdUser>>,
@@ -148,15 +155,7 @@ impl Pods {
         let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
         let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
         let asks: BTreeMap<String, String> = asks.collect();
-        let mut notes = lock(&self.wishes);
-        let mut all = weight(&asks) + notes.values().map(weight).sum::<usize>();
-        while all > NOTED_BYTES
-            && let Some(any) = notes.keys().next().cloned()
-        {
-            all -= notes.remove(&any).as_ref().map_or(0, weight);
-        }
-        drop(notes);
-        note(&self.wishes, sandbox_id, asks);
+        lock(&self.wishes).put(sandbox_id, asks);
     }
 
     /// The remembered answer about a pod.
@@ -168,7 +167,7 @@ impl Pods {
     /// The annotations with which a pod asks for something; `None` if they are not known.
     #[must_use]
     pub fn wishes(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
-        lock(&self.wishes).get(sandbox_id).cloned()
+        lock(&self.wishes).noted.get(sandbox_id).cloned()
     }
 
     /// Whether the runtime's answer about a pod is remembered.
@@ -180,14 +179,14 @@ impl Pods {
     /// Whether a pod's annotations are remembered.
     #[must_use]
     pub fn knows_wishes(&self, sandbox_id: &str) -> bool {
-        lock(&self.wishes).contains_key(sandbox_id)
+        lock(&self.wishes).noted.contains_key(sandbox_id)
     }
 
     /// The sandboxes of the pods that are remembered.
     #[must_use]
     pub fn noted(&self) -> Vec<String> {
         let mut noted: Vec<String> = lock(&self.facts).keys().cloned().collect();
-        noted.extend(lock(&self.wishes).keys().cloned());
+        noted.extend(lock(&self.wishes).noted.keys().cloned());
         noted.sort_unstable();
         noted.dedup();
         noted
@@ -195,8 +194,30 @@ impl Pods {
 
     /// Forgets a pod, and returns its facts.
     pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
-        lock(&self.wishes).remove(sandbox_id);
+        lock(&self.wishes).forget(sandbox_id);
         lock(&self.facts).remove(sandbox_id)
+    }
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// Stores a pod's annotations. If there are too many, arbitrary others are forgotten.
+    fn put(&mut self, sandbox_id: &str, annotations: BTreeMap<String, String>) {
+        self.forget(sandbox_id);
+        let bytes = weight(&annotations);
+        while (self.bytes + bytes > NOTED_BYTES || self.noted.len() >= NOTED_PODS)
+            && let Some(any) = self.noted.keys().next().cloned()
+        {
+            self.forget(&any);
+        }
+        self.bytes += bytes;
+        self.noted.insert(sandbox_id.to_owned(), annotations);
+    }
+
+    fn forget(&mut self, sandbox_id: &str) {
+        let before = self.noted.remove(sandbox_id);
+        self.bytes -= before.as_ref().map_or(0, weight);
     }
 }
 
@@ -227,15 +248,7 @@ impl Decider {
         ask_systemd: Asker<String, Option<Scope>>,
         systemd_user: Option<Arc<SystemdUser>>,
     ) -> Decider {
-        Decider {
-            inspector,
-            policies,
-            pods: Pods::default(),
-            scopes: Mutex::default(),
-            ask_runtime,
-            ask_systemd,
-            systemd_user,
-        }
+        Decider { inspector, policies, pods: Pods::default(), ask_runtime, ask_systemd, systemd_user }
     }
 
     /// Replaces the rules, for a configuration that changed.
@@ -365,25 +378,9 @@ impl Decider {
         }
     }
 
-    /// Stores systemd's answer about a unit before it is needed.
-    pub fn note_scope(&self, unit: &str, scope: Scope) {
-        lock(&self.scopes).insert(unit.to_owned(), scope);
-    }
-
-    /// Forgets systemd's answer about a unit, unless its cgroup still exists.
-    pub fn forget_scope(&self, unit: &str) {
-        lock(&self.scopes).retain(|name, scope| {
-            name != unit
-                || scope
-                    .control_group_id
-                    .is_some_and(|id| self.delegator().is_there(&scope.control_group, id))
-        });
-    }
-
-    /// systemd's answer about a unit: a stored one, which is used once, otherwise a new one.
+    /// systemd's answer about a unit.
     fn scope(&self, unit: &str) -> Option<Scope> {
-        let noted = lock(&self.scopes).remove(unit);
-        noted.or_else(|| self.ask_systemd.ask(unit.to_owned()).flatten())
+        self.ask_systemd.ask(unit.to_owned()).flatten()
     }
 
     /// The pod's request, and whether the runtime was asked and did not answer. It is asked only about a
@@ -493,6 +490,27 @@ pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn noted_annotations_are_bounded() {
+        let pods = Pods::default();
+        let asks = |container: usize| {
+            (format!("cgroup.usernsd.io/container.{container:0>200}"), "writable".to_owned())
+        };
+        let asks: BTreeMap<String, String> = (0..WISHES).map(asks).collect();
+        for number in 0..1000 {
+            pods.note_annotations(&number.to_string(), &asks);
+        }
+        let noted = pods.noted();
+        let bytes = noted.iter().filter_map(|id| pods.wishes(id)).map(|asks| weight(&asks)).sum::<usize>();
+        assert!(pods.knows_wishes("999") && bytes > NOTED_BYTES / 2 && bytes <= NOTED_BYTES, "{bytes}");
+        assert_eq!(lock(&pods.wishes).bytes, bytes);
+        // One that is noted again displaces no other.
+        pods.note_annotations("999", &asks);
+        assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (noted.len(), bytes));
+        noted.iter().for_each(|id| drop(pods.forget(id)));
+        assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (0, 0));
+    }
 
     #[test]
     fn notes_of_pods_are_bounded() {

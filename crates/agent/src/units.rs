@@ -1,6 +1,7 @@
-//! systemd's signals. They are used to fetch the answers about units before they are needed; and if no
-//! runtime calls before it starts a container, they are the earliest safe sign that the container's cgroup
-//! exists.
+//! Questions to systemd about units, and systemd's signals. If no runtime calls before it starts a container,
+//! the signals are the earliest safe sign that the container's cgroup exists. Otherwise they are not needed,
+//! and slow a start down more than everything that usernsd does in it: systemd sends the bus several for each
+//! unit and job. So they are switched off while a runtime calls.
 //!
 //! `UnitNew` is ignored, because the directory does not exist yet. `JobRemoved(done)` is sent when it does,
 //! and the runtime itself waits for it. The agent was at least 13 ms faster in every race measured; nothing
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::StreamExt;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::containers::{Containers, Trigger};
@@ -25,13 +26,13 @@ use usernsd_domain::record::Source;
 use usernsd_domain::unit::{Scope, container_of_scope};
 use usernsd_inspect::ask::Question;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_peers::systemd::{Systemd, SystemdEvent};
+use usernsd_peers::systemd::{Subscription, Systemd, SystemdError, SystemdEvent};
 
 /// After a connection that lasted this long, the bus is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
-/// The most scopes that are asked about or inspected ahead of time concurrently: several times what a node
-/// starts at once. Further scopes are asked about when needed, or found by a resync that is then requested.
-const AHEAD: usize = 64;
+/// The most scopes that are inspected concurrently: several times what a node starts at once. Further scopes are
+/// found by a resync that is then requested.
+const AT_ONCE: usize = 64;
 /// How long a container that has just got its cgroup may take to enter its user namespace. The runtime
 /// needs some milliseconds; a stuck container is left to the resync.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -60,10 +61,10 @@ impl Units {
         let mut backoff = Backoff::on_this_node(LASTING);
         let mut said = None;
         let mut joined_before = false;
-        let ahead = Arc::new(Semaphore::new(AHEAD));
+        let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let lasted = match self.join().await {
-                Ok((systemd, events)) => {
+                Ok((systemd, events, subscription)) => {
                     let since = Instant::now();
                     said = None;
                     self.containers.store().up(Peer::Systemd, SystemTime::now());
@@ -74,13 +75,12 @@ impl Units {
                     if let Some(systemd_user) = &self.systemd_user {
                         systemd_user.find_out(&systemd).await;
                     }
-                    self.serve(systemd, events, &ahead).await;
-                    self.containers.store().down(
-                        Peer::Systemd,
-                        SystemTime::now(),
-                        "the connection to the system bus ended",
-                    );
-                    warn!(bus = %self.bus.display(), "lost the system bus; joining again");
+                    let reason = match self.serve(systemd, events, &subscription, &places).await {
+                        Ok(()) => "the connection to the system bus ended".to_owned(),
+                        Err(error) => chain(&error),
+                    };
+                    warn!(bus = %self.bus.display(), %reason, "lost the system bus; joining again");
+                    self.containers.store().down(Peer::Systemd, SystemTime::now(), reason);
                     since.elapsed()
                 }
                 Err(error) => {
@@ -109,40 +109,51 @@ impl Units {
 
     async fn join(
         &self,
-    ) -> Result<
-        (Arc<Systemd>, impl futures_util::Stream<Item = SystemdEvent> + Unpin + use<>),
-        usernsd_peers::systemd::SystemdError,
-    > {
+    ) -> Result<(Arc<Systemd>, impl Stream<Item = SystemdEvent> + Unpin + use<>, Subscription), SystemdError>
+    {
         let systemd = Systemd::connect(&self.bus).await?;
-        let events = systemd.events().await?;
+        let (events, subscription) = systemd.events().await?;
         let version = systemd.version().await?;
         info!(bus = %self.bus.display(), version, "joined systemd over the system bus");
-        Ok((Arc::new(systemd), Box::pin(events)))
+        Ok((Arc::new(systemd), Box::pin(events), subscription))
     }
 
+    /// Answers questions and takes events until the connection ends.
+    ///
+    /// # Errors
+    /// systemd's signals could not be switched on or off.
     async fn serve(
         &mut self,
         systemd: Arc<Systemd>,
-        mut events: impl futures_util::Stream<Item = SystemdEvent> + Unpin,
-        ahead: &Arc<Semaphore>,
-    ) {
+        mut events: impl Stream<Item = SystemdEvent> + Unpin,
+        subscription: &Subscription,
+        places: &Arc<Semaphore>,
+    ) -> Result<(), SystemdError> {
+        let called_first = self.containers.store().called_first();
+        let mut switching =
+            std::pin::pin!(switch_signals(subscription, called_first, Arc::clone(&self.resync)));
         loop {
             tokio::select! {
                 biased;
                 question = self.questions.recv() => {
-                    let Some(question) = question else { return };
+                    let Some(question) = question else { return Ok(()) };
                     let systemd = Arc::clone(&systemd);
                     tokio::spawn(async move {
                         let answer = scope(&systemd, &question.question).await;
                         question.answer(answer);
                     });
                 }
+                switched = &mut switching => return switched,
                 event = events.next() => match event {
-                    None => return,
-                    Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit, ahead),
+                    None => return Ok(()),
+                    Some(SystemdEvent::JobDone { unit }) => self.made(&unit, places),
                     Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
                     // Neither undoes a chown, but signals may have been lost in the meantime.
-                    Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
+                    Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => {
+                        if subscription.is_on() {
+                            self.resync.notify_one();
+                        }
+                    }
                     Some(SystemdEvent::Reloading(true)) => {}
                 },
             }
@@ -150,33 +161,59 @@ impl Units {
     }
 
     /// Handles the signal that a scope's cgroup exists.
-    fn made(&self, systemd: &Arc<Systemd>, unit: String, ahead: &Arc<Semaphore>) {
-        let Some(id) = container_of_scope(&unit) else { return };
-        let is_called_first = self.containers.store().is_called_first();
-        let Ok(place) = Arc::clone(ahead).try_acquire_owned() else {
-            if !is_called_first {
-                self.resync.notify_one();
-            }
+    fn made(&self, unit: &str, places: &Arc<Semaphore>) {
+        let Some(id) = container_of_scope(unit) else { return };
+        // Some signals are still to be read when they are switched off.
+        if self.containers.store().is_called_first() {
+            return;
+        }
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            self.resync.notify_one();
             return;
         };
         let since = Instant::now();
-        let systemd = Arc::clone(systemd);
         let containers = Arc::clone(&self.containers);
-        if is_called_first {
-            tokio::spawn(async move {
-                let _place = place;
-                if let Some(scope) = scope(&systemd, &unit).await {
-                    containers.note_scope(&unit, scope);
-                }
-            });
-            return;
-        }
         let bundles = Arc::clone(&self.bundles);
         // On a thread that may block: it asks systemd through the channel above.
         tokio::task::spawn_blocking(move || {
             let _place = place;
             look_early(&containers, &bundles, &id, since);
         });
+    }
+}
+
+/// Switches systemd's signals on while no runtime calls before it starts a container, and off while one does.
+///
+/// # Errors
+/// systemd or the bus did not do it; it ends only then.
+async fn switch_signals(
+    subscription: &Subscription,
+    mut called_first: watch::Receiver<bool>,
+    resync: Arc<Notify>,
+) -> Result<(), SystemdError> {
+    let mut was_off = false;
+    loop {
+        let is_called_first = *called_first.borrow_and_update();
+        match (is_called_first, subscription.is_on()) {
+            (false, false) => {
+                subscription.switch_on().await?;
+                if was_off {
+                    debug!("no runtime calls before it starts a container: systemd's signals are on");
+                    // It finds the containers that were started since the runtime's last call.
+                    resync.notify_one();
+                }
+            }
+            (true, true) => {
+                subscription.switch_off().await?;
+                debug!("a runtime calls before it starts a container: systemd's signals are off");
+            }
+            (true, false) | (false, true) => {}
+        }
+        was_off = is_called_first;
+        // The store, which is at the other end, lives as long as the task.
+        if called_first.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

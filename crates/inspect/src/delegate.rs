@@ -285,11 +285,11 @@ impl Delegator {
             InUserNamespace::Hosts | InUserNamespace::SelfMade => Facts::unread(own.owner()),
         };
         let mut plan = self.decide(&proven, &facts)?;
-        // systemd is asked only if there is something to do.
+        // systemd is asked only if there is something to do, and if its answer is not on the directory.
         if matches!(plan, Plan::Chown { .. })
             && let Some(unit) = unit
         {
-            evidence.unit = scope_of(&unit);
+            evidence.unit = marked_scope(&own, &path).or_else(|| scope_of(&unit));
             proven = proof::prove(&evidence)?;
             plan = self.decide(&proven, &facts)?;
         }
@@ -394,11 +394,13 @@ impl Delegator {
         seen: &mut Observation,
     ) -> Result<Cgroup, Stop> {
         seen.pid = Some(process.pid());
+        // The observer answers while this process reads the maps.
+        let asked = process.ask_namespace("user")?;
         let uid_map = process.uid_map()?;
-        let inode = process.namespace("user")?;
+        let gid_map = process.gid_map()?;
+        let inode = asked.inode()?;
         let user_namespace = UserNamespace { inode, is_hosts: inode == self.host_user_namespace };
         seen.uid_map = Some(uid_map.clone());
-        let gid_map = process.gid_map()?;
         seen.gid_map = Some(gid_map.clone());
         seen.user_namespace = Some(user_namespace);
         evidence.mapping = Some(Mapping { user_namespace, uid_map, gid_map });
@@ -428,11 +430,16 @@ impl Delegator {
     ) -> Result<Facts, Stop> {
         let mount = match target.mount {
             MountSource::Specification(told) => told,
+            // The table is the most expensive of all that is read, and could permit nothing more.
+            MountSource::Stricter(told) if told < CgroupMount::ReadWrite => told,
             MountSource::Stricter(told) => {
                 told.min(process.cgroup_mount(own.path(), &self.cgroup_namespace)?)
             }
         };
         seen.mount = Some(mount);
+        if mount < CgroupMount::ReadWrite {
+            return Ok(Facts { mount, ..Facts::unread(own.owner()) });
+        }
         let user = match target.process_uid {
             Some(id) => ProcessUser::Container(id),
             None => ProcessUser::Host(process.effective_uid()?),
@@ -551,6 +558,21 @@ impl Delegator {
         done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
         Ok(())
     }
+}
+
+/// systemd's answer about the unit at `path`, which is `own` or above it, if systemd has written it on the directory.
+fn marked_scope(own: &Cgroup, path: &CgroupPath) -> Option<Scope> {
+    let above = (own.path() != path).then(|| own.above(path));
+    let scope = match &above {
+        None => own,
+        Some(above) => above.as_ref()?,
+    };
+    let is_roots = scope.owner() == HostId::ROOT;
+    (is_roots && scope.is_marked_as_delegated()).then(|| Scope {
+        control_group: path.clone(),
+        control_group_id: Some(scope.inode()),
+        delegate: true,
+    })
 }
 
 /// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining

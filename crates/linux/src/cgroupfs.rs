@@ -19,6 +19,7 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2}
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, fchownat};
+use rustix::fs::fgetxattr;
 use thiserror::Error;
 
 use usernsd_domain::cgroup::CgroupPath;
@@ -95,6 +96,13 @@ impl CgroupError {
         }
     }
 
+    /// An interface file holds what the kernel never writes.
+    #[must_use]
+    pub fn unreadable(path: &CgroupPath, file: &str, text: &str) -> CgroupError {
+        let text: String = text.chars().take(40).collect();
+        CgroupError::call(format!("{path}/{file} holds {text:?}"), Errno::EINVAL)
+    }
+
     /// Whether the cgroup no longer exists.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -119,6 +127,10 @@ fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno
     }
     Err(Errno::EAGAIN)
 }
+
+/// A first read of fewer bytes has returned the whole file. The kernel collects as many lines of an interface file as fit
+/// into a page (seq_file), and no line is longer than the half of one.
+const WHOLE: usize = 2048;
 
 /// A handle for opening and changing entries of a directory, not for reading it.
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
@@ -212,6 +224,19 @@ impl CgroupRoot {
         // The kernel returns such a file in a single read.
         let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
+    }
+
+    /// How many cgroups are directly below one, by the links of its directory: the kernel counts two, and one for each
+    /// (kernfs). `None` if the file system does not count so. Only for display, as [`CgroupRoot::read_of`].
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn children_of(&self, path: &CgroupPath) -> Result<Option<u64>, CgroupError> {
+        let below = path.as_str().trim_start_matches('/');
+        let below = if below.is_empty() { "." } else { below };
+        let stat = fstatat(&self.dir, below, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|errno| CgroupError::opening(path, errno))?;
+        Ok(u64::from(stat.st_nlink).checked_sub(2))
     }
 
     /// Searches the whole tree for the cgroup of a process, by the PIDs in `cgroup.procs`: they are the same in every
@@ -335,9 +360,7 @@ impl Cgroup {
     /// See [`CgroupError`].
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
         let opening = |errno| CgroupError::opening(self.path(), errno);
-        let mut listing =
-            Dir::from_fd(open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(opening)?)
-                .map_err(opening)?;
+        let mut listing = Dir::from_fd(self.open_for_reading().map_err(opening)?).map_err(opening)?;
         Ok(listing
             .iter()
             .filter_map(Result::ok)
@@ -362,13 +385,28 @@ impl Cgroup {
         }
     }
 
+    /// Whether systemd has marked it as the cgroup of a delegated unit: systemd 251 and later set the extended attribute
+    /// `user.delegate` to `1` on the directory before the unit's start job is done, and remove it where `Delegate=` is
+    /// off (systemd's docs/CGROUP_DELEGATION.md). As long as the directory is root's, only root can have set it.
+    #[must_use]
+    pub fn is_marked_as_delegated(&self) -> bool {
+        let mut value = [0_u8; 4];
+        self.open_for_reading().is_ok_and(|dir| {
+            fgetxattr(&dir, "user.delegate", &mut value).is_ok_and(|length| value.get(..length) == Some(b"1"))
+        })
+    }
+
+    /// The handle itself can be neither locked nor read (O_PATH).
+    fn open_for_reading(&self) -> Result<OwnedFd, Errno> {
+        open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    }
+
     /// Keeps another agent from changing the cgroup at the same time, until the result is dropped: while one agent
     /// replaces another, both inspect the same containers. `None` if the lock is still held after a millisecond,
     /// perhaps by the container itself; the only consequence is that the work is done twice.
     #[must_use]
     pub fn hold(&self) -> Option<Flock<OwnedFd>> {
-        // The handle itself cannot be locked (O_PATH).
-        let mut dir = open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?;
+        let mut dir = self.open_for_reading().ok()?;
         for _ in 0..10 {
             match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
                 Ok(held) => return Some(held),
@@ -411,14 +449,18 @@ impl Cgroup {
             Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         })?;
-        let mut text = String::new();
-        File::from(fd).take(1 << 20).read_to_string(&mut text).map_err(|error| {
-            match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENODEV) => CgroupError::Gone(format!("{}/{name}", self.path())),
-                errno => CgroupError::call(what(), errno.unwrap_or(Errno::EINVAL)),
-            }
-        })?;
-        Ok(text)
+        let failed = |errno| match errno {
+            Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
+            errno => CgroupError::call(what(), errno),
+        };
+        let mut first = [0; 4096];
+        let length = nix::unistd::read(&fd, &mut first).map_err(failed)?;
+        let mut bytes = first.get(..length).unwrap_or_default().to_vec();
+        if length >= WHOLE {
+            let rest = File::from(fd).take(1 << 20).read_to_end(&mut bytes);
+            rest.map_err(|error| failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        }
+        String::from_utf8(bytes).map_err(|_| CgroupError::call(what(), Errno::EINVAL))
     }
 
     /// Writes an interface file in one call, as the kernel requires.
@@ -524,6 +566,36 @@ mod tests {
         assert_eq!(stat("..").uid(), 0);
         assert!(tree.open().still_has(&cgroup) && cgroup.owner_now().unwrap() == HostId(200_000));
         assert!(cgroup.file_owner("no.such").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_cgroup_that_systemd_delegates_is_recognized_by_its_mark() {
+        let Some(tree) = Tree::new("mark") else { return };
+        let path = tree.make("a.scope");
+        let cgroup = tree.open().open_cgroup(&path).unwrap();
+        assert!(!cgroup.is_marked_as_delegated());
+        let set = |value: &[u8]| {
+            let (directory, flags) = (tree.path.join("a.scope"), rustix::fs::XattrFlags::empty());
+            rustix::fs::setxattr(directory, "user.delegate", value, flags).unwrap();
+            cgroup.is_marked_as_delegated()
+        };
+        assert!(set(b"1"));
+        assert!(!set(b"0") && !set(b"") && !set(b"1x") && !set(b"longer than it can be"));
+    }
+
+    #[test]
+    fn an_interface_file_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = CgroupRoot::open(directory.path()).unwrap();
+        // Not a cgroup tree, but read by the same calls: as a file of a cgroup that is held.
+        let dir = Arc::new(root.dir.try_clone().unwrap());
+        let found = ancestor(CgroupPath::parse("/a").unwrap(), &fstat(&dir).unwrap());
+        let held = Cgroup { root: found.clone(), found, dir, inode: 1, above: Vec::new() };
+        for length in [0, 1, WHOLE - 1, WHOLE, 4095, 4096, 4097, 100_000] {
+            let text = "x".repeat(length);
+            fs::write(directory.path().join("file"), &text).unwrap();
+            assert_eq!(held.read("file").unwrap(), text, "{length}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use zbus::{Connection, Fd, Message, ObjectPath, OwnedObjectPath, OwnedVariant};
 
 pub use self::error::SystemdError;
 use self::error::{UNKNOWN_METHOD, answer, within};
-pub use self::event::SystemdEvent;
+pub use self::event::{Subscription, SystemdEvent};
 use self::socket::Bus;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::chain::chain;

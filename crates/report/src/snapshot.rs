@@ -23,6 +23,8 @@ use usernsd_domain::record::Record;
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
     changed: watch::Sender<()>,
+    /// Whether the runtime calls somebody before it starts a container; updated under the lock.
+    called_first: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -106,13 +108,29 @@ impl Store {
             plugins: BTreeMap::new(),
             joined: None,
         };
-        Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
+        Store {
+            inner: Arc::new(Mutex::new(inner)),
+            changed: watch::Sender::new(()),
+            called_first: watch::Sender::new(false),
+        }
     }
 
     /// Notified after each change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Changes something that the start path depends on.
+    fn change_start_path<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let result = change(&mut inner);
+        let is_called_first = inner.start_path() != StartPath::Nobody;
+        self.called_first
+            .send_if_modified(|before| std::mem::replace(before, is_called_first) != is_called_first);
+        drop(inner);
+        self.changed.send_replace(());
+        result
     }
 
     /// Locks the records, also after a panic of another task: each change is one assignment.
@@ -172,53 +190,46 @@ impl Store {
 
     /// Records that a peer answers.
     pub fn up(&self, peer: Peer, now: SystemTime) {
-        self.lock().peers.of_mut(peer).up(now);
-        self.changed.send_replace(());
+        self.change_start_path(|inner| inner.peers.of_mut(peer).up(now));
     }
 
     /// Records that a peer does not answer; `error` is one sentence for people.
     pub fn down(&self, peer: Peer, now: SystemTime, error: impl Into<String>) {
         let error = error.into();
-        self.lock().peers.of_mut(peer).down(now, error);
-        self.changed.send_replace(());
+        self.change_start_path(|inner| inner.peers.of_mut(peer).down(now, error));
     }
 
     /// Records that connecting to a peer is postponed; `reason` is one sentence for people.
     pub fn waiting(&self, peer: Peer, now: SystemTime, reason: impl Into<String>) {
         let reason = reason.into();
-        self.lock().peers.of_mut(peer).waiting(now, reason);
-        self.changed.send_replace(());
+        self.change_start_path(|inner| inner.peers.of_mut(peer).waiting(now, reason));
     }
 
     /// Records that the configuration switches a peer off.
     pub fn off(&self, peer: Peer, now: SystemTime) {
-        self.lock().peers.of_mut(peer).off(now);
-        self.changed.send_replace(());
+        self.change_start_path(|inner| inner.peers.of_mut(peer).off(now));
     }
 
     /// Stores a launched plugin's description, by its PID; `None` if it is gone.
     pub fn set_plugin(&self, pid: u32, plugin: Option<LaunchedPlugin>) {
-        let mut inner = self.lock();
-        match plugin {
+        self.change_start_path(|inner| match plugin {
             Some(plugin) => inner.plugins.insert(pid, plugin),
             None => inner.plugins.remove(&pid),
-        };
-        drop(inner);
-        self.changed.send_replace(());
+        });
     }
 
     /// Stores which runtime the agent has joined over NRI; `None` if it has joined none.
     pub fn set_joined(&self, joined: Option<Caller>) {
-        self.lock().joined = joined;
-        self.changed.send_replace(());
+        self.change_start_path(|inner| inner.joined = joined);
     }
 
     /// Stores whether the runtime that the agent has joined over NRI has other containers than CRI lists.
     pub fn set_has_others(&self, has_others: bool) {
-        if let Some(joined) = &mut self.lock().joined {
-            joined.has_others = has_others;
-        }
-        self.changed.send_replace(());
+        self.change_start_path(|inner| {
+            if let Some(joined) = &mut inner.joined {
+                joined.has_others = has_others;
+            }
+        });
     }
 
     /// Whether the agent has joined a runtime over NRI.
@@ -237,6 +248,12 @@ impl Store {
     #[must_use]
     pub fn is_called_first(&self) -> bool {
         self.lock().start_path() != StartPath::Nobody
+    }
+
+    /// [`Store::is_called_first`] and its changes.
+    #[must_use]
+    pub fn called_first(&self) -> watch::Receiver<bool> {
+        self.called_first.subscribe()
     }
 
     /// The reason why the runtime that answers over CRI does not call usernsd, although another runtime
@@ -266,9 +283,8 @@ impl Store {
 
     /// Stores the runtime's name and version.
     pub fn set_runtime(&self, runtime: Runtime) {
-        let before = self.lock().runtime.replace(runtime.clone());
-        if before != Some(runtime) {
-            self.changed.send_replace(());
+        if self.lock().runtime.as_ref() != Some(&runtime) {
+            self.change_start_path(|inner| inner.runtime = Some(runtime));
         }
     }
 

@@ -35,7 +35,7 @@ fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
 /// The number of cgroups below this one.
 pub(super) fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
     let text = cgroup.read("cgroup.stat")?;
-    descendants_of_stat(&text).ok_or_else(|| unreadable(cgroup, "cgroup.stat", &text))
+    descendants_of_stat(&text).ok_or_else(|| CgroupError::unreadable(cgroup.path(), "cgroup.stat", &text))
 }
 
 /// Sets a limit that is `max` so far.
@@ -55,12 +55,5 @@ pub(super) fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError
 
 pub(super) fn read_limit(cgroup: &Cgroup, file: &str) -> Result<Limit, CgroupError> {
     let text = cgroup.read(file)?;
-    Limit::parse(&text).ok_or_else(|| unreadable(cgroup, file, &text))
-}
-
-fn unreadable(cgroup: &Cgroup, file: &str, text: &str) -> CgroupError {
-    CgroupError::Call {
-        what: format!("{}/{file} holds {:?}", cgroup.path(), text.chars().take(40).collect::<String>()),
-        errno: nix::errno::Errno::EINVAL,
-    }
+    Limit::parse(&text).ok_or_else(|| CgroupError::unreadable(cgroup.path(), file, &text))
 }

@@ -1,6 +1,9 @@
 //! systemd's signals as one stream, in the order in which they were sent.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::stream::{Stream, StreamExt};
 use zbus::message::{Flags, Type};
@@ -39,13 +42,24 @@ pub enum SystemdEvent {
     /// A daemon-reload begins (`true`) or has ended (`false`). systemd answers no calls in between.
     Reloading(bool),
     /// systemd is back on the bus under a new unique name (daemon-reexec, or a bus that started first).
-    /// Signals were lost in between; the subscription has been renewed.
+    /// If signals were switched on, some were lost in between, and the subscription has been renewed.
     Restarted,
 }
 
+/// Switches systemd's signals on and off, on the connection on which they arrive.
+#[derive(Debug)]
+pub struct Subscription {
+    connection: Connection,
+    deadline: Duration,
+    is_on: Arc<AtomicBool>,
+}
+
 impl Systemd {
-    /// Subscribes to signals on a connection of its own, and yields the events from then on. The stream ends
-    /// with that connection.
+    /// Opens a connection for signals, and yields the events on it. The stream ends with that connection.
+    ///
+    /// Until the subscription is switched on, only a restart of systemd is an event: as long as one client is
+    /// subscribed, systemd sends the bus several signals for each unit and job, and each costs three processes some
+    /// work.
     ///
     /// Only signals from the owner of systemd's bus name count, because anyone on the bus may send one.
     ///
@@ -53,60 +67,99 @@ impl Systemd {
     /// See [`SystemdError`].
     pub async fn events(
         &self,
-    ) -> Result<impl Stream<Item = SystemdEvent> + Send + 'static + use<>, SystemdError> {
+    ) -> Result<(impl Stream<Item = SystemdEvent> + Send + 'static + use<>, Subscription), SystemdError> {
         let connection = open(&self.bus, MOST_REPLY).await?;
         // The stream is made before the first match rule, so that no signal is missed; one stream for all
         // signals keeps their order.
         let messages = MessageStream::from(&connection);
-        let mut source = Source { connection, owner: None };
-        self.match_signals(&mut source).await?;
-        let subscribed =
-            source.connection.call_method(Some(NAME), MANAGER_PATH, Some(MANAGER), "Subscribe", &());
-        match within("Subscribe", self.deadline, subscribed).await {
-            Ok(_) => {}
-            Err(error) if error.is_named("org.freedesktop.systemd1.AlreadySubscribed") => {}
-            Err(error) => return Err(error),
-        }
+        let is_on = Arc::new(AtomicBool::new(false));
+        let subscription = Subscription {
+            connection: connection.clone(),
+            deadline: self.deadline,
+            is_on: Arc::clone(&is_on),
+        };
+        let rule =
+            format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{NAME}'");
+        subscription.ask_bus("AddMatch", &rule).await?;
+        let reply = subscription.ask_bus("GetNameOwner", NAME).await?;
+        let owner: String =
+            reply.body().deserialize().map_err(|error| answer("GetNameOwner", chain(&error)))?;
+        let source = Source { connection, owner: Some(owner), is_on };
         // zbus yields one error when the connection ends, and nothing after it.
         let messages = messages.take_while(|message| std::future::ready(message.is_ok()));
-        Ok(futures_util::stream::unfold(
+        let events = futures_util::stream::unfold(
             (messages.boxed(), source),
             |(mut messages, mut source)| async move {
                 loop {
                     let message = messages.next().await?.ok()?;
                     if let Some(event) = source.read(&message) {
-                        if event == SystemdEvent::Restarted {
+                        if event == SystemdEvent::Restarted && source.is_on.load(Ordering::Relaxed) {
                             source.subscribe_again().await?;
                         }
                         return Some((event, (messages, source)));
                     }
                 }
             },
-        ))
+        );
+        Ok((events, subscription))
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Whether systemd's signals are on, or are being switched on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Adds match rules for systemd's signals, and looks up the connection that may send them.
-    async fn match_signals(&self, source: &mut Source) -> Result<(), SystemdError> {
-        let bus = async |call: &'static str, text: &str| {
-            let reply =
-                source.connection.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), call, &text);
-            within(call, self.deadline, reply).await
-        };
-        for member in ["JobRemoved", "UnitRemoved", "Reloading"] {
-            let rule = format!(
-                "type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{member}'"
-            );
-            bus("AddMatch", &rule).await?;
+    /// Switches systemd's signals on. Events must be taken meanwhile, because the answers arrive among them.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn switch_on(&self) -> Result<(), SystemdError> {
+        for member in SIGNALS {
+            self.ask_bus("AddMatch", &rule(member)).await?;
         }
-        let rule =
-            format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{NAME}'");
-        bus("AddMatch", &rule).await?;
-        let reply = bus("GetNameOwner", NAME).await?;
-        let owner: String =
-            reply.body().deserialize().map_err(|error| answer("GetNameOwner", chain(&error)))?;
-        source.owner = Some(owner);
+        self.is_on.store(true, Ordering::Relaxed);
+        self.ask_systemd("Subscribe", "org.freedesktop.systemd1.AlreadySubscribed").await
+    }
+
+    /// Switches them off, likewise.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn switch_off(&self) -> Result<(), SystemdError> {
+        self.is_on.store(false, Ordering::Relaxed);
+        self.ask_systemd("Unsubscribe", "org.freedesktop.systemd1.NotSubscribed").await?;
+        for member in SIGNALS {
+            self.ask_bus("RemoveMatch", &rule(member)).await?;
+        }
         Ok(())
     }
+
+    async fn ask_bus(&self, call: &'static str, text: &str) -> Result<Message, SystemdError> {
+        let reply = self.connection.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), call, &text);
+        within(call, self.deadline, reply).await
+    }
+
+    /// `already` is the error that systemd returns if there is nothing to do.
+    async fn ask_systemd(&self, call: &'static str, already: &str) -> Result<(), SystemdError> {
+        let reply = self.connection.call_method(Some(NAME), MANAGER_PATH, Some(MANAGER), call, &());
+        match within(call, self.deadline, reply).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_named(already) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The manager's signals that are events.
+const SIGNALS: [&str; 3] = ["JobRemoved", "UnitRemoved", "Reloading"];
+
+fn rule(member: &str) -> String {
+    format!("type='signal',sender='{NAME}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{member}'")
 }
 
 /// The connection that signals arrive on, and their only legitimate sender.
@@ -114,6 +167,7 @@ struct Source {
     connection: Connection,
     /// The unique name of systemd's connection; `None` while it has none.
     owner: Option<String>,
+    is_on: Arc<AtomicBool>,
 }
 
 // === impl Source ===
