@@ -62,7 +62,9 @@ impl Node {
         fs::create_dir(&cgroup).ok()?;
         for pod in 0..PODS {
             for container in 0..CONTAINERS {
-                fs::create_dir_all(cgroup.join(slice(pod)).join(format!("crio-{container}.scope"))).unwrap();
+                let scope = cgroup.join(slice(pod)).join(format!("crio-{container}.scope"));
+                fs::create_dir_all(&scope).unwrap();
+                fs::write(scope.join("cgroup.max.descendants"), "54").unwrap();
             }
             fs::write(cgroup.join(slice(pod)).join("cgroup.max.descendants"), "250").unwrap();
         }

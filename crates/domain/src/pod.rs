@@ -40,8 +40,8 @@ impl Pod {
             pods.entry(key).or_default().push(Arc::clone(record));
         }
         let mut pods: Vec<Pod> = pods.into_values().filter_map(Pod::of_one).collect();
-        let key = |pod: &Pod| (pod.name.namespace.clone(), pod.name.name.clone());
-        pods.sort_by(|a, b| key(a).cmp(&key(b)).then(b.age_key().cmp(&a.age_key())));
+        let by_name = |a: &PodRef, b: &PodRef| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name));
+        pods.sort_by(|a, b| by_name(&a.name, &b.name).then(b.age_key().cmp(&a.age_key())));
         pods
     }
 

@@ -178,15 +178,10 @@ impl Surveyor {
     /// The cgroup of each pod, and whether every existing one could be read.
     fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
         let mut succeeded = true;
-        let mut count = |path: &CgroupPath| match self.count(path) {
-            Ok(Some(found)) => Some(found),
-            // The content does not have the kernel's form.
-            Ok(None) => {
-                succeeded = false;
-                None
-            }
+        // A cgroup that was removed in the meantime is no failure.
+        let mut read = |result: Result<(u64, Limit), CgroupError>| match result {
+            Ok(found) => Some(found),
             Err(error) => {
-                // A cgroup that was removed in the meantime is no failure.
                 if !error.is_gone() {
                     debug!(error = %chain(&error), "a cgroup cannot be read");
                     succeeded = false;
@@ -194,26 +189,55 @@ impl Surveyor {
                 None
             }
         };
-        let mut one = |pod: &Pod| {
-            let (descendants, limit) = count(pod.cgroup.as_ref()?)?;
-            // A container has a limit of its own only if its cgroup was handed over.
-            let records = if pod.is_in_user_namespace() { pod.containers.as_slice() } else { &[] };
-            let containers = records.iter().filter_map(|record| {
-                let (descendants, limit) = count(record.cgroup.as_ref()?)?;
-                let Limit::At(limit) = limit else { return None };
-                Some(ContainerCgroups { container: record.id.clone(), descendants, limit })
-            });
-            let fullest = containers.max_by(|one, other| one.used().total_cmp(&other.used()));
-            Some(PodCgroup { descendants, limit, fullest })
-        };
-        (pods.iter().map(&mut one).collect(), succeeded)
+        let found = pods.iter().map(|pod| self.pod_cgroup(pod, &mut read)).collect();
+        (found, succeeded)
+    }
+
+    /// The cgroup of a pod. `read` is called with the numbers of each cgroup, or the error.
+    fn pod_cgroup(
+        &self,
+        pod: &Pod,
+        mut read: impl FnMut(Result<(u64, Limit), CgroupError>) -> Option<(u64, Limit)>,
+    ) -> Option<PodCgroup> {
+        let path = pod.cgroup.as_ref()?;
+        let (descendants, limit) = read(self.count(path))?;
+        // A container has a limit of its own only if its cgroup was handed over.
+        let records = if pod.is_in_user_namespace() { pod.containers.as_slice() } else { &[] };
+        // If every cgroup below the pod's is directly below it, which is usual, no container has created one, and the
+        // numbers of the containers need not be read.
+        let are_empty = !records.is_empty()
+            && self.cgroups.children_of(path).is_ok_and(|count| count == Some(descendants));
+        let mut fullest: Option<ContainerCgroups> = None;
+        for record in records {
+            let Some(path) = &record.cgroup else { continue };
+            let found = if are_empty { self.limit(path).map(|limit| (0, limit)) } else { self.count(path) };
+            let Some((descendants, Limit::At(limit))) = read(found) else { continue };
+            let one = ContainerCgroups { container: record.id.clone(), descendants, limit };
+            if fullest.as_ref().is_none_or(|fullest| fullest.used() <= one.used()) {
+                fullest = Some(one);
+            }
+            if are_empty {
+                break;
+            }
+        }
+        Some(PodCgroup { descendants, limit, fullest })
     }
 
     /// The number of cgroups below one, and its limit.
-    fn count(&self, path: &CgroupPath) -> Result<Option<(u64, Limit)>, CgroupError> {
-        let descendants = descendants_of_stat(&self.cgroups.read_of(path, "cgroup.stat")?);
-        let limit = Limit::parse(&self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?);
-        Ok(descendants.zip(limit))
+    fn count(&self, path: &CgroupPath) -> Result<(u64, Limit), CgroupError> {
+        Ok((self.descendants(path)?, self.limit(path)?))
+    }
+
+    /// The number of cgroups below one.
+    fn descendants(&self, path: &CgroupPath) -> Result<u64, CgroupError> {
+        let text = self.cgroups.read_of(path, "cgroup.stat")?;
+        descendants_of_stat(&text).ok_or_else(|| CgroupError::unreadable(path, "cgroup.stat", &text))
+    }
+
+    /// The limit of cgroups below one.
+    fn limit(&self, path: &CgroupPath) -> Result<Limit, CgroupError> {
+        let text = self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?;
+        Limit::parse(&text).ok_or_else(|| CgroupError::unreadable(path, Limits::DESCENDANTS_FILE, &text))
     }
 
     /// The owners of host IDs according to the node's files. If no runtime answers, the existence of
@@ -310,6 +334,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use usernsd_domain::container::CriId;
+    use usernsd_domain::idmap::IdMap;
+    use usernsd_domain::record::{UserNamespace, UserNamespaceMode};
     use usernsd_report::snapshot::Store;
 
     #[test]
@@ -340,6 +367,54 @@ mod tests {
         assert!(is_shared, "every reader makes the agent look");
         std::thread::sleep(SHARED);
         assert_ne!(seen(&store), first, "an old look is shown");
+    }
+
+    /// Directories that stand for cgroups: most file systems count the links of a directory as cgroupfs does.
+    #[test]
+    fn the_fullest_cgroup_of_a_pod_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let top = root.path().join("sys/fs/cgroup");
+        let pod = "kubepods.slice/kubepods-pod1.slice";
+        let make = |path: &str, descendants: u64, limit: &str| {
+            let directory = top.join(path);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("cgroup.stat"), format!("nr_descendants {descendants}\n")).unwrap();
+            fs::write(directory.join("cgroup.max.descendants"), format!("{limit}\n")).unwrap();
+        };
+        fs::create_dir_all(root.path().join("etc")).unwrap();
+        make(pod, 3, "250");
+        make(&format!("{pod}/sandbox"), 0, "max");
+        let names = ["cri-containerd-a.scope", "cri-containerd-b.scope"];
+        let records = names.map(|name| {
+            Arc::new(Record {
+                sandbox_id: "s".into(),
+                user_namespace: Some(UserNamespace { inode: 7, is_hosts: false }),
+                uid_map: IdMap::parse("0 200000 65536").ok(),
+                mode: UserNamespaceMode::Pod,
+                cgroup: CgroupPath::parse(&format!("/{pod}/{name}")).ok(),
+                ..Record::bare(CriId::parse(name).unwrap())
+            })
+        });
+        make(&format!("{pod}/{}", names[0]), 0, "100");
+        make(&format!("{pod}/{}", names[1]), 0, "50");
+        let surveyor = Surveyor::new(root.path()).unwrap();
+        let seen = || {
+            let (found, succeeded) = surveyor.cgroups(&Pod::of(&records));
+            let [Some(found)] = found.as_slice() else { panic!("{found:?}") };
+            let fullest = found.fullest.clone().unwrap();
+            (found.descendants, fullest.container.to_string(), fullest.descendants, fullest.limit, succeeded)
+        };
+        let (descendants, _, own, limit, succeeded) = seen();
+        assert_eq!((descendants, own, succeeded), (3, 0, true));
+        assert!([50, 100].contains(&limit), "{limit}");
+        // A container has created one.
+        make(pod, 4, "250");
+        make(&format!("{pod}/{}", names[0]), 1, "100");
+        make(&format!("{pod}/{}/init", names[0]), 0, "max");
+        assert_eq!(seen(), (4, names[0].to_owned(), 1, 100, true));
+        // A file that is not in the kernel's form is a failure; the other cgroups are still read.
+        fs::write(top.join(format!("{pod}/{}/cgroup.stat", names[1])), "?").unwrap();
+        assert_eq!(seen(), (4, names[0].to_owned(), 1, 100, false));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The problems of a node, computed from its state document: the headline and the sentences.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
@@ -120,8 +121,10 @@ fn some(names: impl Iterator<Item = impl Display>) -> String {
 }
 
 fn containers(state: &State, problems: &mut Vec<Problem>) {
+    let all: Vec<(Assessment, &Container)> =
+        state.containers.iter().map(|container| (assess(container), container)).collect();
     let assessed = |as_what: Assessment| -> Vec<&Container> {
-        state.containers.iter().filter(|container| assess(container) == as_what).collect()
+        all.iter().filter(|(assessment, _)| *assessment == as_what).map(|(_, container)| *container).collect()
     };
     let name = |container: &&Container| {
         format!("{}/{} {}", container.pod.namespace, container.pod.name, container.name)
@@ -155,10 +158,9 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
         }
     }
     let pod_name = |pod: &&PodState| format!("{}/{}", pod.namespace, pod.name);
-    let is_root = |pod: &&PodState| {
-        let mut own = state.containers.iter().filter(|container| pod.containers.contains(&container.id));
-        own.any(|container| assess(container) == Assessment::HostRoot)
-    };
+    let roots: HashSet<&str> =
+        assessed(Assessment::HostRoot).iter().map(|container| container.id.as_str()).collect();
+    let is_root = |pod: &&PodState| pod.containers.iter().any(|id| roots.contains(id.as_str()));
     let rooted: Vec<&PodState> = state.pods.iter().filter(is_root).collect();
     if !rooted.is_empty() {
         problems.push(Problem {
