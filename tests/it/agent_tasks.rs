@@ -308,6 +308,7 @@ async fn a_systemd_that_hangs_and_floods_delays_no_caller() {
     tokio::spawn(units.run());
     let store = rig.containers.store();
     until("the bus", || store.health(Peer::Systemd).state == PeerState::Up).await;
+    until("the subscription", || fake.calls().iter().any(|call| call == "Subscribe")).await;
     fake.scenario.lock().unwrap().hang = true;
     let before = fake.calls().len();
     let flood = async {

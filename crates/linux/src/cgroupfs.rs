@@ -387,7 +387,7 @@ impl Cgroup {
 
     /// Whether systemd has marked it as the cgroup of a delegated unit: systemd 251 and later set the extended attribute
     /// `user.delegate` to `1` on the directory before the unit's start job is done, and remove it where `Delegate=` is
-    /// off (systemd's docs/CGROUP_DELEGATION.md). As long as the directory is root's, only root can have set it.
+    /// off (systemd's page "Control Group APIs and Delegation"). As long as the directory is root's, only root can have set it.
     #[must_use]
     pub fn is_marked_as_delegated(&self) -> bool {
         let mut value = [0_u8; 4];
