@@ -236,8 +236,11 @@ fn a_reload_of_systemd_forgets_no_container() {
     agent.wait_for_outcome(&good, "delegated");
     agent.wait_for_outcome(&lost, "host_user_namespace");
     let left_alone = || agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]);
+    // systemd's signal comes too early for a verdict on lost isolation; the resync after a reload has it.
+    node.run(["systemctl", "daemon-reload"]);
     wait_for("the verdict", || (left_alone() == 1.0).then_some(()));
     let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]);
+    wait_for("the end of that resync", || (resyncs() > 0.0).then_some(()));
     // A container that was forgotten is inspected again by each resync, which would then be its source.
     let all = || {
         let (good, lost) = (agent.record(&good), agent.record(&lost));

@@ -49,7 +49,7 @@ fn containerd_a_missed_request_is_reported() {
     let missed = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping(), 0);
     let other = pods.run_pod(&PodSpec::new("does-not"));
     let other = pods.run(&other, &ContainerSpec::sleeping());
-    let agent = Agent::start(&node);
+    let agent = Agent::with(&node, "resync: {interval: 10s}\n");
     wait_for("missed", || (agent.record(&missed)["state"] == "missed").then_some(()));
     assert_eq!(agent.record(&missed)["outcome"], "read_only_mount");
     assert_eq!(agent.record(&other)["state"], "read_only");
@@ -61,10 +61,9 @@ fn containerd_a_missed_request_is_reported() {
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains("asked for a writable cgroup in vain"), "{explained}");
     // By default no container is ended, and another inspection counts nothing twice.
-    node.run(["systemctl", "daemon-reload"]);
-    wait_for("a resync", || {
-        (agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]) > 0.0).then_some(())
-    });
+    let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "periodic")]);
+    let before = resyncs();
+    wait_for("a resync", || (resyncs() > before).then_some(()));
     assert_eq!(agent.metric("usernsd_missed_total", &[("missed", "writable_cgroup")]), 1.0);
     assert!(pods.is_running(&missed) && ended_by_agent(&agent) == 0.0);
 }

@@ -508,7 +508,9 @@ mod tests {
         // One that is noted again displaces no other.
         pods.note_annotations("999", &asks);
         assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (noted.len(), bytes));
-        noted.iter().for_each(|id| drop(pods.forget(id)));
+        for id in &noted {
+            pods.forget(id);
+        }
         assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (0, 0));
     }
 

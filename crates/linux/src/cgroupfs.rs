@@ -236,7 +236,9 @@ impl CgroupRoot {
         let below = if below.is_empty() { "." } else { below };
         let stat = fstatat(&self.dir, below, AtFlags::AT_SYMLINK_NOFOLLOW);
         let stat = stat.map_err(|errno| CgroupError::opening(path, errno))?;
-        Ok(u64::from(stat.st_nlink).checked_sub(2))
+        #[allow(clippy::useless_conversion, reason = "nlink_t has 32 bits on aarch64")]
+        let links = u64::from(stat.st_nlink);
+        Ok(links.checked_sub(2))
     }
 
     /// Searches the whole tree for the cgroup of a process, by the PIDs in `cgroup.procs`: they are the same in every

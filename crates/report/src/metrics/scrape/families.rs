@@ -43,7 +43,7 @@ pub(super) const PLUGIN_DROPPED: Family = counter(
     &[],
     "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
 );
-/// In the order of [`Peer::ALL`]: up, reconnects.
+/// In the order of [`Peer::ALL`](usernsd_domain::node::Peer::ALL): up, reconnects.
 pub(super) const PEERS: [(Family, Family); 3] = [
     (
         gauge("usernsd_cri_up", &[], "Whether the container runtime answers over CRI (1) or not (0)."),
