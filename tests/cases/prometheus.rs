@@ -34,7 +34,7 @@ use server::Prometheus;
 /// reason.
 const EMPTY: [(&str, &str); 4] = [
     ("\"Changes\" \"B\"", "no change fails here"),
-    ("\"Looks at every container\" \"B\"", "no look fails here"),
+    ("\"Inspections of all containers\" \"B\"", "no inspection fails here"),
     ("\"Memory pressure\" \"A\"", "no kubelet runs here"),
     ("variable cluster", "one Prometheus for one cluster puts no such label on anything"),
 ];
