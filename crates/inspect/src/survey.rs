@@ -374,7 +374,7 @@ mod tests {
     fn the_fullest_cgroup_of_a_pod_is_found() {
         let root = tempfile::tempdir().unwrap();
         let top = root.path().join("sys/fs/cgroup");
-        let pod = "kubepods.slice/kubepods-pod1.slice";
+        let pod = "kubepods.slice/kubepods-podc7f11ee7_e178_4dea_9d8c_c005ad648988.slice";
         let make = |path: &str, descendants: u64, limit: &str| {
             let directory = top.join(path);
             fs::create_dir_all(&directory).unwrap();
