@@ -17,9 +17,12 @@ for name in ARCHES REGISTRY DOWNLOAD; do
   [[ -z ${!name:-} ]] || variables+=("$name=${!name}")
 done
 
+# The first build takes minutes, in which there may be another commit.
+commit=$(git rev-parse HEAD)
 # Of different lengths, so that a path that is left in a file moves what follows.
 for clone in one another-directory; do
   git clone --quiet . "$where/$clone"
+  git -C "$where/$clone" checkout --quiet --detach "$commit"
   mkdir "$where/$clone/target"
   # The node, whose kubectl renders the manifests, is no part of what is compared.
   ln -s "$(realpath target/node)" "$where/$clone/target/node"
