@@ -183,6 +183,8 @@ part_deb() {
 part_rpm() {
   local more=()
   [[ ! $fast ]] || more+=(--payload-compress gzip)
+  # cargo-generate-rpm only lowers times: a file that was checked out before the commit would keep its own.
+  touch --date "@$SOURCE_DATE_EPOCH" release/package/config.yaml release/package/environment LICENSE
   for arch in $arches; do
     lay_out "$arch"
     cargo generate-rpm --set-metadata "version = \"$package_version\"" "${more[@]}" \
