@@ -53,6 +53,8 @@ struct Installation<'a> {
     cluster: &'a Cluster,
     /// The objects of a cluster without usernsd.
     before: Objects,
+    /// The objects that every namespace has by default.
+    by_itself: Objects,
     /// The objects that have been applied so far and must still exist.
     applied: Objects,
 }
@@ -66,8 +68,8 @@ impl<'a> Installation<'a> {
         };
         let applied =
             before.iter().filter(by_itself).map(|object| object.replacen(" default ", " usernsd ", 1));
-        let applied = applied.collect();
-        Self { cluster, before, applied }
+        let applied: Objects = applied.collect();
+        Self { cluster, before, by_itself: applied.clone(), applied }
     }
 
     /// Applies a directory; asserts that exactly its objects exist in addition to the earlier ones.
@@ -90,10 +92,7 @@ impl<'a> Installation<'a> {
         let pruned = |said: &str| said.lines().filter(|line| line.contains(" pruned")).count();
         assert_eq!(pruned(&shown), pruned(&said), "{shown}\n{said}");
         let kept = rendered(self.cluster, directory);
-        // A namespace has these by itself.
-        self.applied.retain(|object| {
-            kept.contains(object) || object.contains("kube-root-ca.crt") || object.ends_with(" default")
-        });
+        self.applied.retain(|object| kept.contains(object) || self.by_itself.contains(object));
         self.assert_objects(&format!("{directory} is pruned"));
     }
 
