@@ -158,8 +158,12 @@ fn an_installation_changes_and_goes_without_a_trace() {
     let difference = cluster.try_kubectl(&["diff", "-k", &format!("{OVERLAYS}/kubernetes")]);
     assert!(String::from_utf8_lossy(&difference.stdout).contains("localhost/usernsd:next"), "{difference:?}");
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
-    let agents = cluster.get(&["pods", "-n", "usernsd"]);
-    assert_eq!(agents["items"][0]["spec"]["containers"][0]["image"], "localhost/usernsd:next");
+    // The pod before may still be there, terminating.
+    wait_for("pods of the next image only", || {
+        let agents = cluster.get(&["pods", "-n", "usernsd"]);
+        let images = agents["items"].as_array()?.iter().map(|pod| &pod["spec"]["containers"][0]["image"]);
+        images.into_iter().all(|image| image == "localhost/usernsd:next").then_some(())
+    });
 
     // A changed configuration is a ConfigMap of its own, and a roll-out.
     cluster.edit("daemonset/base/config.yaml", |text| text + "resync: {interval: 2m}\n");
