@@ -194,16 +194,21 @@ fn doubled_causes(file: &str, text: &str) -> Vec<String> {
     found
 }
 
-#[test]
-fn no_error_prints_its_cause_beside_the_chain() {
+/// What `rule` finds in the sources of the product, by file name and text.
+fn in_all_sources(rule: fn(&str, &str) -> Vec<String>) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
     sources(&root.join("crates"), &mut files);
-    let found: Vec<String> = files
+    files
         .iter()
-        .flat_map(|path| doubled_causes(&path.display().to_string(), &fs::read_to_string(path).unwrap()))
-        .collect();
+        .flat_map(|path| rule(&path.display().to_string(), &fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn no_error_prints_its_cause_beside_the_chain() {
+    let found = in_all_sources(doubled_causes);
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
@@ -223,14 +228,7 @@ fn lost_causes(file: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn every_printed_error_has_its_causes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    sources(&root.join("src"), &mut files);
-    sources(&root.join("crates"), &mut files);
-    let found: Vec<String> = files
-        .iter()
-        .flat_map(|path| lost_causes(&path.display().to_string(), &fs::read_to_string(path).unwrap()))
-        .collect();
+    let found = in_all_sources(lost_causes);
     assert!(found.is_empty(), "\n{}", found.join("\n"));
     for (text, is_found) in [
         ("warn!(%error, \"no\");", true),
