@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use nix::fcntl::OFlag;
+use rustix::fs::OFlags;
 
 use usernsd_config::PluginSettings;
 
@@ -60,7 +60,8 @@ impl SettingsFile {
         }
         let mut text = String::new();
         // Does not wait if a pipe has taken the file's place, because the runtime waits for this.
-        let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let opened =
+            fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
         let read = opened.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
         if read.is_err() {
             return false;

@@ -20,6 +20,8 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("k8s_openapi", &["peers/kube"]),
     ("prometheus", &["report/metrics"]),
     ("libc", &["linux/idmap", "linux/seccomp"]),
+    // Cargo.toml has the reasons.
+    ("nix", &["linux/idmap", "linux/inherited", "linux/proc/observer", "linux/host/reader", "peers/nri"]),
     ("tar", &["linux/archive"]),
     ("clap_complete", &["usernsd/cli/completion"]),
     ("clap_mangen", &["usernsd/cli/man"]),

@@ -315,8 +315,8 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
         }
         // A file that it does not open, a process that does not exist, and more targets than fit into one
         // message.
-        assert_eq!(observer.target(1, "mem"), Err(Errno::EINVAL));
-        assert_eq!(observer.target(u32::MAX, "ns/user"), Err(Errno::ENOENT));
+        assert_eq!(observer.target(1, "mem"), Err(rustix::io::Errno::INVAL));
+        assert_eq!(observer.target(u32::MAX, "ns/user"), Err(rustix::io::Errno::NOENT));
         let own = std::process::id();
         let many = observer.targets(&[own; 100], "ns/user").unwrap();
         let inode =

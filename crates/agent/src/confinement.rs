@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use usernsd_domain::privilege::{KEPT, OBSERVERS};
@@ -73,8 +74,8 @@ pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
     Reader::start(Path::new(OWN_PROGRAM), root)?.install();
     runtime_files::read_by(|path, is_directory| {
         let what = if is_directory { What::Directory } else { What::File };
-        let reader = reader::installed().ok_or(nix::errno::Errno::EACCES)?;
-        reader.read(what, path).map_err(|errno| nix::errno::Errno::from_raw(errno.raw_os_error()))
+        let reader = reader::installed().ok_or(Errno::ACCESS)?;
+        reader.read(what, path)
     });
     Ok(all_but(&root.join("etc")))
 }

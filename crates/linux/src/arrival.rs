@@ -1,14 +1,17 @@
 //! Waits for files to appear, using inotify(7): a peer's socket is noticed as soon as it is created.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 /// How long to wait if inotify is not available (`fs.inotify.max_user_instances`, or a file system without it),
 /// before the caller checks for the files itself.
@@ -18,7 +21,7 @@ const BLIND: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Arrival {
     paths: Vec<PathBuf>,
-    inotify: Option<Inotify>,
+    inotify: Option<OwnedFd>,
     woken: UnixStream,
 }
 
@@ -48,7 +51,7 @@ impl Arrival {
         let (woken, waker) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
         let mut arrival = Arrival { paths: paths.to_vec(), inotify, woken };
         arrival.watch();
         Ok((arrival, Waker(waker)))
@@ -66,9 +69,9 @@ impl Arrival {
         let directories: BTreeSet<&Path> =
             self.paths.iter().filter_map(|path| path.ancestors().skip(1).find(|it| it.is_dir())).collect();
         if let Some(inotify) = &self.inotify {
-            let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            let made = WatchFlags::CREATE | WatchFlags::MOVED_TO;
             for directory in directories {
-                all &= inotify.add_watch(directory, made).is_ok();
+                all &= inotify::add_watch(inotify, directory, made).is_ok();
             }
         }
         if !all {
@@ -77,7 +80,7 @@ impl Arrival {
     }
 
     /// Whether a created name is on the way to one of the paths.
-    fn is_ours(&self, name: &std::ffi::OsStr) -> bool {
+    fn is_ours(&self, name: &OsStr) -> bool {
         self.paths.iter().any(|path| path.components().any(|part| part.as_os_str() == name))
     }
 
@@ -97,11 +100,11 @@ impl Arrival {
                 return Woken::TimedOut;
             }
             let left = if self.inotify.is_some() { left } else { left.min(BLIND) };
-            let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
-            fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
-            // Rounded up: a wait of less than a millisecond must not busy-loop. A signal ends it early.
-            let left = left + Duration::from_millis(1);
-            let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
+            fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify, PollFlags::IN)));
+            // A signal ends it early. Without a limit, if the time is longer than the kernel's type holds.
+            let left = Timespec::try_from(left).ok();
+            let _ = poll(&mut fds, left.as_ref());
             if self.inotify.is_none() && self.any_there() {
                 return Woken::Appeared;
             }
@@ -111,15 +114,16 @@ impl Arrival {
     /// Reads the pending events; whether one of them is on the way to a path.
     fn take_events(&mut self) -> bool {
         let mut any = false;
-        while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
-            if events.is_empty() {
-                break;
-            }
-            any |= events.iter().any(|event| match &event.name {
-                Some(name) => self.is_ours(name),
+        let Some(inotify) = &self.inotify else { return false };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
+        // Until there are none left (EAGAIN).
+        while let Ok(event) = events.next() {
+            any |= match event.file_name() {
+                Some(name) => self.is_ours(OsStr::from_bytes(name.to_bytes())),
                 // The queue overflowed, or a directory was removed: check again.
                 None => true,
-            });
+            };
         }
         any
     }

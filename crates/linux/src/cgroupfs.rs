@@ -6,6 +6,7 @@
 
 mod delegate_list;
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,13 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::dir::{Dir, Type};
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
-use nix::unistd::{Uid, fchownat};
-use rustix::fs::fgetxattr;
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, FsWord, Mode, OFlags, ResolveFlags, Stat, Uid, chownat,
+    fgetxattr, flock, fstat, fstatfs, open, openat2, statat,
+};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use usernsd_domain::cgroup::CgroupPath;
@@ -90,8 +89,8 @@ impl CgroupError {
     fn opening(path: &CgroupPath, errno: Errno) -> CgroupError {
         match errno {
             // ENODEV: the cgroup was removed while its file was being opened.
-            Errno::ENOENT | Errno::ESTALE | Errno::ENODEV => CgroupError::Gone(path.to_string()),
-            Errno::EXDEV | Errno::ELOOP => CgroupError::Escapes(path.clone()),
+            Errno::NOENT | Errno::STALE | Errno::NODEV => CgroupError::Gone(path.to_string()),
+            Errno::XDEV | Errno::LOOP => CgroupError::Escapes(path.clone()),
             other => CgroupError::call(format!("opening cgroup {path}"), other),
         }
     }
@@ -100,7 +99,7 @@ impl CgroupError {
     #[must_use]
     pub fn unreadable(path: &CgroupPath, file: &str, text: &str) -> CgroupError {
         let text: String = text.chars().take(40).collect();
-        CgroupError::call(format!("{path}/{file} holds {text:?}"), Errno::EINVAL)
+        CgroupError::call(format!("{path}/{file} holds {text:?}"), Errno::INVAL)
     }
 
     /// Whether the cgroup no longer exists.
@@ -110,32 +109,38 @@ impl CgroupError {
     }
 }
 
+/// Whether it is the entry of a directory for itself or for the directory above.
+fn is_dot(name: &CStr) -> bool {
+    name == c"." || name == c".."
+}
+
 /// Opens `name` below `dir`: never through a link, never across a mount, never upwards.
-fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
-        ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV,
-    );
+fn open_below(dir: impl AsFd, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
     // With RESOLVE_BENEATH, the kernel returns EAGAIN if a rename anywhere on the system raced with the call.
     for _ in 0..8 {
-        match openat2(&dir, name, how) {
-            Err(Errno::EAGAIN) => {}
+        match openat2(&dir, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
             result => return result,
         }
     }
-    Err(Errno::EAGAIN)
+    Err(Errno::AGAIN)
 }
 
 /// A first read of fewer bytes has returned the whole file. The kernel collects as many lines of an interface file as fit
 /// into a page (seq_file), and no line is longer than the half of one.
 const WHOLE: usize = 2048;
 
-/// A handle for opening and changing entries of a directory, not for reading it.
-const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+/// `CGROUP2_SUPER_MAGIC` (statfs(2)).
+const CGROUP2: FsWord = 0x6367_7270;
 
-fn ancestor(path: CgroupPath, stat: &FileStat) -> Ancestor {
+/// A handle for opening and changing entries of a directory, not for reading it.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
+
+fn ancestor(path: CgroupPath, stat: &Stat) -> Ancestor {
     Ancestor { path, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
 }
 
@@ -149,9 +154,9 @@ impl CgroupRoot {
     pub fn open(path: &Path) -> Result<CgroupRoot, CgroupError> {
         let text = path.display().to_string();
         let call = |errno| CgroupError::call(format!("opening {text}"), errno);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let dir = nix::fcntl::open(path, flags, Mode::empty()).map_err(call)?;
-        let unified = fstatfs(&dir).map_err(call)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = open(path, flags, Mode::empty()).map_err(call)?;
+        let unified = fstatfs(&dir).map_err(call)?.f_type == CGROUP2;
         let device = fstat(&dir).map_err(call)?.st_dev;
         Ok(CgroupRoot { path: path.to_owned(), dir, unified, device })
     }
@@ -214,15 +219,15 @@ impl CgroupRoot {
     /// See [`CgroupError`].
     pub fn read_of(&self, path: &CgroupPath, name: &str) -> Result<String, CgroupError> {
         let below = format!("{}/{name}", path.as_str().trim_start_matches('/'));
-        let fd = open_below(&self.dir, &below, OFlag::O_RDONLY)
+        let fd = open_below(&self.dir, &below, OFlags::RDONLY)
             .map_err(|errno| CgroupError::opening(path, errno))?;
         let mut bytes = [0; 4096];
         let failed = |errno| match errno {
-            Errno::ENODEV => CgroupError::Gone(below.clone()),
+            Errno::NODEV => CgroupError::Gone(below.clone()),
             errno => CgroupError::call(format!("reading {below}"), errno),
         };
         // The kernel returns such a file in a single read.
-        let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
+        let length = rustix::io::read(&fd, &mut bytes).map_err(failed)?;
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
     }
 
@@ -234,7 +239,7 @@ impl CgroupRoot {
     pub fn children_of(&self, path: &CgroupPath) -> Result<Option<u64>, CgroupError> {
         let below = path.as_str().trim_start_matches('/');
         let below = if below.is_empty() { "." } else { below };
-        let stat = fstatat(&self.dir, below, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let stat = statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW);
         let stat = stat.map_err(|errno| CgroupError::opening(path, errno))?;
         #[allow(clippy::useless_conversion, reason = "nlink_t has 32 bits on aarch64")]
         let links = u64::from(stat.st_nlink);
@@ -252,25 +257,26 @@ impl CgroupRoot {
         while let Some(path) = to_look_at.pop() {
             let below = path.as_str().trim_start_matches('/');
             let dir = if below.is_empty() { "." } else { below };
-            let entries = open_below(&self.dir, dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-                .and_then(Dir::from_fd)
+            let entries = open_below(&self.dir, dir, OFlags::RDONLY | OFlags::DIRECTORY)
+                .and_then(Dir::new)
                 .map_err(|errno| CgroupError::opening(&path, errno));
-            let mut entries = match entries {
+            let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) if path == CgroupPath::root() => return Err(error),
                 // Removed in the meantime.
                 Err(_) => continue,
             };
             // A threaded cgroup has no list of processes.
-            let procs = open_below(&self.dir, &format!("{dir}/cgroup.procs"), OFlag::O_RDONLY)
+            let procs = open_below(&self.dir, &format!("{dir}/cgroup.procs"), OFlags::RDONLY)
                 .map(File::from)
                 .ok()
                 .and_then(|file| std::io::read_to_string(file).ok());
             if procs.is_some_and(|procs| procs.lines().any(|pid| pid == line)) {
                 return Ok(Some(path));
             }
-            let directories =
-                entries.iter().flatten().filter(|entry| entry.file_type() == Some(Type::Directory));
+            let directories = entries
+                .flatten()
+                .filter(|entry| entry.file_type() == FileType::Directory && !is_dot(entry.file_name()));
             to_look_at.extend(directories.filter_map(|entry| path.join(entry.file_name().to_str().ok()?)));
         }
         Ok(None)
@@ -362,13 +368,11 @@ impl Cgroup {
     /// See [`CgroupError`].
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
         let opening = |errno| CgroupError::opening(self.path(), errno);
-        let mut listing = Dir::from_fd(self.open_for_reading().map_err(opening)?).map_err(opening)?;
+        let listing = Dir::new(self.open_for_reading().map_err(opening)?).map_err(opening)?;
         Ok(listing
-            .iter()
             .filter_map(Result::ok)
-            .filter(|entry| entry.file_type() == Some(nix::dir::Type::Directory))
+            .filter(|entry| entry.file_type() == FileType::Directory && !is_dot(entry.file_name()))
             .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-            .filter(|name| name != "." && name != "..")
             .take(1000)
             .collect())
     }
@@ -378,11 +382,11 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn file_owner(&self, name: &str) -> Result<Option<HostId>, CgroupError> {
-        match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG => {
+        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
                 Ok(Some(HostId(stat.st_uid)))
             }
-            Ok(_) | Err(Errno::ENOENT) => Ok(None),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path()), errno)),
         }
     }
@@ -400,19 +404,18 @@ impl Cgroup {
 
     /// The handle itself can be neither locked nor read (O_PATH).
     fn open_for_reading(&self) -> Result<OwnedFd, Errno> {
-        open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+        open_below(&self.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// Keeps another agent from changing the cgroup at the same time, until the result is dropped: while one agent
     /// replaces another, both inspect the same containers. `None` if the lock is still held after a millisecond,
     /// perhaps by the container itself; the only consequence is that the work is done twice.
     #[must_use]
-    pub fn hold(&self) -> Option<Flock<OwnedFd>> {
-        let mut dir = self.open_for_reading().ok()?;
+    pub fn hold(&self) -> Option<OwnedFd> {
+        let dir = self.open_for_reading().ok()?;
         for _ in 0..10 {
-            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
-                Ok(held) => return Some(held),
-                Err((back, _)) => dir = back,
+            if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Some(dir);
             }
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -424,11 +427,12 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn chown_file(&self, name: &str, owner: HostId) -> Result<(), CgroupError> {
-        fchownat(self.dir.as_fd(), name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(|errno| match errno {
-                Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path())),
+        chownat(&self.dir, name, Some(Uid::from_raw(owner.0)), None, AtFlags::SYMLINK_NOFOLLOW).map_err(
+            |errno| match errno {
+                Errno::NOENT => CgroupError::Gone(format!("{}/{name}", self.path())),
                 errno => CgroupError::call(format!("chown of {}/{name}", self.path()), errno),
-            })
+            },
+        )
     }
 
     /// Makes `owner` the owner of the directory; the group is not changed. This succeeds for a removed cgroup too, so
@@ -437,7 +441,7 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn chown(&self, owner: HostId) -> Result<(), CgroupError> {
-        fchownat(self.dir.as_fd(), "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
+        chownat(&self.dir, "", Some(Uid::from_raw(owner.0)), None, AtFlags::EMPTY_PATH)
             .map_err(|errno| CgroupError::call(format!("chown of {}", self.path()), errno))
     }
 
@@ -447,22 +451,22 @@ impl Cgroup {
     /// See [`CgroupError`].
     pub fn read(&self, name: &str) -> Result<String, CgroupError> {
         let what = || format!("reading {}/{name}", self.path());
-        let fd = open_below(&self.dir, name, OFlag::O_RDONLY).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
+        let fd = open_below(&self.dir, name, OFlags::RDONLY).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         })?;
         let failed = |errno| match errno {
-            Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
+            Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         };
         let mut first = [0; 4096];
-        let length = nix::unistd::read(&fd, &mut first).map_err(failed)?;
+        let length = rustix::io::read(&fd, &mut first).map_err(failed)?;
         let mut bytes = first.get(..length).unwrap_or_default().to_vec();
         if length >= WHOLE {
             let rest = File::from(fd).take(1 << 20).read_to_end(&mut bytes);
-            rest.map_err(|error| failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+            rest.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         }
-        String::from_utf8(bytes).map_err(|_| CgroupError::call(what(), Errno::EINVAL))
+        String::from_utf8(bytes).map_err(|_| CgroupError::call(what(), Errno::INVAL))
     }
 
     /// Writes an interface file in one call, as the kernel requires.
@@ -471,13 +475,13 @@ impl Cgroup {
     /// See [`CgroupError`].
     pub fn write(&self, name: &str, text: &str) -> Result<(), CgroupError> {
         let what = || format!("writing {text:?} to {}/{name}", self.path());
-        let fd = open_below(&self.dir, name, OFlag::O_WRONLY).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
+        let fd = open_below(&self.dir, name, OFlags::WRONLY).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         })?;
         File::from(fd).write_all(text.as_bytes()).map_err(|error| {
-            match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
-                Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
+            match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
+                Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
                 errno => CgroupError::call(what(), errno),
             }
         })
@@ -514,7 +518,7 @@ mod tests {
                 .lines()
                 .map(|line| line.split(' ').collect::<Vec<_>>())
                 .find(|fields| fields[2] == "cgroup2");
-            let Some(mount) = mount.filter(|_| Uid::effective().is_root()) else {
+            let Some(mount) = mount.filter(|_| rustix::process::geteuid().is_root()) else {
                 eprintln!("skipped: needs root and a cgroup v2 mount");
                 return None;
             };

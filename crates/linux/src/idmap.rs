@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+// In rustix this is unsafe.
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags, fstatfs, open};
 use rustix::io::Errno;

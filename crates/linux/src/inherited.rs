@@ -4,8 +4,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::stat::{Mode, umask};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::fs::Mode;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open, umask};
 use thiserror::Error;
 
 /// Why the inherited socket cannot be used.
@@ -38,7 +38,7 @@ pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
     let numbers: Vec<i32> =
         listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for other in numbers.into_iter().filter(|other| *other > 2 && *other != kept) {
-        // The descriptor of the listing itself is closed already.
+        // The descriptor of the listing itself is closed already. Closing by number is unsafe in rustix.
         let _ = nix::unistd::close(other);
     }
     Ok(socket)
@@ -48,7 +48,7 @@ pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
 /// process should be killed in place of this one. Returns a sentence for each failure.
 #[must_use]
 pub fn leave_rest() -> Vec<String> {
-    umask(Mode::from_bits_truncate(0o077));
+    umask(Mode::RWXG | Mode::RWXO);
     let mut problems = Vec::new();
     if let Err(error) = std::env::set_current_dir("/") {
         problems.push(format!("cannot change to the directory /: {error}"));

@@ -2,12 +2,11 @@
 
 use std::io;
 
-use nix::sys::prctl;
-use nix::unistd::Uid;
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 use thiserror::Error;
 
@@ -24,7 +23,7 @@ pub struct PrivilegeError {
 /// Whether this process is root, in any user namespace.
 #[must_use]
 pub fn is_root() -> bool {
-    Uid::effective().is_root()
+    geteuid().is_root()
 }
 
 /// Gives up every capability but these for good: programs that this process runs get none of the others either, and
@@ -35,10 +34,9 @@ pub fn is_root() -> bool {
 pub fn keep_only(kept: &[Capability]) -> Result<(), PrivilegeError> {
     let kept = kept.iter().map(|capability| one(capability.number)).collect::<CapabilitySet>();
     let failed = |what: &'static str| move |error: Errno| PrivilegeError { what, error: error.into() };
-    prctl::set_no_new_privs()
-        .map_err(|errno| PrivilegeError { what: "no_new_privs", error: errno.into() })?;
+    set_no_new_privs(true).map_err(failed("no_new_privs"))?;
     // Otherwise another process of the same user, for example in another container, could attach to this one.
-    prctl::set_dumpable(false).map_err(|errno| PrivilegeError { what: "dumpable", error: errno.into() })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("dumpable"))?;
     clear_ambient_capability_set().map_err(failed("the ambient set"))?;
     let own = capabilities(None).map_err(failed("reading the capabilities"))?;
     // Only a process with CAP_SETPCAP can change the bounding set. With no_new_privs and without permitted

@@ -8,10 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, fstatat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
@@ -157,8 +156,8 @@ impl Proc {
         let gone = ProcError::Gone(pid);
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err(gone) };
         let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Err(gone) };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let Ok(dir) = nix::fcntl::open(&self.root.join(pid.to_string()), flags, Mode::empty()) else {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(dir) = open(&self.root.join(pid.to_string()), flags, Mode::empty()) else {
             return Err(gone);
         };
         let process = Process { pid, pidfd, dir };
@@ -190,12 +189,9 @@ impl Proc {
                 targets.into_iter().map(|target| target.map(|target| target.inode)).collect()
             }
             None => {
-                let dir = nix::fcntl::open(
-                    &self.root,
-                    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-                    Mode::empty(),
-                )?;
-                let inode = |pid| fstatat(&dir, format!("{pid}/{link}").as_str(), AtFlags::empty());
+                let dir =
+                    open(&self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+                let inode = |pid| statat(&dir, format!("{pid}/{link}").as_str(), AtFlags::empty());
                 pids.iter().map(|pid| inode(pid).map(|stat| stat.st_ino)).collect()
             }
         };
@@ -314,8 +310,8 @@ impl Process {
     /// Whether it still runs: a pidfd becomes readable when its process ends (pidfd_open(2)).
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0))
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
     }
 
     /// Its handle, for systemd's `GetUnitByPIDFD`.
@@ -439,23 +435,24 @@ impl Process {
         };
         let found = match observer::installed() {
             Some(observer) => observer.ask(self.pid, path).map(Found::Later),
-            None => fstatat(&self.dir, path, AtFlags::empty()).map(|stat| Found::Now(stat.st_ino)),
+            None => statat(&self.dir, path, AtFlags::empty()).map(|stat| Found::Now(stat.st_ino)),
         };
         let found = found.map_err(|errno| self.failed(path, errno))?;
         Ok(AskedNamespace { process: self, path, found })
     }
 
     fn read(&self, file: &'static str) -> Result<String, ProcError> {
-        let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        let fd = openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed(file, errno))?;
         let mut bytes = vec![0; 8192];
-        let length = nix::unistd::read(&fd, &mut bytes).map_err(|errno| self.failed(file, errno))?;
+        let length = rustix::io::read(&fd, &mut bytes).map_err(|errno| self.failed(file, errno))?;
         bytes.truncate(length);
         if length >= WHOLE || !SHORT_LINES.contains(&file) {
             // A container's mount table has no limit; 4 MiB are about 20,000 mounts.
-            File::from(fd).take(4 << 20).read_to_end(&mut bytes).map_err(|error| {
-                self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-            })?;
+            File::from(fd)
+                .take(4 << 20)
+                .read_to_end(&mut bytes)
+                .map_err(|error| self.failed(file, Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         }
         // Mount points and names may contain any byte; the parts that are parsed are ASCII.
         Ok(String::from_utf8(bytes)
@@ -464,9 +461,9 @@ impl Process {
 
     fn failed(&self, file: &'static str, errno: Errno) -> ProcError {
         match errno {
-            Errno::ESRCH | Errno::ENOENT => ProcError::Gone(self.pid),
+            Errno::SRCH | Errno::NOENT => ProcError::Gone(self.pid),
             // For a process that has ended, the kernel refuses to read the namespaces (proc_ns_readlink).
-            Errno::EACCES if !self.is_alive() => ProcError::Gone(self.pid),
+            Errno::ACCESS if !self.is_alive() => ProcError::Gone(self.pid),
             errno => ProcError::Read { pid: self.pid, file, errno },
         }
     }

@@ -5,15 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use rustix::fs::OFlags;
 
 /// The last `bytes` of a regular file, beginning at the first whole line. Bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
 /// It cannot be read, or is not a regular file.
 pub fn tail(path: &Path, bytes: u64) -> io::Result<String> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));

@@ -21,6 +21,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
@@ -331,8 +333,8 @@ impl Session {
     /// was restarted. `None` if the kernel does not report it.
     #[must_use]
     pub fn peer(&self) -> Option<i32> {
-        let credentials =
-            nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        // Not rustix: its PIDs cannot be 0, which is what the kernel returns for a process of another PID namespace.
+        let credentials = getsockopt(&self.stream, PeerCredentials).ok()?;
         Some(credentials.pid()).filter(|pid| *pid > 0)
     }
 

@@ -8,14 +8,12 @@ pub mod live;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, statat};
+use rustix::io::Errno;
 use thiserror::Error;
 use toml_edit::{DocumentMut, Item};
 
@@ -41,7 +39,7 @@ pub fn read_by(instead: Instead) {
 }
 
 fn instead(path: &str, is_directory: bool) -> Result<Vec<u8>, Errno> {
-    INSTEAD.get().map_or(Err(Errno::EACCES), |instead| instead(path.trim_start_matches('/'), is_directory))
+    INSTEAD.get().map_or(Err(Errno::ACCESS), |instead| instead(path.trim_start_matches('/'), is_directory))
 }
 
 /// The node's root directory, for reading configuration.
@@ -73,8 +71,8 @@ impl ConfRoot {
     /// # Errors
     /// The directory cannot be opened.
     pub fn open(path: &Path) -> Result<ConfRoot, ConfError> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let dir = nix::fcntl::open(path, flags, Mode::empty())
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = open(path, flags, Mode::empty())
             .map_err(|errno| ConfError::Directory { path: path.to_owned(), errno })?;
         Ok(ConfRoot { dir })
     }
@@ -85,18 +83,18 @@ impl ConfRoot {
     /// See [`ConfError`]. A single file that cannot be read is part of the result, not an error.
     pub fn crio(&self) -> Result<Vec<ConfFile>, ConfError> {
         let mut files = Vec::new();
-        match self.open_below(MAIN_FILE, OFlag::O_PATH) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+        match self.open_below(MAIN_FILE, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
             _ => files.push(self.file(MAIN_FILE, false)),
         }
         match self.kind(DROP_IN_DIR) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(errno) => return Err(ConfError::Directory { path: DROP_IN_DIR.into(), errno }),
             // The walk begins with lstat: a link in place of the directory is read as a file, unless its
             // target does not exist.
-            Ok(SFlag::S_IFLNK) if self.open_below(DROP_IN_DIR, OFlag::O_PATH).is_err() => {}
-            Ok(SFlag::S_IFDIR) => self.walk(DROP_IN_DIR, &mut files)?,
-            Ok(kind) => files.push(self.file(DROP_IN_DIR, kind == SFlag::S_IFLNK)),
+            Ok(FileType::Symlink) if self.open_below(DROP_IN_DIR, OFlags::PATH).is_err() => {}
+            Ok(FileType::Directory) => self.walk(DROP_IN_DIR, &mut files)?,
+            Ok(kind) => files.push(self.file(DROP_IN_DIR, kind == FileType::Symlink)),
         }
         Ok(files)
     }
@@ -105,8 +103,8 @@ impl ConfRoot {
     #[must_use]
     pub fn toml(&self, path: &str) -> Option<ConfFile> {
         match self.kind(path) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => None,
-            kind => Some(self.file(path, kind == Ok(SFlag::S_IFLNK))),
+            Err(Errno::NOENT | Errno::NOTDIR) => None,
+            kind => Some(self.file(path, kind == Ok(FileType::Symlink))),
         }
     }
 
@@ -122,7 +120,7 @@ impl ConfRoot {
         json.map(|file| {
             let bytes = self.read(&file.path).map_err(|mistake| match mistake {
                 Mistake::Call(what, errno) => {
-                    format!("{what} {}: {}", file.path, errno.desc().to_lowercase())
+                    format!("{what} {}: {}", file.path, text(errno))
                 }
                 Mistake::Kind => "is no regular file".to_owned(),
                 Mistake::Long => format!("is longer than {MAX_BYTES} bytes"),
@@ -137,7 +135,7 @@ impl ConfRoot {
     #[must_use]
     pub fn has_program(&self, program: &str) -> Option<bool> {
         const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
-        let is_there = |path: &str| self.open_below(path, OFlag::O_PATH).is_ok();
+        let is_there = |path: &str| self.open_below(path, OFlags::PATH).is_ok();
         if program.starts_with('/') {
             if is_there(program) {
                 return Some(true);
@@ -153,15 +151,15 @@ impl ConfRoot {
     fn walk(&self, path: &str, files: &mut Vec<ConfFile>) -> Result<(), ConfError> {
         let failed = |errno| ConfError::Directory { path: path.into(), errno };
         let mut names: Vec<Vec<u8>> = Vec::new();
-        match self.open_below(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
-            Err(Errno::EACCES) => {
+        match self.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+            Err(Errno::ACCESS) => {
                 let found = instead(path, true).map_err(failed)?;
                 names.extend(
                     found.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec),
                 );
             }
             dir => {
-                for entry in Dir::from_fd(dir.map_err(failed)?).map_err(failed)?.iter() {
+                for entry in Dir::new(dir.map_err(failed)?).map_err(failed)? {
                     let name = entry.map_err(failed)?.file_name().to_bytes().to_owned();
                     if name != b"." && name != b".." {
                         names.push(name);
@@ -179,9 +177,9 @@ impl ConfRoot {
         for name in names {
             let inner = format!("{path}/{}", String::from_utf8_lossy(&name));
             match self.kind(&inner) {
-                Ok(SFlag::S_IFDIR) => self.walk(&inner, files)?,
+                Ok(FileType::Directory) => self.walk(&inner, files)?,
                 // A name that is not UTF-8 cannot be opened again: unreadable.
-                kind => files.push(self.file(&inner, kind == Ok(SFlag::S_IFLNK))),
+                kind => files.push(self.file(&inner, kind == Ok(FileType::Symlink))),
             }
             if files.len() > MAX_FILES {
                 return Err(ConfError::TooMany);
@@ -191,19 +189,17 @@ impl ConfRoot {
     }
 
     /// The type of a path itself, not of a link's target.
-    fn kind(&self, path: &str) -> Result<SFlag, Errno> {
+    fn kind(&self, path: &str) -> Result<FileType, Errno> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = self.open_below(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        let stat = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok(SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT)
+        let parent = self.open_below(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
     }
 
     fn file(&self, path: &str, link: bool) -> ConfFile {
         let content = match self.read(path) {
             Ok(bytes) => parse(&bytes),
-            Err(Mistake::Call(what, errno)) => {
-                Content::Unreadable(format!("{what} {path}: {}", errno.desc().to_lowercase()))
-            }
+            Err(Mistake::Call(what, errno)) => Content::Unreadable(format!("{what} {path}: {}", text(errno))),
             Err(Mistake::Kind) => Content::Unreadable(format!("read {path}: is no regular file")),
             Err(Mistake::Long) => Content::NotToml(format!("longer than {MAX_BYTES} bytes")),
         };
@@ -212,11 +208,11 @@ impl ConfRoot {
 
     fn read(&self, path: &str) -> Result<Vec<u8>, Mistake> {
         // Opened without blocking, because the file may be a pipe.
-        let fd = match self.open_below(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-            Err(Errno::EACCES) => {
+        let fd = match self.open_below(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(Errno::ACCESS) => {
                 let bytes = instead(path, false).map_err(|errno| match errno {
-                    Errno::EISDIR => Mistake::Call("read", errno),
-                    Errno::EINVAL => Mistake::Kind,
+                    Errno::ISDIR => Mistake::Call("read", errno),
+                    Errno::INVAL => Mistake::Kind,
                     errno => Mistake::Call("open", errno),
                 })?;
                 return if bytes.len() as u64 > MAX_BYTES { Err(Mistake::Long) } else { Ok(bytes) };
@@ -224,27 +220,31 @@ impl ConfRoot {
             fd => fd.map_err(|errno| Mistake::Call("open", errno))?,
         };
         let stat = fstat(&fd).map_err(|errno| Mistake::Call("stat", errno))?;
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFREG => {}
-            SFlag::S_IFDIR => return Err(Mistake::Call("read", Errno::EISDIR)),
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Mistake::Call("read", Errno::ISDIR)),
             _ => return Err(Mistake::Kind),
         }
         let mut bytes = Vec::new();
         File::from(fd)
             .take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
-            .map_err(|error| Mistake::Call("read", Errno::from_raw(error.raw_os_error().unwrap_or(0))))?;
+            .map_err(|error| Mistake::Call("read", Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         if bytes.len() as u64 > MAX_BYTES { Err(Mistake::Long) } else { Ok(bytes) }
     }
 
-    fn open_below(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    fn open_below(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let relative = path.trim_start_matches('/');
         let relative = if relative.is_empty() { "." } else { relative };
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(self.dir.as_fd(), relative, how)
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        openat2(&self.dir, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
+}
+
+/// The kernel's error in the words of CRI-O, which is written in Go: without the number, in small letters.
+fn text(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 enum Mistake {
@@ -357,7 +357,7 @@ mod tests {
             link("nowhere", "crio.conf.d/b");
             link("../dir", "crio.conf.d/c");
             link("../../../../../../../../etc/passwd", "crio.conf.d/d");
-            nix::unistd::mkfifo(&etc.join("crio.conf.d/e"), Mode::S_IRWXU).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, etc.join("crio.conf.d/e"), Mode::RWXU).unwrap();
         });
         let no = "no such file or directory";
         assert_eq!(

@@ -34,7 +34,6 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::socket::{Backlog, listen as listen_backlog};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -209,7 +208,7 @@ pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
     let listener = TcpListener::bind(address).map_err(failed)?;
     // The standard library's backlog is 128 connections. If a burst overflows it, the kernel drops further
     // ones, and clients retry after a second. -1 means net.core.somaxconn, 4096 by default.
-    listen_backlog(&listener, Backlog::MAXALLOWABLE).map_err(|errno| failed(errno.into()))?;
+    rustix::net::listen(&listener, -1).map_err(|errno| failed(errno.into()))?;
     socket::bound(&listener).map_err(|errno| failed(errno.into()))?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

@@ -18,7 +18,7 @@ fn root() -> (TempDir, HostRoot) {
 }
 
 fn is_root() -> bool {
-    nix::unistd::Uid::effective().is_root()
+    rustix::process::geteuid().is_root()
 }
 
 fn replace(root: &HostRoot, bytes: &[u8]) -> Result<(), HostError> {

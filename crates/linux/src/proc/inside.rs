@@ -6,15 +6,14 @@
 //! blocked process ends it. So that is done by another process of this program, which can be abandoned.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Proc, ProcError, Process};
 
@@ -43,8 +42,8 @@ pub struct InnerFile {
     pub mode: u32,
 }
 
-impl From<FileStat> for InnerFile {
-    fn from(stat: FileStat) -> InnerFile {
+impl From<Stat> for InnerFile {
+    fn from(stat: Stat) -> InnerFile {
         InnerFile { inode: stat.st_ino, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
     }
 }
@@ -78,16 +77,14 @@ impl Process {
     fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
         let file = "root";
         let found = || {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root: OwnedFd = openat(&self.dir, file, flags, Mode::empty())?;
-            let how = OpenHow::new()
-                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-                .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-            fstat(openat2(&root, path, how)?)
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            fstat(openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?)
         };
         found().map(InnerFile::from).map_err(|errno| match errno {
             // The file is missing, not the process.
-            Errno::ENOENT if self.is_alive() => ProcError::Read { pid: self.pid, file, errno },
+            Errno::NOENT if self.is_alive() => ProcError::Read { pid: self.pid, file, errno },
             errno => self.failed(file, errno),
         })
     }
@@ -109,13 +106,13 @@ impl Proc {
         let file = "ns/net";
         let failed = |errno| process.failed(file, errno);
         let net: OwnedFd =
-            openat(&process.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+            openat(&process.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let read = || {
-            setns(&net, CloneFlags::CLONE_NEWNET)?;
+            move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))?;
             let value = |name: &&str| std::fs::read_to_string(self.root.join("sys").join(name)).ok();
             Ok(names.iter().map(value).collect())
         };
-        std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or(Err(Errno::EIO)).map_err(failed)
+        std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or(Err(Errno::IO)).map_err(failed)
     }
 
     /// A sysctl that is not namespaced, or in this process's own namespace; `None` if this kernel does not have it.
@@ -246,7 +243,9 @@ mod tests {
     fn a_result_is_four_numbers_or_a_sentence() {
         let file = InnerFile { inode: u64::MAX, uid: 200_000, gid: 0, mode: 0o1777 };
         assert_eq!(parse(&format!("{} 200000 0 1023", u64::MAX)), Ok(file));
-        for said in ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: ENOENT", "1 2 3 x"] {
+        for said in
+            ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: No such file or directory (os error 2)", "1 2 3 x"]
+        {
             assert_eq!(parse(said), Err(said.to_owned()));
         }
         assert!(parse("").unwrap_err().contains("said nothing"));
@@ -256,11 +255,11 @@ mod tests {
     fn this_process_is_inspected() {
         let proc = Proc::new(Path::new("/proc"));
         let process = proc.open(std::process::id()).unwrap();
-        assert_eq!(process.status().unwrap().uid.unwrap().0, nix::unistd::geteuid().as_raw());
+        assert_eq!(process.status().unwrap().uid.unwrap().0, rustix::process::geteuid().as_raw());
         assert!(process.command_line().unwrap().contains("usernsd"));
         assert!(process.mount_table().unwrap().contains(" / "));
         let error = process.look_inside("/no/such/file").unwrap_err().to_string();
-        assert!(error.contains("ENOENT"), "{error}");
+        assert!(error.contains("No such file"), "{error}");
         for kind in NAMESPACES {
             let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
             let want = format!("{kind}:[{}]", process.namespace(kind).unwrap());

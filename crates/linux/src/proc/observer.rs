@@ -19,23 +19,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+// rustix has no signal masks.
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt,
-};
-use nix::sys::stat::{Mode, fstatat};
-use nix::sys::time::TimeVal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
@@ -51,9 +50,9 @@ const READY: &[u8] = b"ready";
 /// Stack size of the second thread, in bytes.
 const STACK: usize = 128 << 10;
 /// The observer answers within microseconds; if it does not, it is stopped or gone.
-const PATIENCE: TimeVal = TimeVal::new(2, 0);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A node under load may be slow to start a process.
-const START_PATIENCE: TimeVal = TimeVal::new(20, 0);
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Questions about a process; each is about a link below `/proc/PID`.
 const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", PROGRAM];
@@ -114,7 +113,7 @@ impl Observer {
     /// See [`ObserverError`].
     pub fn start(program: &Path, proc_root: &Path) -> Result<Observer, ObserverError> {
         let start = |error: Errno| ObserverError::Start(error.into());
-        let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (own, its) = pair().map_err(start)?;
         let (own_second, its_second) = pair().map_err(start)?;
         let child = Command::new(program)
@@ -126,20 +125,20 @@ impl Observer {
             .stdout(Stdio::from(its_second))
             .spawn()
             .map_err(ObserverError::Start)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(start(Errno::ESRCH))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(start(Errno::SRCH))?;
         let pidfd =
             pidfd_open(pid, PidfdFlags::empty()).map_err(|error| ObserverError::Start(error.into()))?;
-        setsockopt(&own, sockopt::ReceiveTimeout, &START_PATIENCE).map_err(start)?;
+        set_socket_timeout(&own, Timeout::Recv, Some(START_PATIENCE)).map_err(start)?;
         let mut message = [0; 512];
-        let length = recv(own.as_raw_fd(), &mut message, MsgFlags::empty()).map_err(start)?;
+        let (length, _) = recv(&own, &mut message, RecvFlags::empty()).map_err(start)?;
         match message.get(..length).unwrap_or_default() {
             READY => {}
             [] => return Err(ObserverError::Refused("it ended at once".to_owned())),
             why => return Err(ObserverError::Refused(String::from_utf8_lossy(why).into_owned())),
         }
         let line = |socket: OwnedFd| {
-            setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE).map_err(start)?;
-            setsockopt(&socket, sockopt::SendTimeout, &PATIENCE).map_err(start)?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).map_err(start)?;
+            set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).map_err(start)?;
             Ok::<_, ObserverError>(Line(Mutex::new(State { socket: Some(socket), owed: 0 })))
         };
         Ok(Observer { starts: line(own)?, surveys: line(own_second)?, pidfd })
@@ -154,8 +153,8 @@ impl Observer {
     /// Whether it still answers questions about starting containers.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0)) && self.starts.lock().socket.is_some()
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0)) && self.starts.lock().socket.is_some()
     }
 
     /// The target of a link of a process, for instance `ns/user`.
@@ -212,8 +211,8 @@ impl Line {
 
 /// The number of a link in a question.
 fn what(link: &str) -> Result<u32, Errno> {
-    let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::EINVAL)?;
-    u32::try_from(what).map_err(|_| Errno::EINVAL)
+    let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::INVAL)?;
+    u32::try_from(what).map_err(|_| Errno::INVAL)
 }
 
 /// A question to the observer. If it is dropped without its answer, that precedes the answer to the next question.
@@ -233,7 +232,7 @@ impl Asked<'_> {
         self.state.owed -= 1;
         let answers = self.state.receive(1);
         let mut answers = answers.map_err(|errno| self.state.lost(errno))?;
-        answers.pop().unwrap_or(Err(Errno::EPIPE))
+        answers.pop().unwrap_or(Err(Errno::PIPE))
     }
 }
 
@@ -242,7 +241,7 @@ impl Asked<'_> {
 impl State {
     /// Sends questions, after the answers that are owed have arrived. EAGAIN if they do not.
     fn send(&mut self, pids: &[u32], what: u32) -> Result<(), Errno> {
-        let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         let mut answers = [0; BATCH * ANSWER];
         while self.owed > 0 {
             receive(socket, &mut answers)?;
@@ -253,16 +252,16 @@ impl State {
             questions.extend(pid.to_ne_bytes());
             questions.extend(what.to_ne_bytes());
         }
-        send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL).map(drop)
+        send(socket, &questions, SendFlags::NOSIGNAL).map(drop)
     }
 
     /// The answers to the last questions. EAGAIN if none come in time; they may still come later.
     fn receive(&mut self, count: usize) -> Result<Vec<Result<Target, Errno>>, Errno> {
-        let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         let mut answers = [0; BATCH * ANSWER];
         let length = receive(socket, &mut answers).inspect_err(|_| self.owed += 1)?;
         if length != count * ANSWER {
-            return Err(Errno::EPIPE);
+            return Err(Errno::PIPE);
         }
         let answers = answers.get(..length).unwrap_or_default().as_chunks::<ANSWER>().0;
         Ok(answers.iter().map(parse_answer).collect())
@@ -270,7 +269,7 @@ impl State {
 
     /// Closes the socket after an error that does not pass, and returns the error.
     fn lost(&mut self, errno: Errno) -> Errno {
-        if errno != Errno::EAGAIN {
+        if errno != Errno::AGAIN {
             self.socket = None;
         }
         errno
@@ -279,11 +278,12 @@ impl State {
 
 fn receive(socket: &OwnedFd, answers: &mut [u8]) -> Result<usize, Errno> {
     loop {
-        match recv(socket.as_raw_fd(), answers, MsgFlags::empty()) {
-            Err(Errno::EINTR) => {}
+        match recv(socket, &mut *answers, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
             // The other end is closed.
-            Ok(0) => return Err(Errno::EPIPE),
-            length => return length,
+            Ok((0, _)) => return Err(Errno::PIPE),
+            Ok((length, _)) => return Ok(length),
+            Err(errno) => return Err(errno),
         }
     }
 }
@@ -296,10 +296,10 @@ pub fn installed() -> Option<&'static Observer> {
 
 fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
     let (numbers, _) = answer.as_chunks::<8>();
-    let &[errno, device, inode] = numbers else { return Err(Errno::EPIPE) };
+    let &[errno, device, inode] = numbers else { return Err(Errno::PIPE) };
     match i32::try_from(u64::from_ne_bytes(errno)) {
         Ok(0) => Ok(Target { device: u64::from_ne_bytes(device), inode: u64::from_ne_bytes(inode) }),
-        errno => Err(Errno::from_raw(errno.unwrap_or_default())),
+        errno => Err(Errno::from_raw_os_error(errno.unwrap_or_default())),
     }
 }
 
@@ -325,8 +325,8 @@ impl Server {
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
         signals.thread_block()?;
         let sockets = [io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?];
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let opened = nix::fcntl::open(proc_root, flags, Mode::empty());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = open(proc_root, flags, Mode::empty());
         let proc_root = opened.map_err(|errno| {
             let why = format!("opening {}: {errno}", proc_root.display());
             refuse(io::stdin().as_fd(), &why);
@@ -370,7 +370,7 @@ impl Server {
             thread::yield_now();
         }
         confine().map_err(|error| server.refuse(&error))?;
-        send(starts.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        send(starts, READY, SendFlags::NOSIGNAL)?;
         server.answer_all(starts.as_fd())
     }
 
@@ -378,38 +378,41 @@ impl Server {
     fn answer_all(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut questions = [0; BATCH * QUESTION];
         loop {
-            let length = match recv(socket.as_raw_fd(), &mut questions, MsgFlags::empty()) {
-                Ok(0) => return Ok(()),
-                Err(Errno::EINTR) => continue,
-                length => length?,
+            let length = match recv(socket, &mut questions, RecvFlags::empty()) {
+                Ok((0, _)) => return Ok(()),
+                Ok((length, _)) => length,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
             };
             let (questions, _) = questions.get(..length).unwrap_or_default().as_chunks::<QUESTION>();
             let mut answers = Vec::with_capacity(BATCH * ANSWER);
             for question in questions {
                 let (errno, target) = match self.answer(question) {
                     Ok(target) => (0, target),
-                    Err(errno) => (errno as u64, Target { device: 0, inode: 0 }),
+                    Err(errno) => {
+                        (u64::from(errno.raw_os_error().unsigned_abs()), Target { device: 0, inode: 0 })
+                    }
                 };
                 [errno, target.device, target.inode]
                     .into_iter()
                     .for_each(|number| answers.extend(number.to_ne_bytes()));
             }
-            send(socket.as_raw_fd(), &answers, MsgFlags::MSG_NOSIGNAL)?;
+            send(socket, &answers, SendFlags::NOSIGNAL)?;
         }
     }
 
     fn answer(&self, question: &[u8; QUESTION]) -> Result<Target, Errno> {
         let (numbers, _) = question.as_chunks::<4>();
-        let &[pid, what] = numbers else { return Err(Errno::EINVAL) };
+        let &[pid, what] = numbers else { return Err(Errno::INVAL) };
         let pid = u32::from_ne_bytes(pid);
-        let what = usize::try_from(u32::from_ne_bytes(what)).map_err(|_| Errno::EINVAL)?;
-        let link = LINKS.get(what).ok_or(Errno::EINVAL)?;
-        let stat = fstatat(&self.proc_root, format!("{pid}/{link}").as_str(), AtFlags::empty())?;
+        let what = usize::try_from(u32::from_ne_bytes(what)).map_err(|_| Errno::INVAL)?;
+        let link = LINKS.get(what).ok_or(Errno::INVAL)?;
+        let stat = statat(&self.proc_root, format!("{pid}/{link}").as_str(), AtFlags::empty())?;
         Ok(Target { device: stat.st_dev, inode: stat.st_ino })
     }
 }
 
 fn refuse(socket: BorrowedFd<'_>, why: &str) {
     let why: String = why.chars().take(400).collect();
-    let _ = send(socket.as_raw_fd(), why.as_bytes(), MsgFlags::MSG_NOSIGNAL);
+    let _ = send(socket, why.as_bytes(), SendFlags::NOSIGNAL);
 }

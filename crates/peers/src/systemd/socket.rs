@@ -4,9 +4,10 @@
 //! messages of up to 128 MiB, and keeps them until they are taken.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -161,12 +162,14 @@ impl ReadHalf for Bytes {
 impl WriteHalf for Sender {
     async fn sendmsg(&mut self, buffer: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
         let stream: &UnixStream = self.0.as_ref();
-        let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let send = || {
-            let rights = [ControlMessage::ScmRights(&descriptors)];
-            let control = if descriptors.is_empty() { &[][..] } else { &rights };
-            let bytes = [IoSlice::new(buffer)];
-            Ok(sendmsg::<()>(stream.as_raw_fd(), &bytes, control, MsgFlags::MSG_NOSIGNAL, None)?)
+            let rights = SendAncillaryMessage::ScmRights(descriptors);
+            let mut space = vec![MaybeUninit::uninit(); rights.size()];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !descriptors.is_empty() && !control.push(rights) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Ok(sendmsg(stream, &[IoSlice::new(buffer)], &mut control, SendFlags::NOSIGNAL)?)
         };
         stream.async_io(Interest::WRITABLE, send).await
     }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size, set_tcp_user_timeout};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -29,11 +29,11 @@ const MAX_REST: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Limits the kernel's buffers of each connection that `listener` will accept.
-pub(super) fn bound(listener: &TcpListener) -> nix::Result<()> {
-    setsockopt(listener, sockopt::SndBuf, &SEND_BUFFER)?;
-    setsockopt(listener, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+pub(super) fn bound(listener: &TcpListener) -> rustix::io::Result<()> {
+    set_socket_send_buffer_size(listener, SEND_BUFFER)?;
+    set_socket_recv_buffer_size(listener, RECEIVE_BUFFER)?;
     let milliseconds = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-    setsockopt(listener, sockopt::TcpUserTimeout, &milliseconds)
+    set_tcp_user_timeout(listener, milliseconds)
 }
 
 /// A connection. If it is dropped before [`Socket::settle`] has succeeded, it is reset, so that the kernel

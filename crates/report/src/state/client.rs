@@ -2,14 +2,13 @@
 
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
-use nix::sys::time::TimeVal;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -96,15 +95,15 @@ pub fn read_state(path: &Path) -> Result<State, ReadError> {
 
 fn open(path: &Path) -> Result<UnixStream, ReadError> {
     let failed = |errno: Errno| ReadError::NotRunning { path: path.to_owned(), error: errno.into() };
-    let address = UnixAddr::new(path).map_err(failed)?;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let fd =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
     // The send timeout also limits how long connect(2) waits for a place in the other side's queue.
-    let limit = TimeVal::new(i64::try_from(MAX_TIME.as_secs()).unwrap_or(i64::MAX), 0);
-    setsockopt(&fd, sockopt::SendTimeout, &limit).map_err(failed)?;
-    match connect(fd.as_raw_fd(), &address) {
+    set_socket_timeout(&fd, Timeout::Send, Some(MAX_TIME)).map_err(failed)?;
+    match connect(&fd, &address) {
         Ok(()) => Ok(fd.into()),
-        Err(Errno::EACCES | Errno::EPERM) => Err(ReadError::Denied(path.to_owned())),
-        Err(Errno::EAGAIN) => Err(ReadError::Slow(path.to_owned())),
+        Err(Errno::ACCESS | Errno::PERM) => Err(ReadError::Denied(path.to_owned())),
+        Err(Errno::AGAIN) => Err(ReadError::Slow(path.to_owned())),
         Err(errno) => Err(failed(errno)),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, sockopt,
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
-use nix::sys::stat::{Mode, fchmod};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -143,21 +143,21 @@ fn listen_on(path: &Path, root_only: bool) -> Result<net::UnixListener, ServeErr
     }
     remove_stale(path)?;
 
-    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
-    let mode = Mode::from_bits_truncate(if root_only { 0o660 } else { 0o666 });
+    let address = SocketAddrUnix::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let mode = Mode::from_raw_mode(if root_only { 0o660 } else { 0o666 });
     let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
     // The file gets the descriptor's mode (minus the umask), so it is never more accessible than that.
     fchmod(&fd, mode).map_err(|errno| io("setting the mode of", errno.into()))?;
-    bind(fd.as_raw_fd(), &address).map_err(|errno| io("binding", errno.into()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))
+    bind(&fd, &address).map_err(|errno| io("binding", errno.into()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.as_raw_mode()))
         .map_err(|error| io("setting the mode of", error))?;
-    let backlog = Backlog::new(64).map_err(|errno| io("listening on", errno.into()))?;
-    listen(&fd, backlog).map_err(|errno| io("listening on", errno.into()))?;
+    listen(&fd, 64).map_err(|errno| io("listening on", errno.into()))?;
     Ok(fd.into())
 }
 
-fn stream_socket() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+fn stream_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 /// Removes the socket of an agent that no longer runs.
@@ -169,13 +169,13 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
         Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
         Ok(_) => {}
     }
-    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let address = SocketAddrUnix::new(path).map_err(|errno| io("naming", errno.into()))?;
     let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
-    match connect(fd.as_raw_fd(), &address) {
-        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|error| io("removing the stale", error)),
-        Err(Errno::ENOENT) => Ok(()),
+    match connect(&fd, &address) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(|error| io("removing the stale", error)),
+        Err(Errno::NOENT) => Ok(()),
         // EAGAIN: the queue is full, so there is a listener.
-        Ok(()) | Err(Errno::EAGAIN) => Err(ServeError::InUse(path.to_owned())),
+        Ok(()) | Err(Errno::AGAIN) => Err(ServeError::InUse(path.to_owned())),
         Err(errno) => Err(io("connecting to", errno.into())),
     }
 }
@@ -221,7 +221,7 @@ async fn accept(
 
 /// The user ID of the reader, if it may read.
 fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
-    match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
+    match stream.peer_cred() {
         Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
         Ok(peer) => {
             tracing::debug!(uid = peer.uid(), pid = peer.pid(), "this user may not read the state");
