@@ -182,7 +182,7 @@ fn one_by_one() {
             process_uid: Some(ContainerId(0)),
             user_namespace: true,
             mount: MountSource::Stricter(CgroupMount::ReadWrite),
-            told: &SpecifiedNamespaces::default(),
+            specified: &SpecifiedNamespaces::default(),
             is_started: false,
         };
         for want in ["delegated", "already_right"] {

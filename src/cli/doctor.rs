@@ -11,7 +11,7 @@ use crate::compose;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
 use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
-use usernsd_inspect::doctor::{AgentSaid, Doctor, PodPlace};
+use usernsd_inspect::doctor::{AgentResults, Doctor, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
 
 /// Directory of the checks' pages.
@@ -76,17 +76,17 @@ fn names() -> String {
 }
 
 /// The node to check, and what its agent reports.
-fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
+fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentResults)> {
     // The agent of this node has no results about another root.
     let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
     let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
     let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };
     let settings = Settings::load(args.config.as_deref(), overrides)?;
     let agent = match ask.then(|| read_state(&settings.state_socket.path)) {
-        Some(Ok(state)) => AgentSaid::new(state.checks.iter().filter_map(CheckState::checked)),
+        Some(Ok(state)) => AgentResults::new(state.checks.iter().filter_map(CheckState::checked)),
         // If the socket is given explicitly, no answer is an error.
         Some(Err(error)) if args.socket.is_some() => return Err(error.into()),
-        Some(Err(_)) | None => AgentSaid::default(),
+        Some(Err(_)) | None => AgentResults::default(),
     };
     let pods =
         PodPlace { rules: settings.rules, limits: settings.limits, bundles: compose::bundles(&settings) };

@@ -21,7 +21,6 @@ const FILES: u8 = 0;
 enum Candidates {
     /// One of these.
     Words(Vec<String>),
-    /// A path.
     Files,
     /// What kubectl prints with these arguments, one a word.
     Of(Vec<String>),

@@ -232,7 +232,7 @@ fn strip(map: &Map, canvas: Canvas) -> String {
     }
     for overlap in map.overlaps.iter().take(LISTED) {
         let holders: Vec<String> =
-            overlap.holders.iter().take(LISTED).map(|holder| spelled(holder.told(map.space))).collect();
+            overlap.holders.iter().take(LISTED).map(|holder| spelled(holder.name_in(map.space))).collect();
         let more = overlap.holders.len() - holders.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let ids = canvas.words(&ids(overlap.window));

@@ -230,7 +230,7 @@ fn in_hosts(name: &str) -> Container {
         user_namespace: false,
         cgroup_namespace: true,
         mounts: Vec::new(),
-        told: SpecifiedNamespaces::default(),
+        specified: SpecifiedNamespaces::default(),
         process_uid: None,
         env_names: Vec::new(),
     }
@@ -263,7 +263,7 @@ async fn an_answer_too_late_for_the_creation_counts_at_the_start() {
     assert!(rig.create(&in_hosts("c1")).await.is_ok());
     assert_eq!(rig.unanswered(), [1.0, 0.0]);
     runtime.scenario.lock().unwrap().hang = false;
-    until("the answer", || rig.containers.pods().knows("s1")).await;
+    until("the answer", || rig.containers.pods().has("s1")).await;
     runtime.scenario.lock().unwrap().hang = true;
     assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
     assert!(rig.create(&in_hosts("c2")).await.is_err(), "created as the host's root");
@@ -847,11 +847,11 @@ async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
     let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 1.0).await;
-    assert!(rig.containers.pods().knows("s1") && is_known(), "its sandbox still exists");
+    assert!(rig.containers.pods().has("s1") && is_known(), "its sandbox still exists");
     runtime.scenario.lock().unwrap().sandboxes.clear();
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 2.0).await;
-    assert!(!rig.containers.pods().knows("s1") && !is_known());
+    assert!(!rig.containers.pods().has("s1") && !is_known());
 }
 
 #[tokio::test]

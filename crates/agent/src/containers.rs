@@ -372,7 +372,7 @@ impl Containers {
             | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly | Skip::BeingMade | Skip::Gone) => false,
             // Only the pod's annotations show whether it asked for another mount.
             Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => {
-                self.pods().knows_wishes(&record.sandbox_id)
+                self.pods().has_annotations(&record.sandbox_id)
             }
             _ => record.isolation != Verdict::Lost,
         }

@@ -31,7 +31,7 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// pod replaces an arbitrary one; a pod that is forgotten is asked about again.
 const NOTED_PODS: usize = 4096;
 /// The most annotations that are remembered of a pod: more than its containers need if each has one.
-const WISHES: usize = 32;
+const MAX_ANNOTATIONS: usize = 32;
 
 /// The runtime's answer about a pod: only the parts that cannot change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,12 +68,12 @@ pub struct Trigger {
 pub struct Pods {
     facts: Notes<PodFacts>,
     /// The annotations of pods with which they ask for something.
-    wishes: Arc<Mutex<Wishes>>,
+    annotations: Arc<Mutex<NotedAnnotations>>,
 }
 
 /// Annotations of pods, by sandbox ID.
 #[derive(Debug, Default)]
-struct Wishes {
+struct NotedAnnotations {
     noted: HashMap<String, BTreeMap<String, String>>,
     /// Their size together, in bytes.
     bytes: usize,
@@ -152,10 +152,10 @@ impl Pods {
 
     /// Stores those of a pod's annotations with which it asks for something.
     pub fn note_annotations(&self, sandbox_id: &str, annotations: &BTreeMap<String, String>) {
-        let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
+        let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(MAX_ANNOTATIONS);
         let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
         let asks: BTreeMap<String, String> = asks.collect();
-        lock(&self.wishes).put(sandbox_id, asks);
+        lock(&self.annotations).put(sandbox_id, asks);
     }
 
     /// The remembered answer about a pod.
@@ -166,27 +166,27 @@ impl Pods {
 
     /// The annotations with which a pod asks for something; `None` if they are not known.
     #[must_use]
-    pub fn wishes(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
-        lock(&self.wishes).noted.get(sandbox_id).cloned()
+    pub fn annotations(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
+        lock(&self.annotations).noted.get(sandbox_id).cloned()
     }
 
     /// Whether the runtime's answer about a pod is remembered.
     #[must_use]
-    pub fn knows(&self, sandbox_id: &str) -> bool {
+    pub fn has(&self, sandbox_id: &str) -> bool {
         lock(&self.facts).contains_key(sandbox_id)
     }
 
     /// Whether a pod's annotations are remembered.
     #[must_use]
-    pub fn knows_wishes(&self, sandbox_id: &str) -> bool {
-        lock(&self.wishes).noted.contains_key(sandbox_id)
+    pub fn has_annotations(&self, sandbox_id: &str) -> bool {
+        lock(&self.annotations).noted.contains_key(sandbox_id)
     }
 
     /// The sandboxes of the pods that are remembered.
     #[must_use]
     pub fn noted(&self) -> Vec<String> {
         let mut noted: Vec<String> = lock(&self.facts).keys().cloned().collect();
-        noted.extend(lock(&self.wishes).noted.keys().cloned());
+        noted.extend(lock(&self.annotations).noted.keys().cloned());
         noted.sort_unstable();
         noted.dedup();
         noted
@@ -194,14 +194,14 @@ impl Pods {
 
     /// Forgets a pod, and returns its facts.
     pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
-        lock(&self.wishes).forget(sandbox_id);
+        lock(&self.annotations).forget(sandbox_id);
         lock(&self.facts).remove(sandbox_id)
     }
 }
 
-// === impl Wishes ===
+// === impl NotedAnnotations ===
 
-impl Wishes {
+impl NotedAnnotations {
     /// Stores a pod's annotations. If there are too many, arbitrary others are forgotten.
     fn put(&mut self, sandbox_id: &str, annotations: BTreeMap<String, String>) {
         self.forget(sandbox_id);
@@ -362,7 +362,7 @@ impl Decider {
     /// Whether the container was created without the writable cgroup that its pod asked for and may have.
     fn lacks_writable_cgroup(&self, container: &Container) -> bool {
         let mut annotations = BTreeMap::clone(&container.annotations);
-        annotations.extend(self.pods.wishes(&container.sandbox_id).unwrap_or_default());
+        annotations.extend(self.pods.annotations(&container.sandbox_id).unwrap_or_default());
         if adjust::asks_for_writable(&annotations, &container.name).is_none() {
             return false;
         }
@@ -395,7 +395,7 @@ impl Decider {
         }
         if pod_has_user_namespace == Some(true) {
             // Only this message contains the request, and the inspection at the start needs it too.
-            if !self.pods.knows(&container.sandbox_id) {
+            if !self.pods.has(&container.sandbox_id) {
                 let facts = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
                 self.pods.note(&container.sandbox_id, facts);
             }
@@ -414,7 +414,7 @@ impl Decider {
     fn request_at_start(&self, container: &Container) -> (Option<UserNamespaceRequest>, bool) {
         let noted = self.noted_request(container);
         // A runtime that has not reported the pod's request will not report it now.
-        if noted.is_some() || self.pods.knows(&container.sandbox_id) {
+        if noted.is_some() || self.pods.has(&container.sandbox_id) {
             return (noted, false);
         }
         let id = CriId::parse(&container.sandbox_id).ok();
@@ -497,21 +497,22 @@ mod tests {
         let asks = |container: usize| {
             (format!("cgroup.usernsd.io/container.{container:0>200}"), "writable".to_owned())
         };
-        let asks: BTreeMap<String, String> = (0..WISHES).map(asks).collect();
+        let asks: BTreeMap<String, String> = (0..MAX_ANNOTATIONS).map(asks).collect();
         for number in 0..1000 {
             pods.note_annotations(&number.to_string(), &asks);
         }
         let noted = pods.noted();
-        let bytes = noted.iter().filter_map(|id| pods.wishes(id)).map(|asks| weight(&asks)).sum::<usize>();
-        assert!(pods.knows_wishes("999") && bytes > NOTED_BYTES / 2 && bytes <= NOTED_BYTES, "{bytes}");
-        assert_eq!(lock(&pods.wishes).bytes, bytes);
+        let bytes =
+            noted.iter().filter_map(|id| pods.annotations(id)).map(|asks| weight(&asks)).sum::<usize>();
+        assert!(pods.has_annotations("999") && bytes > NOTED_BYTES / 2 && bytes <= NOTED_BYTES, "{bytes}");
+        assert_eq!(lock(&pods.annotations).bytes, bytes);
         // One that is noted again displaces no other.
         pods.note_annotations("999", &asks);
-        assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (noted.len(), bytes));
+        assert_eq!((pods.noted().len(), lock(&pods.annotations).bytes), (noted.len(), bytes));
         for id in &noted {
             pods.forget(id);
         }
-        assert_eq!((pods.noted().len(), lock(&pods.wishes).bytes), (0, 0));
+        assert_eq!((pods.noted().len(), lock(&pods.annotations).bytes), (0, 0));
     }
 
     #[test]
@@ -522,11 +523,11 @@ mod tests {
         }
         assert_eq!(pods.noted().len(), NOTED_PODS);
         let last = (NOTED_PODS + 9).to_string();
-        assert!(pods.knows(&last));
+        assert!(pods.has(&last));
         // Storing a pod that is stored already displaces no other.
         pods.note(&last, PodFacts { request: Some(UserNamespaceRequest::Own), root: None });
         assert_eq!(pods.noted().len(), NOTED_PODS);
         assert_eq!(pods.forget(&last).unwrap().request, Some(UserNamespaceRequest::Own));
-        assert!(!pods.knows(&last));
+        assert!(!pods.has(&last));
     }
 }

@@ -330,11 +330,11 @@ impl RuntimeWatch {
             }
             // The list contains no mounts, and the process may have changed its own.
             match self.inspect(cri, &container.id).await {
-                Ok(Some(told)) => {
-                    let Container { mounts, user_namespace, pid, told, .. } = told;
+                Ok(Some(found)) => {
+                    let Container { mounts, user_namespace, pid, specified, .. } = found;
                     self.containers.pods().note_annotations(&container.sandbox_id, &container.annotations);
                     let pid = container.pid.or(pid);
-                    let container = Container { mounts, user_namespace, pid, told, ..container };
+                    let container = Container { mounts, user_namespace, pid, specified, ..container };
                     alive.push((container, Occasion::Listed(state).stage()));
                 }
                 Ok(None) => {
@@ -414,7 +414,7 @@ impl RuntimeWatch {
             Ok(listed) => {
                 for sandbox in &listed {
                     let (pods, id) = (self.containers.pods(), sandbox.id.as_str());
-                    if sandbox.ready && !sandbox.is_cut && !pods.knows_wishes(id) {
+                    if sandbox.ready && !sandbox.is_cut && !pods.has_annotations(id) {
                         pods.note_annotations(id, &sandbox.annotations);
                     }
                 }
@@ -433,7 +433,7 @@ impl RuntimeWatch {
     /// runtime, at the cost of a call, if it answers.
     async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
         match self.bundles.find(id) {
-            Ok(Some(told)) => return Ok(Some(told.container)),
+            Ok(Some(bundle)) => return Ok(Some(bundle.container)),
             Ok(None) => {}
             Err(error) => {
                 debug!(container = id.short(), error = %chain(&error), "the bundle cannot be read; asking the runtime")
@@ -461,7 +461,7 @@ impl RuntimeWatch {
         let mut asked = HashSet::new();
         for container in containers {
             let id = &container.sandbox_id;
-            let is_known = pods.knows_wishes(id) && (container.user_namespace || pods.knows(id));
+            let is_known = pods.has_annotations(id) && (container.user_namespace || pods.has(id));
             if is_known || !asked.insert(id) {
                 continue;
             }

@@ -226,8 +226,8 @@ async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
 
 /// Inspects a container asynchronously: nothing waits for the result.
 fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Instant) {
-    let told = match bundles.find(id) {
-        Ok(Some(told)) => told,
+    let bundle = match bundles.find(id) {
+        Ok(Some(bundle)) => bundle,
         // A sandbox, a container of another tool, or a runtime that keeps its bundles elsewhere. CRI and
         // the resync have more information.
         Ok(None) => return,
@@ -236,10 +236,10 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
             return;
         }
     };
-    if told.sandbox {
+    if bundle.sandbox {
         return;
     }
     let way =
         Trigger { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
-    containers.look(&told.container, way);
+    containers.look(&bundle.container, way);
 }

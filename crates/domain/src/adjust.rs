@@ -230,7 +230,7 @@ mod tests {
             user_namespace: true,
             cgroup_namespace: true,
             mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["ro"]), mount("tmpfs", "/run", &[])],
-            told: SpecifiedNamespaces::default(),
+            specified: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: vec![],
         }

@@ -122,7 +122,7 @@ pub struct Container {
     /// The specification's mounts.
     pub mounts: Vec<Mount>,
     /// The namespaces that its init process is compared with.
-    pub told: SpecifiedNamespaces,
+    pub specified: SpecifiedNamespaces,
     /// The process's user, if the source contains it (NRI ≥ 0.11, OCI).
     pub process_uid: Option<ContainerId>,
     /// The names of the environment variables of the process.
@@ -306,7 +306,7 @@ mod tests {
                 user_namespace: true,
                 cgroup_namespace: true,
                 mounts,
-                told: SpecifiedNamespaces::default(),
+                specified: SpecifiedNamespaces::default(),
                 process_uid: None,
                 env_names: vec![],
             };

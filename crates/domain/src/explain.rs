@@ -120,7 +120,7 @@ const AGENT_LOG: &str = "read the agent's log: journalctl -u usernsd; in a Daemo
 const START_AGENT: &str =
     "start the agent: systemctl enable --now usernsd; in a DaemonSet kubectl describe its pod on this node";
 
-/// The explanation.
+/// Why a container is as it is: the result of `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Why {
     /// Whether the cgroup's owner is right; `None` if that cannot be said of this container.

@@ -59,7 +59,7 @@ mod tests {
             user_namespace: true,
             cgroup_namespace: false,
             mounts: vec![Mount::default()],
-            told: SpecifiedNamespaces::default(),
+            specified: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: vec![],
         };

@@ -42,7 +42,7 @@ pub struct Evidence<'a> {
     /// The runtime's `cgroupsPath`.
     pub cgroups_path: &'a str,
     /// The namespaces and mappings in the container's specification.
-    pub told: &'a SpecifiedNamespaces,
+    pub specified: &'a SpecifiedNamespaces,
     /// The specification gives the container a user namespace.
     pub specifies_user_namespace: bool,
     /// The container's own program was started. From then on other processes can be in its cgroup: those of
@@ -200,7 +200,7 @@ impl Evidence<'_> {
     /// that of a process which was moved there.
     #[must_use]
     pub fn must_be_first(&self) -> bool {
-        self.is_started && self.told.pid_namespace
+        self.is_started && self.specified.pid_namespace
     }
 
     /// Checks one point.
@@ -303,13 +303,15 @@ impl Evidence<'_> {
             return Ok(());
         }
         let pid = self.init.as_ref().map_or(0, |init| init.pid);
-        let maps =
-            [("user", &self.told.uid_map, &found.uid_map), ("group", &self.told.gid_map, &found.gid_map)];
-        for (ids, told, found) in maps {
+        let maps = [
+            ("user", &self.specified.uid_map, &found.uid_map),
+            ("group", &self.specified.gid_map, &found.gid_map),
+        ];
+        for (ids, specified, found) in maps {
             // The source may have none: NRI's messages do not.
-            if !told.is_empty() && !told.is_same(found) {
+            if !specified.is_empty() && !specified.is_same(found) {
                 return Err(Point::Mapping.lacks(format_args!(
-                    "the runtime was configured to map {ids} IDs {told}, and process {pid} has {found}"
+                    "the runtime was configured to map {ids} IDs {specified}, and process {pid} has {found}"
                 )));
             }
         }

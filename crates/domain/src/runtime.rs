@@ -125,7 +125,7 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
         RuntimeChoice::Only(kind) => std::slice::from_ref(kind),
         RuntimeChoice::Auto => &RuntimeKind::ALL,
     };
-    let told = |kind| match kind {
+    let configured = |kind| match kind {
         RuntimeKind::Crio => said.crio.map(Runtime::Crio),
         RuntimeKind::Containerd => said.containerd.map(Runtime::Containerd),
     };
@@ -133,10 +133,10 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
     let named =
         |from: &dyn Fn(RuntimeKind) -> bool| wanted.iter().copied().filter(|kind| from(*kind)).collect();
     let answered = seen.answered.iter().map(|runtime| runtime.kind()).find(|kind| wanted.contains(kind));
-    let told_of: Vec<RuntimeKind> = named(&|kind| told(kind).is_some());
+    let configured_kinds: Vec<RuntimeKind> = named(&|kind| configured(kind).is_some());
     let present: Vec<RuntimeKind> =
         named(&|kind| of(&seen.programs, kind).is_some() || seen.installed.contains(&kind));
-    let kind = match (answered, told_of.as_slice(), present.as_slice()) {
+    let kind = match (answered, configured_kinds.as_slice(), present.as_slice()) {
         (Some(kind), ..) => kind,
         (None, [kind], _) | (None, [], [kind]) => *kind,
         (None, [], []) => match wanted {
@@ -158,7 +158,7 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
     };
     let mut findings = Vec::new();
     let seen = [of(&seen.answered, kind), of(&seen.programs, kind)];
-    let versions: Vec<Runtime> = seen.into_iter().chain([told(kind)]).flatten().collect();
+    let versions: Vec<Runtime> = seen.into_iter().chain([configured(kind)]).flatten().collect();
     let runtime = versions.iter().copied().reduce(Runtime::older);
     if let (Some(oldest), Some(other)) = (runtime, versions.iter().find(|version| Some(**version) != runtime))
     {

@@ -56,7 +56,7 @@ pub struct Target<'a> {
     /// How to find out how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
     /// The namespaces and mappings in the container's specification.
-    pub told: &'a SpecifiedNamespaces,
+    pub specified: &'a SpecifiedNamespaces,
     /// Whether the container's own program has been started. From then on other processes can be in its
     /// cgroup: those of commands (CRI ExecSync), and those that root on the host moves there.
     pub is_started: bool,
@@ -267,7 +267,7 @@ impl Delegator {
         let mut evidence = Evidence {
             id: target.id,
             cgroups_path: target.cgroups_path,
-            told: target.told,
+            specified: target.specified,
             specifies_user_namespace: target.user_namespace,
             is_started: target.is_started,
             opened: Opened::Escapes(path.clone()),
@@ -429,11 +429,11 @@ impl Delegator {
         seen: &mut Observation,
     ) -> Result<Facts, Stop> {
         let mount = match target.mount {
-            MountSource::Specification(told) => told,
+            MountSource::Specification(specified) => specified,
             // The table is the most expensive of all that is read, and could permit nothing more.
-            MountSource::Stricter(told) if told < CgroupMount::ReadWrite => told,
-            MountSource::Stricter(told) => {
-                told.min(process.cgroup_mount(own.path(), &self.cgroup_namespace)?)
+            MountSource::Stricter(specified) if specified < CgroupMount::ReadWrite => specified,
+            MountSource::Stricter(specified) => {
+                specified.min(process.cgroup_mount(own.path(), &self.cgroup_namespace)?)
             }
         };
         seen.mount = Some(mount);

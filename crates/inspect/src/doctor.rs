@@ -79,14 +79,14 @@ pub struct Doctor {
 
 /// The answers of systemd to the doctor's questions.
 #[derive(Debug, Clone)]
-pub struct SystemdSaid {
+pub struct SystemdAnswers {
     facts: Probe<Result<SystemdFacts, String>>,
     running: Probe<Vec<Running>>,
 }
 
 /// The agent's results for its node.
 #[derive(Debug, Clone, Default)]
-pub struct AgentSaid {
+pub struct AgentResults {
     /// The agent's results by check; empty if it was not asked or does not answer.
     pub checks: HashMap<Check, Checked>,
 }
@@ -94,22 +94,22 @@ pub struct AgentSaid {
 /// Called with each category as soon as its checks are done.
 pub type Tell<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
 
-// === impl AgentSaid ===
+// === impl AgentResults ===
 
-impl AgentSaid {
+impl AgentResults {
     /// The agent's results.
     #[must_use]
-    pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentSaid {
-        AgentSaid { checks: checked.into_iter().map(|one| (one.check, one)).collect() }
+    pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentResults {
+        AgentResults { checks: checked.into_iter().map(|one| (one.check, one)).collect() }
     }
 
     /// Whether the agent has a result about the runtime that it has joined.
-    fn knows_joined(&self) -> bool {
+    fn has_joined_runtime(&self) -> bool {
         self.checks.get(&Check::NriJoined).is_some_and(|one| one.result() != CheckResult::Skip)
     }
 
     /// Whether the agent has results about pods.
-    fn knows_pods(&self) -> bool {
+    fn has_pods(&self) -> bool {
         self.checks.values().any(|one| one.check.category() == Category::Pods)
     }
 
@@ -147,7 +147,12 @@ impl Doctor {
     ///
     /// # Errors
     /// The error of `tell`.
-    pub async fn look<E>(&self, agent: &AgentSaid, pods: &PodPlace, tell: &mut Tell<'_, E>) -> Result<(), E> {
+    pub async fn look<E>(
+        &self,
+        agent: &AgentResults,
+        pods: &PodPlace,
+        tell: &mut Tell<'_, E>,
+    ) -> Result<(), E> {
         let ids = self.ids();
         let kernel = self.kernel(&ids);
         tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
@@ -162,11 +167,11 @@ impl Doctor {
         let mut checked = check::runtime::checks(&runtime);
         let refusal = Doctor::joinable(client.as_ref(), pods).await;
         // The agent has joined a certain runtime; here only those that it may join can be found.
-        let mismatch = if agent.knows_joined() { None } else { self.mismatch(client.as_ref()).await };
+        let mismatch = if agent.has_joined_runtime() { None } else { self.mismatch(client.as_ref()).await };
         checked.push(check::runtime::joinable(refusal, mismatch));
         tell(Category::Runtime, agent.complete(checked))?;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
-        let found = if agent.knows_pods() {
+        let found = if agent.has_pods() {
             // The agent's view over time is better than a single inspection.
             agent.pods()
         } else {
@@ -264,8 +269,8 @@ impl Doctor {
     }
 
     /// Asks systemd for everything at once.
-    async fn ask_systemd(&self) -> SystemdSaid {
-        let unasked = |why: String| SystemdSaid { facts: Err(why.clone()), running: Err(why) };
+    async fn ask_systemd(&self) -> SystemdAnswers {
+        let unasked = |why: String| SystemdAnswers { facts: Err(why.clone()), running: Err(why) };
         if let Err(why) = self.is_running() {
             return unasked(why);
         }
@@ -281,10 +286,10 @@ impl Doctor {
             Ok::<_, usernsd_peers::systemd::SystemdError>((facts, running))
         };
         match asked.await {
-            Ok((facts, running)) => SystemdSaid { facts: Ok(Ok(facts)), running: Ok(running) },
+            Ok((facts, running)) => SystemdAnswers { facts: Ok(Ok(facts)), running: Ok(running) },
             Err(error) => {
                 let no_answer = "systemd does not answer".to_owned();
-                SystemdSaid { facts: Ok(Err(chain(&error))), running: Err(no_answer) }
+                SystemdAnswers { facts: Ok(Err(chain(&error))), running: Err(no_answer) }
             }
         }
     }
@@ -317,8 +322,8 @@ mod tests {
     #[test]
     fn checks_of_pods_have_the_agents_reasons_if_they_were_skipped() {
         let why = "no pod with a user namespace runs";
-        let agent = AgentSaid::new([Check::PodCgroupWritable.skipped(why)]);
-        assert!(agent.knows_pods());
+        let agent = AgentResults::new([Check::PodCgroupWritable.skipped(why)]);
+        assert!(agent.has_pods());
         for one in agent.complete(agent.pods()) {
             let Outcome::Skipped(reason) = one.outcome else { panic!("{one:?}") };
             let expected =

@@ -109,7 +109,7 @@ impl<'a> Candidate<'a> {
                 Stage::Specified | Stage::Making => MountSource::Specification(mount),
                 Stage::Ready | Stage::Running => MountSource::Stricter(mount),
             },
-            told: &container.told,
+            specified: &container.specified,
             is_started: stage == Stage::Running,
         }
     }
@@ -231,7 +231,7 @@ mod tests {
             user_namespace: specified,
             cgroup_namespace: true,
             mounts: Vec::new(),
-            told: SpecifiedNamespaces::default(),
+            specified: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: Vec::new(),
         }

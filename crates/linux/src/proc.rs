@@ -54,9 +54,7 @@ pub enum ProcError {
     /// Reading failed.
     #[error("reading /proc/{pid}/{file}: {errno}")]
     Read {
-        /// The process.
         pid: u32,
-        /// The file.
         file: &'static str,
         /// The kernel's error.
         errno: Errno,
@@ -64,9 +62,7 @@ pub enum ProcError {
     /// uid_map or gid_map does not have the kernel's format.
     #[error("/proc/{pid}/{file}: {error}")]
     IdMap {
-        /// The process.
         pid: u32,
-        /// The file.
         file: &'static str,
         /// What is wrong.
         error: IdMapError,
@@ -74,23 +70,16 @@ pub enum ProcError {
     /// Not in a cgroup v2.
     #[error("/proc/{pid}/cgroup: {error}")]
     Cgroup {
-        /// The process.
         pid: u32,
         /// What is wrong.
         error: CgroupPathError,
     },
     /// `Uid:` or `NSpid:` is missing.
     #[error("/proc/{pid}/status has no effective user ID, or no numbers in PID namespaces")]
-    Status {
-        /// The process.
-        pid: u32,
-    },
+    Status { pid: u32 },
     /// The start time is missing.
     #[error("/proc/{pid}/stat has no start time")]
-    Stat {
-        /// The process.
-        pid: u32,
-    },
+    Stat { pid: u32 },
 }
 
 /// A question for a namespace of a process.
@@ -103,7 +92,7 @@ pub struct AskedNamespace<'a> {
 
 #[derive(Debug)]
 enum Found<'a> {
-    /// The inode.
+    /// The inode, read at once.
     Now(u64),
     Later(observer::Asked<'a>),
 }

@@ -503,7 +503,7 @@ impl Spec {
             user_namespace: self.user_namespace,
             cgroup_namespace: self.cgroup_namespace,
             mounts: self.mounts,
-            told: SpecifiedNamespaces {
+            specified: SpecifiedNamespaces {
                 uid_map: self.uid_mappings,
                 gid_map: self.gid_mappings,
                 pid_namespace: self.pid_namespace,

@@ -155,7 +155,7 @@ pub fn plan(
     root: &Path,
     version: CrioVersion,
     kubernetes: Option<u16>,
-    wishes: CrioOptions,
+    options: CrioOptions,
     read: owned_files::Read<'_>,
 ) -> Result<CrioPlan, CrioError> {
     let conf = ConfRoot::open(root)?;
@@ -163,7 +163,7 @@ pub fn plan(
     let mut findings = findings(&conf, version, &files);
     let programs = |program: &str| conf.has_program(program);
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
-    let plan: DropIn = drop_in::plan(node, wishes)?;
+    let plan: DropIn = drop_in::plan(node, options)?;
     findings.extend(plan.notes.iter().cloned());
     let change = owned_files::crio(&plan, read);
     // With the drop-in, CRI-O may read one more hooks directory.
@@ -419,9 +419,9 @@ mod tests {
     #[test]
     fn a_directory_with_a_bad_hook_is_not_added_to_cri_os_directories() {
         let root = node();
-        let wishes = CrioOptions { hook: true, ..CrioOptions::default() };
+        let options = CrioOptions { hook: true, ..CrioOptions::default() };
         let planned =
-            || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes.clone(), &reader(root.path()));
+            || plan(root.path(), CrioVersion::new(1, 24, 6), None, options.clone(), &reader(root.path()));
         // A hooks directory of other programs is not added.
         for (dir, stops) in [("etc/containers/oci/hooks.d", false), ("etc/usernsd/hooks.d", true)] {
             std::fs::create_dir_all(root.path().join(dir)).unwrap();

@@ -153,13 +153,13 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
     let role = role(request)?;
     let version = request.crio.unwrap_or(OLDEST_CRIO);
     let configured = request.configured.as_ref();
-    let mut wishes = configured.map_or_else(CrioOptions::default, |configured| configured.crio.clone());
-    wishes.userns_mode = Some(request.userns_mode || wishes.userns_mode == Some(true));
+    let mut options = configured.map_or_else(CrioOptions::default, |configured| configured.crio.clone());
+    options.userns_mode = Some(request.userns_mode || options.userns_mode == Some(true));
     let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(Configured { plugin, .. }) = configured {
-        let missing = not_launched(plugin, version, wishes.nri);
+        let missing = not_launched(plugin, version, options.nri);
         let validator = validator(plugin.required, version, missing.as_deref());
-        wishes.validator = validator.becomes;
+        options.validator = validator.becomes;
         notes.extend(validator.findings);
         match missing {
             None => {
@@ -175,7 +175,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         }
     }
     let node = Node { version, kubernetes: None, files: None, programs: &unseen };
-    let plan = drop_in::plan(node, wishes)?;
+    let plan = drop_in::plan(node, options)?;
     notes.extend(plan.notes);
     if let Some(text) = plan.text {
         files.push(NodeFile::text(drop_in::PATH, text));

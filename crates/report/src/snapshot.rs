@@ -170,7 +170,7 @@ impl Store {
         gone
     }
 
-    /// One container.
+    /// The record of a container.
     #[must_use]
     pub fn get(&self, id: &CriId) -> Option<Arc<Record>> {
         self.lock().containers.get(id).cloned()

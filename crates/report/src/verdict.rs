@@ -50,7 +50,6 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
 /// A problem that a reader should act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The severity.
     pub tone: Tone,
     /// The problem, one sentence without a full stop.
     pub what: String,

@@ -78,7 +78,6 @@ impl ConfigFile {
     }
 }
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
     vec![

@@ -54,7 +54,6 @@ pub enum Joined {
 pub struct Cri {
     /// `cri-o` or `containerd`.
     pub name: String,
-    /// The version.
     pub version: String,
     /// The socket on which it answers.
     pub endpoint: String,
@@ -74,7 +73,6 @@ pub struct Handler {
 /// CRI-O.
 #[derive(Debug, Clone)]
 pub struct Crio {
-    /// The version.
     pub version: CrioVersion,
     /// The parts of its files that it would refuse or ignore.
     pub findings: Vec<Finding>,
@@ -90,7 +88,6 @@ pub struct Crio {
 /// annotations that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Older {
-    /// The version.
     pub version: CrioVersion,
     /// Whether it is installed, and so is what starts next.
     pub is_installed: bool,
@@ -101,7 +98,6 @@ pub struct Older {
 /// An OCI runtime that a handler starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OciRuntime {
-    /// The program.
     pub path: String,
     /// The first line of `PROGRAM --version`, such as `runc version 1.3.6`.
     pub version: Probe<String>,
@@ -109,7 +105,6 @@ pub struct OciRuntime {
     pub idmap: Probe<bool>,
 }
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     let mut checked = of_cri(&facts.cri);

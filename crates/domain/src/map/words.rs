@@ -7,7 +7,7 @@ use super::{Holder, IdType, Segment, SegmentKind, Window};
 impl Holder {
     /// The holder, with the place of its definition.
     #[must_use]
-    pub fn told(&self, space: IdType) -> String {
+    pub fn name_in(&self, space: IdType) -> String {
         match (self, space) {
             (Holder::Pod(name), _) => name.clone(),
             (Holder::Subid { owner, .. }, _) => format!("/etc/{} of {owner}", space.file()),

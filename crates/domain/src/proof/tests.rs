@@ -18,7 +18,7 @@ fn map(text: &str) -> IdMap {
     IdMap::parse(text).unwrap()
 }
 
-fn told() -> SpecifiedNamespaces {
+fn specified() -> SpecifiedNamespaces {
     SpecifiedNamespaces {
         uid_map: map("0 200000 65536"),
         gid_map: map("0 300000 65536"),
@@ -36,11 +36,11 @@ pub(crate) fn proven(uid_map: IdMap, user_namespace: InUserNamespace, delegate: 
 }
 
 /// Everything is as it should be, of a container that runs.
-fn good<'a>(id: &'a CriId, told: &'a SpecifiedNamespaces, place: &'a str) -> Evidence<'a> {
+fn good<'a>(id: &'a CriId, specified: &'a SpecifiedNamespaces, place: &'a str) -> Evidence<'a> {
     Evidence {
         id,
         cgroups_path: place,
-        told,
+        specified,
         specifies_user_namespace: true,
         is_started: true,
         opened: Opened::Beneath {
@@ -56,8 +56,8 @@ fn good<'a>(id: &'a CriId, told: &'a SpecifiedNamespaces, place: &'a str) -> Evi
         }),
         mapping: Some(Mapping {
             user_namespace: UserNamespace { inode: 1, is_hosts: false },
-            uid_map: told.uid_map.clone(),
-            gid_map: told.gid_map.clone(),
+            uid_map: specified.uid_map.clone(),
+            gid_map: specified.gid_map.clone(),
         }),
         unit: Some(Scope { control_group: scope(), control_group_id: Some(INODE), delegate: true }),
     }
@@ -194,14 +194,14 @@ fn flips() -> impl Strategy<Value = Flip> {
 proptest! {
     #[test]
     fn nothing_is_proven_if_any_piece_of_evidence_differs(flip in flips()) {
-        let (mut id, mut place, told) = (CriId::parse(ID).unwrap(), place(), told());
+        let (mut id, mut place, specified) = (CriId::parse(ID).unwrap(), place(), specified());
         match flip {
             Flip::Id => id = CriId::parse(OTHER).unwrap(),
             Flip::PathOfAnother => place = format!("kubepods.slice:crio:{OTHER}"),
             Flip::PathOfNoForm => "kubepods".clone_into(&mut place),
             _ => {}
         }
-        let mut evidence = good(&id, &told, &place);
+        let mut evidence = good(&id, &specified, &place);
         let point = flip.apply(&mut evidence);
         let refused = prove(&evidence).unwrap_err();
         prop_assert_eq!(refused.point, point, "{}", refused.reason);
@@ -211,9 +211,9 @@ proptest! {
 
 #[test]
 fn a_container_is_proven_if_all_evidence_agrees() {
-    let (id, told, place) = (CriId::parse(ID).unwrap(), told(), place());
-    let good = good(&id, &told, &place);
-    let want = proven(told.uid_map.clone(), InUserNamespace::Own, Some(true));
+    let (id, specified, place) = (CriId::parse(ID).unwrap(), specified(), place());
+    let good = good(&id, &specified, &place);
+    let want = proven(specified.uid_map.clone(), InUserNamespace::Own, Some(true));
     assert_eq!(prove(&good), Ok(want.clone()));
     // systemd could not be asked.
     let unasked = Evidence { unit: None, ..good.clone() };
@@ -222,8 +222,8 @@ fn a_container_is_proven_if_all_evidence_agrees() {
     let old = Scope { control_group_id: None, ..good.unit.clone().unwrap() };
     assert_eq!(prove(&Evidence { unit: Some(old), ..good.clone() }), Ok(want.clone()));
     // The source has no mappings.
-    let untold = SpecifiedNamespaces { pid_namespace: true, ..SpecifiedNamespaces::default() };
-    assert_eq!(prove(&Evidence { told: &untold, ..good.clone() }), Ok(want.clone()));
+    let unspecified = SpecifiedNamespaces { pid_namespace: true, ..SpecifiedNamespaces::default() };
+    assert_eq!(prove(&Evidence { specified: &unspecified, ..good.clone() }), Ok(want.clone()));
     // Before it runs, its process need not be the first of a PID namespace.
     let mut waiting = Evidence { is_started: false, ..good.clone() };
     waiting.init.as_mut().unwrap().inner_numbers.clear();
@@ -232,8 +232,8 @@ fn a_container_is_proven_if_all_evidence_agrees() {
 
 #[test]
 fn a_container_without_a_user_namespace_of_its_own_is_proven_whatever_is_mapped() {
-    let (id, told, place) = (CriId::parse(ID).unwrap(), told(), place());
-    let mut evidence = good(&id, &told, &place);
+    let (id, specified, place) = (CriId::parse(ID).unwrap(), specified(), place());
+    let mut evidence = good(&id, &specified, &place);
     evidence.mapping.as_mut().unwrap().uid_map = map("0 0 4294967295");
     let self_made = Evidence { specifies_user_namespace: false, ..evidence.clone() };
     assert_eq!(prove(&self_made).unwrap().user_namespace(), InUserNamespace::SelfMade);

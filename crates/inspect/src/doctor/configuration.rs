@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Doctor, DoctorConfig, SystemdSaid};
+use super::{Doctor, DoctorConfig, SystemdAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
@@ -22,7 +22,7 @@ impl Doctor {
     pub(super) fn configuration(
         &self,
         runtime: &Probe<Runtime>,
-        systemd: &SystemdSaid,
+        systemd: &SystemdAnswers,
         loaded: Option<&Loaded>,
         ids: &Probe<IdFacts>,
     ) -> ConfigFacts {
@@ -94,7 +94,7 @@ impl Doctor {
     }
 
     /// The same result as that of `usernsd bootstrap`.
-    fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Probe<Vec<Unread>> {
+    fn pending(&self, systemd: &SystemdAnswers, loaded: Option<&Loaded>) -> Probe<Vec<Unread>> {
         let running = systemd.running.clone()?;
         unread(&self.root, &running, &[], loaded).map_err(|error| chain(&error))
     }

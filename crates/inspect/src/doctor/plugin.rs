@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Doctor, DoctorConfig, SystemdSaid};
+use super::{Doctor, DoctorConfig, SystemdAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::plugin::{Installed, PluginFacts, Process};
@@ -27,7 +27,7 @@ impl Doctor {
         runtime: &Probe<Runtime>,
         answers: bool,
         system_pods: Option<Vec<SystemPod>>,
-        systemd: &SystemdSaid,
+        systemd: &SystemdAnswers,
         launched: &BTreeMap<u32, String>,
     ) -> Probe<PluginFacts> {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
@@ -133,7 +133,7 @@ impl Doctor {
     }
 
     /// Whether the program was installed after the runtime was started.
-    fn is_newer(&self, path: &HostPath, runtime: Runtime, systemd: &SystemdSaid) -> Option<bool> {
+    fn is_newer(&self, path: &HostPath, runtime: Runtime, systemd: &SystemdAnswers) -> Option<bool> {
         let service = match runtime.kind() {
             RuntimeKind::Crio => Service::Crio,
             RuntimeKind::Containerd => Service::Containerd,

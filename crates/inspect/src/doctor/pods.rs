@@ -46,20 +46,20 @@ impl Doctor {
         let looked = match (self.is_running(), cri) {
             (Err(why), _) => Err(why),
             (Ok(()), None) => Err("the runtime does not answer".to_owned()),
-            (Ok(()), Some(cri)) => match told(cri, &place.bundles).await {
-                Ok(told) => self.look_at(&told, place),
+            (Ok(()), Some(cri)) => match ask_runtime(cri, &place.bundles).await {
+                Ok(answers) => self.look_at(&answers, place),
                 Err(error) => Err(error),
             },
         };
         looked.unwrap_or_else(|why| checks(Err(why)))
     }
 
-    fn look_at(&self, told: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
+    fn look_at(&self, answers: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
         let root = &self.place.root;
         let inspector = Inspector::open(root, place.rules, place.limits).map_err(|error| chain(&error))?;
         let of =
-            |(container, state): &(Container, ContainerState)| record(&inspector, container, *state, told);
-        let records = told.containers.iter().map(|container| Arc::new(of(container)));
+            |(container, state): &(Container, ContainerState)| record(&inspector, container, *state, answers);
+        let records = answers.containers.iter().map(|container| Arc::new(of(container)));
         let snapshot = Snapshot {
             runtime: None,
             peers: Peers::new(SystemTime::now()),
@@ -72,8 +72,11 @@ impl Doctor {
             examined: None,
         };
         let survey = Surveyor::new(root).map_err(|error| chain(&error))?.survey(&snapshot);
-        let facts =
-            PodFacts { pods: &survey.pods, space_is_known: survey.space.is_some(), asked: Ok(&told.asked) };
+        let facts = PodFacts {
+            pods: &survey.pods,
+            space_is_known: survey.space.is_some(),
+            asked: Ok(&answers.asked),
+        };
         Ok(checks(Ok(&facts)))
     }
 
@@ -100,13 +103,13 @@ fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
 }
 
 /// Asks about everything that runs: two lists, and for each container its bundle or one call.
-async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
+async fn ask_runtime(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
     let sandboxes = cri.sandboxes().await.map_err(|error| chain(&error))?;
     let annotations: HashMap<String, Arc<BTreeMap<String, String>>> = sandboxes
         .iter()
         .map(|sandbox| (sandbox.id.to_string(), Arc::new(sandbox.annotations.clone())))
         .collect();
-    let mut told =
+    let mut answers =
         RuntimeAnswers { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new() };
     for listed in cri.containers().await.map_err(|error| chain(&error))? {
         if !matches!(listed.state, ContainerState::Created | ContainerState::Running) {
@@ -135,16 +138,16 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
         };
         // Only a container in the host's user namespace can have lost its own.
         if !container.user_namespace
-            && !told.requests.contains_key(&container.sandbox_id)
+            && !answers.requests.contains_key(&container.sandbox_id)
             && let Ok(id) = CriId::parse(&container.sandbox_id)
             && let Some(sandbox) = cri.sandbox(&id).await.map_err(|error| chain(&error))?
             && let Some(request) = sandbox.request
         {
-            told.requests.insert(container.sandbox_id.clone(), request);
+            answers.requests.insert(container.sandbox_id.clone(), request);
         }
-        told.containers.push((container, listed.state));
+        answers.containers.push((container, listed.state));
     }
-    Ok(told)
+    Ok(answers)
 }
 
 /// A container's record after an inspection that changes nothing.
@@ -152,7 +155,7 @@ fn record(
     inspector: &Inspector,
     container: &Container,
     state: ContainerState,
-    told: &RuntimeAnswers,
+    answers: &RuntimeAnswers,
 ) -> Record {
     let candidate = Candidate { container, stage: Occasion::Listed(state).stage() };
     // Whether systemd delegates the unit is a check of its own.
@@ -163,7 +166,7 @@ fn record(
     let request = if container.user_namespace {
         Some(UserNamespaceRequest::Own)
     } else {
-        let of_runtime = told.requests.get(&container.sandbox_id).copied();
+        let of_runtime = answers.requests.get(&container.sandbox_id).copied();
         of_runtime.or_else(|| guard::annotated_request(&container.annotations))
     };
     inspection.record(candidate, Source::Resync, request, || false)

@@ -40,7 +40,7 @@ impl Rounds {
         if self.ready.wait_for(|ready| *ready).await.is_err() {
             return;
         }
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         loop {
             let answered = self.answers();
             let joined = self.joined();
@@ -52,7 +52,7 @@ impl Rounds {
                     let now = self.store.snapshot();
                     let joined = runtime::joined(&now.peers.nri, now.start_path, now.mismatch.as_ref());
                     put(&mut examined.checked, joined);
-                    tell(&examined.checked, &mut told);
+                    tell(&examined.checked, &mut reported);
                     self.store.set_examined(examined);
                 }
                 Err(error) => {
@@ -122,13 +122,14 @@ fn put(checked: &mut Vec<Checked>, one: Checked) {
 }
 
 /// Logs one line for each error that the round before did not have.
-fn tell(checked: &[Checked], told: &mut BTreeSet<Check>) {
+fn tell(checked: &[Checked], reported: &mut BTreeSet<Check>) {
     debug!(summary = %Summary::of(checked).verdict(), "checked the node");
-    told.retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));
+    reported
+        .retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));
     for one in checked.iter().filter(|one| one.result() == CheckResult::Fail) {
         if let Outcome::Failed(problems) = &one.outcome
             && let Some(first) = problems.first()
-            && told.insert(one.check)
+            && reported.insert(one.check)
         {
             warn!(check = one.check.name(), problem = %first.what, remedy = %first.remedy, "a check of the node fails");
         }

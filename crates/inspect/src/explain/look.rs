@@ -135,14 +135,14 @@ impl LiveContainer<'_> {
             let owned = |name: &str| Some(FileOwner { name: name.to_owned(), owner: file(own, name)?.0 });
             self.handles.delegate_list.files().filter_map(owned).collect::<Vec<_>>()
         });
-        let told = CgroupsPath::parse(&self.container.cgroups_path).ok();
-        let scope = told.as_ref().and_then(|told| told.directory(&self.container.id).ok());
+        let specified = CgroupsPath::parse(&self.container.cgroups_path).ok();
+        let scope = specified.as_ref().and_then(|path| path.directory(&self.container.id).ok());
         let read =
             |file: &str| Some((file.to_owned(), self.handles.cgroups.read_of(scope.as_ref()?, file).ok()?));
         let set = CONTROLLERS.iter().filter_map(|file| read(file));
         Cgroup {
             path: path.to_string(),
-            unit: told.and_then(|told| told.unit()),
+            unit: specified.and_then(|path| path.unit()),
             delegate: self.scope.map(|scope| scope.delegate),
             outside: own.as_ref().map(|own| place(own.inode(), own.owner().0)),
             inside: inside_it.map(|found| place(found.inode, found.uid)),

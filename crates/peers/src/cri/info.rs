@@ -165,14 +165,14 @@ fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Statu
     let (mut named, mut labelled) = (None, PodRef::default());
     let mut annotations = BTreeMap::new();
     let (mut size, mut number, mut runtime_handler) = (0_u64, 0, String::new());
-    let mut told = (None, IdMap::default(), false);
+    let mut linux = (None, IdMap::default(), false);
     for field in message.fields() {
         let (tag, value) = field.map_err(|error| malformed(call, &error))?;
         match tag {
             1 => its_id = value.bytes(),
             2 => named = Some(metadata(call, value)?),
             3 => number = value.number(),
-            tag if tag == shape.linux => told = namespaces(call, value)?,
+            tag if tag == shape.linux => linux = namespaces(call, value)?,
             tag if tag == shape.labels => size += label(call, value, &mut labelled)?,
             tag if tag == shape.annotations => {
                 let (key, value) = entry(call, value)?;
@@ -188,7 +188,7 @@ fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Statu
             _ => {}
         }
     }
-    let (request, uids, host_network) = told;
+    let (request, uids, host_network) = linux;
     let sandbox = CriSandbox {
         id: id(call, its_id)?,
         pod: named.unwrap_or(labelled),

@@ -199,7 +199,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         cgroup_namespace,
         mounts,
         // NRI does not send ID mappings.
-        told: SpecifiedNamespaces::default(),
+        specified: SpecifiedNamespaces::default(),
         process_uid,
         env_names,
     };

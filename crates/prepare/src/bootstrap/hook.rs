@@ -46,9 +46,9 @@ pub(super) fn is_wanted(
     root: &HostRoot,
     wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &CrioOptions,
+    options: &CrioOptions,
 ) -> Result<bool, BootstrapError> {
-    let wanted = observe(root, wish, runtime, wishes)?.decision == Decision::Install;
+    let wanted = observe(root, wish, runtime, options)?.decision == Decision::Install;
     Ok(wanted && wish.directory.is_none())
 }
 
@@ -60,9 +60,9 @@ pub fn plan(
     root: &HostRoot,
     wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &CrioOptions,
+    options: &CrioOptions,
 ) -> Result<Part, BootstrapError> {
-    let observed = observe(root, wish, runtime, wishes)?;
+    let observed = observe(root, wish, runtime, options)?;
     let mut part = Part { on_managed: OnManaged::Leave, findings: observed.findings, ..Part::default() };
     let ours = installed(root, |path| !nri_plugin::is_file_name(path.name()))?;
     let mut keep: Vec<HostPath> = Vec::new();
@@ -106,7 +106,7 @@ fn observe(
     root: &HostRoot,
     wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &CrioOptions,
+    options: &CrioOptions,
 ) -> Result<Observed, BootstrapError> {
     let crio = match runtime {
         Some(Runtime::Crio(version)) => Some(effective(root, version)?),
@@ -143,7 +143,7 @@ fn observe(
         }
         (Install::Always, ..) => Decision::Install,
         (Install::Auto, Some(Runtime::Crio(version)), Some(crio)) => {
-            let switched_on = wishes.nri && version.has_nri() && crio.nri.file.is_none();
+            let switched_on = options.nri && version.has_nri() && crio.nri.file.is_none();
             if !crio.nri.value && !switched_on {
                 Decision::Install
             } else if there.is_empty() {

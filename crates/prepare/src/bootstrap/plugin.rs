@@ -84,11 +84,11 @@ pub fn observe(
     root: &HostRoot,
     wish: &PluginOptions,
     runtime: Option<Runtime>,
-    wishes: &CrioOptions,
+    options: &CrioOptions,
     containerd_nri: bool,
 ) -> Result<Observed, BootstrapError> {
     let conf =
-        runtime.map(|runtime| nri_conf(root, runtime, wishes.nri, containerd_nri)).transpose()?.flatten();
+        runtime.map(|runtime| nri_conf(root, runtime, options.nri, containerd_nri)).transpose()?.flatten();
     let mut observed = Observed {
         decision: Decision::Remove,
         missing: None,

@@ -325,9 +325,9 @@ pub fn reads_containers(
     Ok(Effective::of(version, &files).allows(&USERNS_MODE))
 }
 
-fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: CrioOptions) -> Result<Part, BootstrapError> {
+fn plan_crio(root: &HostRoot, version: CrioVersion, options: CrioOptions) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let plan = crio::plan(root.path(), version, None, wishes, &read)?;
+    let plan = crio::plan(root.path(), version, None, options, &read)?;
     let mut part = Part { findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() };
     if !plan.change.is_needed() {
         return Ok(part);

@@ -142,13 +142,13 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 fn title(space: IdType, claim: &Claim) -> Element {
-    el("title").text(format!("{}: {}", claim.holder.told(space), ids(claim.window)))
+    el("title").text(format!("{}: {}", claim.holder.name_in(space), ids(claim.window)))
 }
 
 fn overlaps(map: &Map) -> Element {
     let one = |overlap: &usernsd_domain::map::Overlap| {
         let mut names: Vec<String> =
-            overlap.holders.iter().take(LISTED).map(|holder| holder.told(map.space)).collect();
+            overlap.holders.iter().take(LISTED).map(|holder| holder.name_in(map.space)).collect();
         let more = overlap.holders.len().saturating_sub(names.len());
         if more > 0 {
             names.push(format!("{more} more"));
