@@ -306,6 +306,16 @@ fn crio_with_a_pod(version: &str, host_id: u32) -> Scenario {
     scenario
 }
 
+/// Makes what bootstrap needs of a node with CRI-O, except its socket.
+fn prepare_root(root: &Path) {
+    for dir in ["run/crio", "etc", "usr/bin"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
+    fs::write(root.join("etc/group"), "root:x:0:\n").unwrap();
+    fs::write(root.join("usr/bin/getsubids"), "").unwrap();
+}
+
 /// The kubelet's files are in a place that is not searched.
 #[tokio::test]
 async fn a_node_whose_runtime_answers_has_a_kubelet() {
@@ -314,12 +324,7 @@ async fn a_node_whose_runtime_answers_has_a_kubelet() {
     }
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
-    for dir in ["run/crio", "etc", "usr/bin"] {
-        fs::create_dir_all(path(dir)).unwrap();
-    }
-    fs::write(path("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
-    fs::write(path("etc/group"), "root:x:0:\n").unwrap();
-    fs::write(path("usr/bin/getsubids"), "").unwrap();
+    prepare_root(root.path());
     let _runtime = FakeRuntime::start(&path("run/crio/crio.sock"), crio_with_a_pod("1.36.3", 626_982_912));
     for (kubelet, want) in [
         ("user: create", "the number of pods that the kubelet may run is unknown"),
@@ -343,12 +348,7 @@ async fn no_range_is_assigned_if_the_pods_are_not_listed() {
     }
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
-    for dir in ["run/crio", "etc", "usr/bin"] {
-        fs::create_dir_all(path(dir)).unwrap();
-    }
-    fs::write(path("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
-    fs::write(path("etc/group"), "root:x:0:\n").unwrap();
-    fs::write(path("usr/bin/getsubids"), "").unwrap();
+    prepare_root(root.path());
     fs::write(path("usernsd.yaml"), "bootstrap: {kubelet: {user: create, maxPods: 110}}\n").unwrap();
     let scenario = Scenario { list_pods_fails: true, ..crio_with_a_pod("1.36.3", 626_982_912) };
     let runtime = FakeRuntime::start(&path("run/crio/crio.sock"), scenario);
