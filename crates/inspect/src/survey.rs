@@ -1,6 +1,8 @@
 //! Facts that are read only for a scrape or a state document, on the reader's thread, because they change
 //! without an event. All other facts are in the records.
 
+mod cgroups;
+
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,21 +13,19 @@ use thiserror::Error;
 use tracing::debug;
 
 use usernsd_domain::accounts::Accounts;
-use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::chain::chain;
-use usernsd_domain::delegation::{Limit, Limits};
-use usernsd_domain::node::{
-    Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Runtime, Snapshot, Survey, SurveyedPod,
-};
+use usernsd_domain::node::{Collected, Collector, Kernel, Runtime, Snapshot, Survey, SurveyedPod};
 use usernsd_domain::paths::{GROUP, IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, SUBGID, SUBUID};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::Record;
 use usernsd_domain::space::{HostIds, PodIds, Space};
 use usernsd_domain::subid::SubidFile;
-use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot};
+use usernsd_linux::cgroupfs::CgroupError;
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::proc::Proc;
+
+use cgroups::PodCgroups;
 
 /// How long a survey is reused for readers of the same containers: the node is surveyed at most once a
 /// second, whatever their number.
@@ -42,7 +42,7 @@ pub struct Surveyor {
     host: HostRoot,
     /// Directories in which kubelets that have been started keep their pods.
     kubelets: Vec<HostPath>,
-    cgroups: CgroupRoot,
+    cgroups: PodCgroups,
     proc: Proc,
     namespaces: Arc<Mutex<Namespaces>>,
     last: Mutex<Option<Last>>,
@@ -104,7 +104,7 @@ impl Surveyor {
         Ok(Surveyor {
             host: HostRoot::open(host_root)?,
             kubelets: KUBELETS.iter().filter_map(|directory| directory.join(PODS).ok()).collect(),
-            cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
+            cgroups: PodCgroups::open(&host_root.join("sys/fs/cgroup"))?,
             proc: Proc::new(&host_root.join("proc")),
             namespaces: Arc::default(),
             last: Mutex::default(),
@@ -142,7 +142,7 @@ impl Surveyor {
     pub fn survey(&self, snapshot: &Snapshot) -> Survey {
         let mut collected = Vec::new();
         let pods = timed(&mut collected, Collector::Pods, || (Pod::of(&snapshot.containers), true));
-        let cgroups = timed(&mut collected, Collector::Cgroup, || self.cgroups(&pods));
+        let cgroups = timed(&mut collected, Collector::Cgroup, || self.cgroups.of(&pods));
         let ids: Vec<PodIds> = pods.iter().map(Pod::ids).collect();
         let subid = timed(&mut collected, Collector::Subid, || {
             let read = self.host_ids_with(snapshot.runtime.as_ref());
@@ -173,71 +173,6 @@ impl Surveyor {
             unified: self.cgroups.is_unified(),
             collected,
         }
-    }
-
-    /// The cgroup of each pod, and whether every existing one could be read.
-    fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
-        let mut succeeded = true;
-        // A cgroup that was removed in the meantime is no failure.
-        let mut read = |result: Result<(u64, Limit), CgroupError>| match result {
-            Ok(found) => Some(found),
-            Err(error) => {
-                if !error.is_gone() {
-                    debug!(error = %chain(&error), "a cgroup cannot be read");
-                    succeeded = false;
-                }
-                None
-            }
-        };
-        let found = pods.iter().map(|pod| self.pod_cgroup(pod, &mut read)).collect();
-        (found, succeeded)
-    }
-
-    /// The cgroup of a pod. `read` is called with the numbers of each cgroup, or the error.
-    fn pod_cgroup(
-        &self,
-        pod: &Pod,
-        mut read: impl FnMut(Result<(u64, Limit), CgroupError>) -> Option<(u64, Limit)>,
-    ) -> Option<PodCgroup> {
-        let path = pod.cgroup.as_ref()?;
-        let (descendants, limit) = read(self.count(path))?;
-        // A container has a limit of its own only if its cgroup was handed over.
-        let records = if pod.is_in_user_namespace() { pod.containers.as_slice() } else { &[] };
-        // If every cgroup below the pod's is directly below it, which is usual, no container has created one, and the
-        // numbers of the containers need not be read.
-        let are_empty = !records.is_empty()
-            && self.cgroups.children_of(path).is_ok_and(|count| count == Some(descendants));
-        let mut fullest: Option<ContainerCgroups> = None;
-        for record in records {
-            let Some(path) = &record.cgroup else { continue };
-            let found = if are_empty { self.limit(path).map(|limit| (0, limit)) } else { self.count(path) };
-            let Some((descendants, Limit::At(limit))) = read(found) else { continue };
-            let one = ContainerCgroups { container: record.id.clone(), descendants, limit };
-            if fullest.as_ref().is_none_or(|fullest| fullest.used() <= one.used()) {
-                fullest = Some(one);
-            }
-            if are_empty {
-                break;
-            }
-        }
-        Some(PodCgroup { descendants, limit, fullest })
-    }
-
-    /// The number of cgroups below one, and its limit.
-    fn count(&self, path: &CgroupPath) -> Result<(u64, Limit), CgroupError> {
-        Ok((self.descendants(path)?, self.limit(path)?))
-    }
-
-    /// The number of cgroups below one.
-    fn descendants(&self, path: &CgroupPath) -> Result<u64, CgroupError> {
-        let text = self.cgroups.read_of(path, "cgroup.stat")?;
-        descendants_of_stat(&text).ok_or_else(|| CgroupError::unreadable(path, "cgroup.stat", &text))
-    }
-
-    /// The limit of cgroups below one.
-    fn limit(&self, path: &CgroupPath) -> Result<Limit, CgroupError> {
-        let text = self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?;
-        Limit::parse(&text).ok_or_else(|| CgroupError::unreadable(path, Limits::DESCENDANTS_FILE, &text))
     }
 
     /// The owners of host IDs according to the node's files. If no runtime answers, the existence of
@@ -334,9 +269,6 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use usernsd_domain::container::CriId;
-    use usernsd_domain::idmap::IdMap;
-    use usernsd_domain::record::{UserNamespace, UserNamespaceMode};
     use usernsd_report::snapshot::Store;
 
     #[test]
@@ -367,54 +299,6 @@ mod tests {
         assert!(is_shared, "every reader makes the agent look");
         std::thread::sleep(SHARED);
         assert_ne!(seen(&store), first, "an old look is shown");
-    }
-
-    /// Directories that stand for cgroups: most file systems count the links of a directory as cgroupfs does.
-    #[test]
-    fn the_fullest_cgroup_of_a_pod_is_found() {
-        let root = tempfile::tempdir().unwrap();
-        let top = root.path().join("sys/fs/cgroup");
-        let pod = "kubepods.slice/kubepods-podc7f11ee7_e178_4dea_9d8c_c005ad648988.slice";
-        let make = |path: &str, descendants: u64, limit: &str| {
-            let directory = top.join(path);
-            fs::create_dir_all(&directory).unwrap();
-            fs::write(directory.join("cgroup.stat"), format!("nr_descendants {descendants}\n")).unwrap();
-            fs::write(directory.join("cgroup.max.descendants"), format!("{limit}\n")).unwrap();
-        };
-        fs::create_dir_all(root.path().join("etc")).unwrap();
-        make(pod, 3, "250");
-        make(&format!("{pod}/sandbox"), 0, "max");
-        let names = ["cri-containerd-a.scope", "cri-containerd-b.scope"];
-        let records = names.map(|name| {
-            Arc::new(Record {
-                sandbox_id: "s".into(),
-                user_namespace: Some(UserNamespace { inode: 7, is_hosts: false }),
-                uid_map: IdMap::parse("0 200000 65536").ok(),
-                mode: UserNamespaceMode::Pod,
-                cgroup: CgroupPath::parse(&format!("/{pod}/{name}")).ok(),
-                ..Record::bare(CriId::parse(name).unwrap())
-            })
-        });
-        make(&format!("{pod}/{}", names[0]), 0, "100");
-        make(&format!("{pod}/{}", names[1]), 0, "50");
-        let surveyor = Surveyor::new(root.path()).unwrap();
-        let seen = || {
-            let (found, succeeded) = surveyor.cgroups(&Pod::of(&records));
-            let [Some(found)] = found.as_slice() else { panic!("{found:?}") };
-            let fullest = found.fullest.clone().unwrap();
-            (found.descendants, fullest.container.to_string(), fullest.descendants, fullest.limit, succeeded)
-        };
-        let (descendants, _, own, limit, succeeded) = seen();
-        assert_eq!((descendants, own, succeeded), (3, 0, true));
-        assert!([50, 100].contains(&limit), "{limit}");
-        // A container has created one.
-        make(pod, 4, "250");
-        make(&format!("{pod}/{}", names[0]), 1, "100");
-        make(&format!("{pod}/{}/init", names[0]), 0, "max");
-        assert_eq!(seen(), (4, names[0].to_owned(), 1, 100, true));
-        // A file that is not in the kernel's form is a failure; the other cgroups are still read.
-        fs::write(top.join(format!("{pod}/{}/cgroup.stat", names[1])), "?").unwrap();
-        assert_eq!(seen(), (4, names[0].to_owned(), 1, 100, false));
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub type SurveyFn = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    knowledge: Arc<scrape::Knowledge>,
     fixes: IntCounterVec,
     fix_failures: IntCounterVec,
     already_right: IntCounter,
@@ -185,6 +186,7 @@ impl Metrics {
         let triggers = ResyncReason::ALL.map(ResyncReason::name);
         let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
         let metrics = Metrics {
+            knowledge: Arc::new(scrape::Knowledge::new(store, look, exposition)),
             fixes: counters(
                 &registry,
                 "usernsd_fixes_total",
@@ -304,7 +306,6 @@ impl Metrics {
             registry,
         };
         add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
-        metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
         metrics.registry.register(Box::new(process::OwnProcess::new()?))?;
         Ok(metrics)
     }
@@ -389,7 +390,9 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         // Encoding fails only for a family without samples, and the registry leaves those out.
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default();
+        self.knowledge.write(&mut text);
+        text
     }
 
     /// All metrics, as a Markdown page.
@@ -412,13 +415,8 @@ impl Metrics {
         text.push_str(TABLE);
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let metrics = Metrics::new(store, Arc::new(|_| Survey::empty()), Exposition::default())?;
-        let mut rows: Vec<(String, String)> = metrics
-            .registry
-            .gather()
-            .iter()
-            .filter(|family| !scrape::is_documented(family.name()))
-            .map(|family| (family.name().to_owned(), row(family)))
-            .collect();
+        let mut rows: Vec<(String, String)> =
+            metrics.registry.gather().iter().map(|family| (family.name().to_owned(), row(family))).collect();
         rows.extend(scrape::rows());
         rows.sort();
         text.extend(rows.into_iter().map(|(_, row)| row));

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use super::cluster::ClusterMetrics;
 use super::*;
 use crate::follow::Link;
+use crate::state::{About, State};
+use crate::verdict;
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::container::{CgroupMount, CriId, PodRef};
 use usernsd_domain::delegation::{Limit, Limits};
@@ -194,17 +196,44 @@ fn names_and_series_keep_the_rules() {
             assert!(!name.contains(&format!("{{{label}")) && !name.contains(&format!(",{label}")), "{name}");
         }
     }
-    for family in metrics.registry.gather() {
-        let (name, help) = (family.name(), family.help());
-        assert!(help.ends_with('.') && help.len() > 15, "{name}: {help:?}");
-        let is_counter = family.get_field_type() == MetricType::COUNTER;
-        assert_eq!(is_counter, name.ends_with("_total"), "{name}");
+    let mut kinds = BTreeSet::new();
+    for line in text.lines() {
+        let Some(rest) = line.strip_prefix("# TYPE ") else { continue };
+        let (name, kind) = rest.split_once(' ').unwrap();
+        assert!(kinds.insert(name), "{name} is two families");
+        let help = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} "))).unwrap();
+        assert!(help.ends_with('.') && help.len() > 15 && !help.contains('\\'), "{name}: {help:?}");
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
         for reserved in ["_sum", "_count", "_bucket", "_gauge", "_histogram", "_counter"] {
             assert!(!name.ends_with(reserved), "{name}");
         }
-        for metric in family.get_metric() {
-            assert!(metric.get_histogram().get_bucket().len() <= 14, "{name}");
-        }
+        // Of a histogram, the bucket of all values comes on top.
+        let buckets = series.iter().filter(|series| series.starts_with(&format!("{name}_bucket{{")));
+        assert!(buckets.count() <= 15, "{name}");
+    }
+}
+
+#[test]
+fn the_number_of_problems_is_that_of_the_whole_document() {
+    let mut records = crowd();
+    records.push(Record {
+        uid_map: IdMap::parse("0 0 1").ok(),
+        user_namespace: None,
+        ..container("unknown-namespace", "c", 60)
+    });
+    let store = store();
+    for record in records {
+        store.put(record);
+    }
+    let snapshot = store.snapshot();
+    let about = About { node: String::new(), version: String::new(), started_at: NOW };
+    let verdict = verdict::Verdict::of(&State::of(&about, &snapshot, &look(&snapshot)));
+    let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
+    for (severity, tone) in [("error", verdict::Tone::Bad), ("warning", verdict::Tone::Warning)] {
+        let count = verdict.problems.iter().filter(|problem| problem.tone == tone).count();
+        assert!(count > 0, "{severity}");
+        let series = format!("usernsd_problems{{severity=\"{severity}\"}}");
+        assert_eq!(value(&text, &series), Some(count as f64), "{severity}");
     }
 }
 

@@ -1,7 +1,5 @@
 //! Metrics of the node's checks.
 
-use prometheus::proto::MetricFamily;
-
 use super::{Family, counter, gauge, number, truth};
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
 use usernsd_domain::check::{Checked, Examined, Outcome};
@@ -31,27 +29,27 @@ pub(super) const WRITES: Family = counter(
     "Times usernsd bootstrap wrote the file, from its journal on the node; undone writes do not count.",
 );
 
-/// The families; empty before the first round of checks.
-pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily> {
-    let Some(examined) = &snapshot.examined else { return Vec::new() };
+/// Writes the families; nothing before the first round of checks.
+pub(super) fn write(text: &mut String, snapshot: &Snapshot, survey: &Survey) {
+    let Some(examined) = &snapshot.examined else { return };
     let checked = Examined::now(snapshot, survey);
     let result = |one: &Checked| match one.outcome {
         Outcome::Skipped(_) => None,
         _ => Some(([one.check.name(), one.check.severity().name()], truth(!one.is_failed()))),
     };
-    let mut families = vec![CHECK.many(checked.iter().filter_map(result))];
+    CHECK.write(text, checked.iter().filter_map(result));
     let ConfigFacts { drift, pending, .. } = &examined.configuration;
     if let Ok(Ok(changes)) = drift {
         let drifted: Vec<ConfigFile> = changes.iter().filter_map(|(path, _)| ConfigFile::of(path)).collect();
-        families.push(DRIFT.of(ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))))));
+        let drifts = ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))));
+        DRIFT.write_of(text, drifts);
     }
     if let Ok(pending) = pending {
         let waits = |service| truth(to_restart(pending).any(|waiting| waiting == service));
-        families.push(PENDING.of(Service::ALL.map(|service| (service.name(), waits(service)))));
+        PENDING.write_of(text, Service::ALL.map(|service| (service.name(), waits(service))));
     }
     if let Some(writes) = &examined.writes {
         let count = |file| number(writes.get(&file).copied().unwrap_or(0));
-        families.push(WRITES.of(ConfigFile::ALL.map(|file| (file.name(), count(file)))));
+        WRITES.write_of(text, ConfigFile::ALL.map(|file| (file.name(), count(file))));
     }
-    families
 }

@@ -165,7 +165,7 @@ pub(super) const POD_DESCENDANTS: Family = of_pod(
 pub(super) const POD_DESCENDANTS_MAX: Family = of_pod(
     "usernsd_pod_cgroup_descendants_max",
     &["namespace", "pod"],
-    "Limit of cgroups below the pod's cgroup (cgroup.max.descendants); +Inf when unlimited.",
+    "Limit of cgroups below the pod's cgroup (cgroup.max.descendants), at most a minute old; +Inf when unlimited.",
 );
 pub(super) const POD_DESCENDANTS_USED: Family = of_pod(
     "usernsd_pod_cgroup_descendants_used_ratio",
