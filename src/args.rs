@@ -85,7 +85,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Find the owner of a host ID: a pod, a user, a range; also pods that ended lately
     Whois(WhoisArgs),
-    /// Print the configuration that prepares a pool of nodes: a MachineConfig, or the same for other systems
+    /// Print the configuration that prepares a pool of nodes: a MachineConfig, or the same for other systems; or check
+    /// what it would do to the pool
     Machineconfig(MachineconfigArgs),
     /// Collect an archive for the analysis of a problem on this node; no secrets
     SupportBundle(SupportBundleArgs),
@@ -444,6 +445,16 @@ pub struct MachineconfigArgs {
     /// Compress the files
     #[arg(long)]
     pub gzip: bool,
+    /// Print nothing to apply, but what the Machine Config Operator would do with it on the nodes of the pool.
+    /// FILE holds the pool's rendered MachineConfig, as oc get -o yaml or -o json prints it; - is stdin. Exits 0 if
+    /// no node reboots, 1 if nodes reboot, the operator refuses it or another MachineConfig has one of the files,
+    /// 2 if that cannot be found out
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    pub check: Option<PathBuf>,
+    /// Check this MachineConfig instead of the one that would be printed
+    #[arg(long, value_name = "FILE", requires = "check",
+          conflicts_with_all = ["profile", "ignition", "config", "crio_version", "userns_mode", "gzip"])]
+    pub machineconfig: Option<PathBuf>,
 }
 
 /// The kind of the nodes.

@@ -12,6 +12,9 @@
 //! at `crio-version`. `diff-looks` is there where `--diff` does not refuse what a run refuses: a lock stops
 //! only those that write. Every change can be undone, a second run finds nothing to do, and the patch makes
 //! the same.
+//!
+//! The cases in `pool/` are of `usernsd machineconfig --check pool.yaml`: with `args`, one a line, and `ours.yaml`, if it
+//! is there, as `--machineconfig`. `stdout` and `stderr` are all of that.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
@@ -277,8 +280,37 @@ fn unpack(base: &Archive, file: &Path, to: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Everything that is wrong with a case of `usernsd machineconfig --check`.
+fn check_of_a_pool(dir: &Path) -> Vec<String> {
+    let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let mut command = Command::new(USERNSD);
+    command.args(["machineconfig", "--check", "pool.yaml"]).args(text("args").lines());
+    if dir.join("ours.yaml").exists() {
+        command.args(["--machineconfig", "ours.yaml"]);
+    }
+    let output = command.current_dir(dir).env_remove("USERNSD_CONFIG").stdin(Stdio::null()).output().unwrap();
+    let mut found = Vec::new();
+    let status: i32 = text("status").trim().parse().unwrap_or(0);
+    if output.status.code() != Some(status) {
+        found.push(format!("status {:?}, not {status}", output.status.code()));
+    }
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        let printed = String::from_utf8_lossy(bytes);
+        if printed != text(name) {
+            found.push(format!("{name}:\n{printed}"));
+        }
+    }
+    found
+}
+
 fn run(base: &Archive, file: &Path) -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
+    if file.parent().is_some_and(|group| group.ends_with("pool")) {
+        let case = Archive::parse(&fs::read_to_string(file)?)?;
+        case.files().try_for_each(|(_, entry)| entry.write(dir.path()))?;
+        let wrong = check_of_a_pool(dir.path());
+        return if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) };
+    }
     fs::create_dir(dir.path().join("root"))?;
     unpack(base, file, dir.path())?;
     let wrong = complaints(dir.path());

@@ -92,3 +92,12 @@ fn the_script_takes_no_range_that_is_in_use() {
         assert_eq!(String::from_utf8_lossy(&ran.stdout) == "on\n", goes_on, "{text:?}: {ran:?}");
     }
 }
+
+/// What the page shows is what a case of tests/bootstrap/pool prints.
+#[test]
+fn the_check_of_a_pool_prints_what_its_page_shows() {
+    let case = include_str!("../bootstrap/pool/page.txtar");
+    let (_, printed) = case.split_once("-- stdout --\n").unwrap();
+    let page = include_str!("../../docs/prepare-openshift.md");
+    assert!(page.contains(&format!("--check -\n{printed}```\n")), "{printed}");
+}

@@ -5,6 +5,9 @@
 //! (`pkg/daemon/config_drift_monitor.go`). It ignores other files in those directories. So a listed path is never
 //! written; a MachineConfig is written instead.
 
+pub mod disruption;
+pub mod merge;
+
 use std::collections::BTreeSet;
 
 use super::finding::{Finding, FindingId};

@@ -1,6 +1,8 @@
 //! `usernsd machineconfig`: renders the configuration of a pool's nodes, by profile. Also the reverse: what a
-//! MachineConfig would write on a node.
+//! MachineConfig would write on a node, and what the Machine Config Operator would do with one.
 
+pub mod check;
+mod pool;
 mod read;
 
 #[cfg(test)]
@@ -11,6 +13,7 @@ use std::io::Write;
 use flate2::{Compression, GzBuilder};
 use thiserror::Error;
 
+pub use self::pool::{MAX_TEXT, OursError, PoolError};
 pub use self::read::{FileEntry, Parsed, ReadError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::unseen;

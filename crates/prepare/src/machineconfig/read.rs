@@ -14,6 +14,7 @@ use usernsd_domain::ignition::bytes::from_data_url;
 use usernsd_domain::ignition::install::is_unit;
 use usernsd_domain::ignition::{Carried, Ignition, NodeFile};
 use usernsd_domain::mco::Managed;
+use usernsd_domain::mco::merge::{COMPRESSION, Fields, SOURCE};
 
 /// The longest text that is read, in bytes. etcd stores no object of more than 1.5 MiB; a file may contain
 /// several.
@@ -66,6 +67,9 @@ pub enum ReadError {
     /// The file is not YAML.
     #[error("is not YAML: {0}")]
     Yaml(String),
+    /// The file is not JSON.
+    #[error("is not JSON: {0}")]
+    Json(String),
     /// The file contains no MachineConfig; what it contains instead, and what to do about that.
     #[error("holds no MachineConfig{0}")]
     None(String),
@@ -118,10 +122,7 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
     if text.len() > MAX_TEXT {
         return Err(ReadError::TooLarge(format!("{} MiB of text", MAX_TEXT >> 20)));
     }
-    // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| ReadError::Yaml(chain(&error)))?;
+    let documents = documents(text)?;
     let mut parsed = Parsed::default();
     let mut any = false;
     let mut budget = Budget { bytes: MAX_CONTENTS, items: MAX_ITEMS };
@@ -156,8 +157,15 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
     if any { Ok(parsed) } else { Err(ReadError::None(instead)) }
 }
 
+/// The documents of a text in YAML or JSON.
+pub(super) fn documents(text: &str) -> Result<Vec<Value>, ReadError> {
+    // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| ReadError::Yaml(chain(&error)))
+}
+
 /// The objects of a document: the items of a list, as `oc get -o yaml` prints it for several.
-fn objects(document: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn objects(document: &Value) -> impl Iterator<Item = &Value> {
     let is_list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
     let items = document.get("items").and_then(Value::as_array).filter(|_| is_list);
     let itself = items.is_none().then_some(document);
@@ -165,7 +173,7 @@ fn objects(document: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The role of the nodes for which a MachineConfig is.
-fn role(document: &Value) -> Option<&str> {
+pub(super) fn role(document: &Value) -> Option<&str> {
     let labels = document.get("metadata")?.get("labels")?;
     labels.get("machineconfiguration.openshift.io/role")?.as_str()
 }
@@ -194,7 +202,7 @@ fn other_kind(document: &Value) -> String {
 }
 
 /// Whether a value is empty: `oc get -o yaml` prints fields that nobody has set.
-fn says_nothing(value: &Value) -> bool {
+pub(super) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -327,15 +335,28 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadError> {
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
         None | Some("") => Ok(entry(bytes, Carried::Plain)),
         Some("gzip") => {
-            let mut content = Vec::new();
-            let most = budget.bytes as u64 + 1;
-            if GzDecoder::new(bytes.as_slice()).take(most).read_to_end(&mut content).is_err() {
-                return Err(wrong("is no gzip"));
-            }
+            let content = unpack(&bytes, budget.bytes).ok_or_else(|| wrong("is no gzip"))?;
             budget.take_bytes(content.len())?;
             Ok(entry(content, Carried::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),
+    }
+}
+
+/// Decompresses; at most one byte more than `most`.
+fn unpack(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    GzDecoder::new(bytes).take(most as u64 + 1).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// The content of a file by its fields, decoded; `None` if that cannot be done.
+pub(super) fn decoded(fields: &Fields) -> Option<Vec<u8>> {
+    let bytes = from_data_url(fields.get(SOURCE)?).ok()?;
+    match fields.get(COMPRESSION).map(String::as_str) {
+        None | Some("") => Some(bytes),
+        Some("gzip") => unpack(&bytes, MAX_CONTENTS).filter(|content| content.len() <= MAX_CONTENTS),
+        Some(_) => None,
     }
 }
 
