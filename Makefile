@@ -171,8 +171,8 @@ $(OUT)/tools/.python: Makefile
 	touch $@
 
 # From source, some minutes. Without the optimisation that their authors ask for: they run for a second.
-release-tools: tools $(OUT)/tools/docker-registry ## installs what makes packages, and a registry to try images with
-	for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1; do \
+release-tools: tools $(OUT)/tools/docker-registry ## installs what makes packages and SBOMs, and a registry to try images with
+	for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1 cargo-cyclonedx@0.5.9; do \
 	  command -v $${tool%@*} >/dev/null || CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
 	    cargo install --locked $$tool; \
 	done

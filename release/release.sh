@@ -8,7 +8,7 @@
 #   --registry   where "make push" puts the image, and what the manifests name; localhost without it
 #   --package-version, --fast   of tests: another version of the packages, and packages that are quick to make
 #   --only       parts to make, for tests; all without it: binaries doc image manifests machineconfig chart
-#                deb rpm krew changelog provenance sums
+#                deb rpm krew sbom changelog provenance sums
 #
 # Times in the files are that of the commit, so that the same commit gives the same bytes.
 # docs/release.md describes each file.
@@ -18,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fail() { echo "release.sh: $*" >&2; exit 1; }
 
 binaries='' out='' registry=localhost arches=amd64 package_version='' fast=''
-only='binaries doc image manifests machineconfig chart deb rpm krew changelog provenance sums'
+only='binaries doc image manifests machineconfig chart deb rpm krew sbom changelog provenance sums'
 while (($#)); do
   case $1 in
     --binaries) binaries=$(realpath "$2") ;;
@@ -225,6 +225,16 @@ spec:
   platforms:
 ${platforms%$'\n'}
 EOF
+}
+
+# CycloneDX: the crates that each program is linked from, and those that the compiler ran for it (procedural macros).
+part_sbom() {
+  for arch in $arches; do
+    (cd "$source" && cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries \
+      --target "${triples[$arch]}" --no-build-deps)
+    # It names the crates of this workspace by the directory that they are in.
+    sed "s|$source|/usr/src/usernsd|g" "$source/usernsd_bin.cdx.json" | jq --sort-keys . >"$out/usernsd-linux-$arch.cdx.json"
+  done
 }
 
 # The section of this version, or what is not released yet.

@@ -166,6 +166,68 @@ fn a_release_is_complete_and_has_the_same_bytes_twice() {
     assert_eq!(daemonset["spec"]["template"]["spec"]["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
 }
 
+/// The crates that Cargo links into the program, as "NAME VERSION", apart from the program's own.
+fn linked_crates(target: &str) -> BTreeSet<String> {
+    let words = [
+        "tree",
+        "--locked",
+        "--offline",
+        "--package=usernsd",
+        "--edges=normal,no-proc-macro",
+        "--prefix=none",
+    ];
+    let tree = run(Command::new(env!("CARGO")).current_dir(source(".")).args(words).args([
+        "--format={p}",
+        "--target",
+        target,
+    ]));
+    let name = |line: &str| line.split(" (").next().unwrap().replacen(" v", " ", 1);
+    let own = format!("usernsd {}", env!("CARGO_PKG_VERSION"));
+    tree.lines().map(name).filter(|name| *name != own).collect()
+}
+
+#[test]
+fn the_bill_of_materials_has_every_crate_that_is_linked_and_no_path_of_this_machine() {
+    if !tools_or_skip(&["cargo-cyclonedx"]) {
+        return;
+    }
+    let (made, again) = (release("sbom", BOTH), release("sbom", BOTH));
+    let lock = fs::read_to_string(source("Cargo.lock")).unwrap();
+    let quoted = |line: &str| line.split('"').nth(1).unwrap().to_owned();
+    let names = lock.lines().filter(|line| line.starts_with("name = ")).map(quoted);
+    // The first line with a version is that of the file's format, which is not quoted.
+    let versions = lock.lines().filter(|line| line.starts_with("version = \"")).map(quoted);
+    let locked: BTreeSet<String> =
+        names.zip(versions).map(|(name, version)| format!("{name} {version}")).collect();
+    for (arch, target) in [("amd64", "x86_64-unknown-linux-gnu"), ("arm64", "aarch64-unknown-linux-gnu")] {
+        let name = format!("usernsd-linux-{arch}.cdx.json");
+        let text = fs::read_to_string(made.path().join(&name)).unwrap();
+        assert!(text == fs::read_to_string(again.path().join(&name)).unwrap(), "the same bytes twice");
+        for path in ["/tmp/", "/root", "/home", source(".").to_str().unwrap().trim_end_matches("/.")] {
+            assert!(!text.contains(path), "{name} has {path}");
+        }
+        let bom: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&bom["bomFormat"], &bom["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+        assert_eq!(bom["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
+        let components = bom["components"].as_array().unwrap();
+        let named =
+            |one: &Value| format!("{} {}", one["name"].as_str().unwrap(), one["version"].as_str().unwrap());
+        let listed: BTreeSet<String> = components.iter().map(named).collect();
+        let linked = linked_crates(target);
+        assert!(linked.len() > 100, "{linked:?}");
+        let missing: Vec<&String> = linked.difference(&listed).collect();
+        assert!(missing.is_empty(), "{name} lacks {missing:?}");
+        let strange: Vec<&String> = listed.iter().filter(|one| !locked.contains(*one)).collect();
+        assert!(strange.is_empty(), "{name} has what Cargo.lock has not: {strange:?}");
+        for one in components {
+            // A crate from the registry has the hash of the lock file, and each has a licence.
+            let own = one["name"].as_str().unwrap().starts_with("usernsd-");
+            assert!(own || one["hashes"][0]["content"].is_string(), "{one}");
+            assert!(one["licenses"].as_array().is_some_and(|licenses| !licenses.is_empty()), "{one}");
+        }
+    }
+}
+
 /// A registry on the loopback interface. Dropping it ends it.
 struct Registry {
     child: Child,
@@ -371,10 +433,12 @@ fn the_deb_is_installed_upgraded_downgraded_removed_and_purged() {
     if let Some(lintian) = found_or_skip("lintian", "make release-tools") {
         run(Command::new(lintian).args(["--allow-root", "--fail-on", "error"]).arg(new));
     }
-    let dpkg = |line: &str| sh(&node, &format!("DEBIAN_FRONTEND=noninteractive dpkg {line}"));
+    // As docs/install-packages.md has it: apt takes a path with a slash for a file.
+    let apt = |line: &str| sh(&node, &format!("DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet {line}"));
     let active = |unit: &str| shell(&node, &format!("systemctl is-active --quiet {unit}")).0;
 
-    dpkg("--install /srv/old/*.deb");
+    sh(&node, "cd /srv/old && cp *.deb /run/usernsd.deb");
+    sh(&node, "cd /run && DEBIAN_FRONTEND=noninteractive apt install --yes ./usernsd.deb");
     assert!(!active("usernsd"), "the administrator starts it");
     sh(&node, "systemctl enable --now usernsd");
     a_systemd_pod_runs(&node, 1);
@@ -384,28 +448,28 @@ fn the_deb_is_installed_upgraded_downgraded_removed_and_purged() {
     // The administrator's configuration stays, and the service is restarted.
     sh(&node, "echo 'log: {level: debug}' >> /etc/usernsd/config.yaml");
     let pid = sh(&node, "systemctl show usernsd --value --property MainPID");
-    dpkg("--install /srv/new/*.deb");
+    apt("install /srv/new/*.deb");
     assert!(active("usernsd") && sh(&node, "systemctl show usernsd --value --property MainPID") != pid);
     assert!(sh(&node, "cat /etc/usernsd/config.yaml").contains("level: debug"));
     a_systemd_pod_runs(&node, 2);
-    dpkg("--install /srv/old/*.deb");
+    apt("install --allow-downgrades /srv/old/*.deb");
     assert!(active("usernsd") && sh(&node, "dpkg-query -Wf '${Version}' usernsd") == "0.0.9-1");
     a_systemd_pod_runs(&node, 3);
 
     // Removed, with what bootstrap wrote: it stays, and so it does if the package is purged without an answer.
     sh(&node, "usernsd bootstrap");
     let plugin = "/opt/nri/plugins/90-usernsd";
-    assert!(dpkg("--remove usernsd").contains("this node stays prepared"));
+    assert!(apt("remove usernsd").contains("this node stays prepared"));
     assert!(
         !active("usernsd") && shell(&node, &format!("test -e {plugin} -a -e /etc/usernsd/config.yaml")).0
     );
-    assert!(dpkg("--purge usernsd").contains("to take it back later"));
+    assert!(apt("purge usernsd").contains("to take it back later"));
     assert!(shell(&node, &format!("test -e {plugin} -a ! -e /etc/usernsd")).0);
 
     // With the answer yes all of it goes.
-    dpkg("--install /srv/new/*.deb");
+    apt("install /srv/new/*.deb");
     sh(&node, "echo 'usernsd usernsd/undo boolean true' | debconf-set-selections");
-    let said = dpkg("--purge usernsd");
+    let said = apt("purge usernsd");
     assert!(said.contains("taken back"), "{said}");
     let left = sh(
         &node,
