@@ -212,6 +212,20 @@ fn components_are_switched_on_by_values() {
     }
 }
 
+/// Nodes of containerd and of CRI-O in one cluster: a component over the overlay `kubernetes`, a platform of the chart.
+#[test]
+fn the_platform_of_both_runtimes_is_the_component_of_that_name() {
+    let Some(mut helm) = Helm::start_or_skip() else { return };
+    let Some(node) = crate::manifests::renderer() else { return };
+    let overlay = objects(crate::manifests::composed(&node, "kubernetes", "both-runtimes"));
+    for engine in ["v3", "v4"] {
+        let files = [values_of("kubernetes")];
+        let values = whole(json!({"platform": "both-runtimes"}));
+        let chart = objects(helm.template_by(engine, &chart(), &files, &values).unwrap());
+        assert_eq!(chart, overlay, "{engine}: the chart's, the component's");
+    }
+}
+
 #[test]
 fn each_value_has_a_schema_and_a_description_in_the_page() {
     let values: Value =

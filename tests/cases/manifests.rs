@@ -293,7 +293,7 @@ fn each_overlay_with_bootstrap_has_an_observe_only_and_an_undo_variant() {
 }
 
 /// An overlay with a component, as the documents have it.
-fn composed(node: &Node, overlay: &str, component: &str) -> Vec<Value> {
+pub(crate) fn composed(node: &Node, overlay: &str, component: &str) -> Vec<Value> {
     let text = format!(
         "namespace: usernsd\nresources: [../usernsd/daemonset/overlays/{overlay}]\n\
          components: [../usernsd/daemonset/components/{component}]\n"

@@ -114,6 +114,12 @@ kubelet: /var/snap/microk8s/common/var/lib/kubelet
 directories:
   - {name: run-microk8s, path: /var/snap/microk8s/common/run, type: Directory, bootstrap: ro, agent: ro, runtime: true}
   - {name: args, path: /var/snap/microk8s/current/args, type: Directory, bootstrap: ro, agent: ro}
+{{- else if eq .Values.platform "both-runtimes" }}
+kubelet: /var/lib/kubelet
+directories:
+  - {name: run-containerd, path: /run/containerd, type: DirectoryOrCreate, bootstrap: ro, agent: ro, runtime: true}
+  - {name: run-crio, path: /run/crio, type: DirectoryOrCreate, bootstrap: ro, agent: ro, runtime: true}
+  - {name: run-containers, path: /run/containers, type: DirectoryOrCreate, bootstrap: none, agent: ro, runtime: true}
 {{- else if or (eq .Values.platform "crio") (include "usernsd.onOpenShift" .) }}
 kubelet: /var/lib/kubelet
 directories:
