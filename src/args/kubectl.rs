@@ -78,6 +78,16 @@ pub enum KubectlCommand {
         #[arg(short, long, value_enum, default_value_t = Form::Table)]
         output: Form,
     },
+    /// Prove that it works: run systemd in a pod with a user namespace, show it from both sides, delete the pod. Exits 0
+    /// if it works
+    Demo {
+        /// An image that has systemd as its entry point
+        #[arg(long, value_name = "IMAGE", default_value = "registry.access.redhat.com/ubi9/ubi-init:latest")]
+        image: String,
+        /// How long to wait until systemd runs, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        timeout: u64,
+    },
     /// Collect a node's support bundle
     SupportBundle {
         /// Name of the node

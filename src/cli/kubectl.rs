@@ -1,5 +1,7 @@
 //! `kubectl userns`: finds the agent of a node, and runs usernsd in the agent's container by `kubectl exec`.
 
+mod demo;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
@@ -131,6 +134,9 @@ pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
             args.extend(gid.then_some("--gid"));
             args.extend((output == Form::Json).then_some("--output=json"));
             cluster.run_on_node(&node, &args)
+        }
+        KubectlCommand::Demo { image, timeout } => {
+            demo::run(cluster, demo::Demo { image, limit: Duration::from_secs(timeout) })
         }
         KubectlCommand::SupportBundle { node, output, redact } => {
             cluster.support_bundle(&node, &output, redact)
@@ -364,11 +370,8 @@ fn intended_node(affinity: &Value) -> Option<&str> {
 /// One agent for each node. During an update a node has two with the same containers: the newer one is taken
 /// once it is ready.
 fn one_per_node(agents: Vec<Pod>) -> Vec<Pod> {
-    let rank = |pod: &Pod| {
-        let is_ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
-        let ready = pod.status.conditions.iter().any(is_ready);
-        (pod.status.phase == "Running", ready, pod.metadata.creation_timestamp.clone())
-    };
+    let rank =
+        |pod: &Pod| (pod.status.phase == "Running", is_ready(pod), pod.metadata.creation_timestamp.clone());
     let mut best: BTreeMap<String, Pod> = BTreeMap::new();
     for agent in agents {
         let node = agent.spec.node_name.clone();
@@ -377,6 +380,10 @@ fn one_per_node(agents: Vec<Pod>) -> Vec<Pod> {
         }
     }
     best.into_values().collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    pod.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
 }
 
 fn exit(code: i32) -> ExitCode {

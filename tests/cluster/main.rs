@@ -21,6 +21,7 @@ mod cri;
 #[path = "../node/shown.rs"]
 mod shown;
 
+mod demo;
 mod fleet;
 mod harness;
 mod install;

@@ -258,7 +258,7 @@ fn kubectl_completes_the_words_of_its_plugin() {
         text(&said.stdout)
     };
     assert_eq!(complete(&["doctor", "n"]), "n1\nn2\n:4\n");
-    assert_eq!(complete(&["d"]), "doctor\n:4\n");
+    assert_eq!(complete(&["d"]), "doctor\ndemo\n:4\n");
     assert_eq!(complete(&["support-bundle", "n1", "-o", ""]), ":0\n");
     // kubectl fails: nothing to choose from, and no error in the command line.
     assert_eq!(complete(&["explain", ""]), ":4\n");

@@ -37,6 +37,7 @@ mod kube;
 mod kube_admission;
 mod kube_real;
 mod kube_scale;
+mod kubectl_demo;
 mod language;
 mod layers;
 mod machineconfig;

@@ -1,7 +1,7 @@
 //! Runs the user's own kubectl, found in PATH, with the user's environment and rights.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use thiserror::Error;
@@ -42,13 +42,39 @@ impl Kubectl {
     /// # Errors
     /// kubectl could not be started.
     pub fn call(&self, args: &[&str], tell: &(dyn Fn(&str) + Sync)) -> Result<Answer, KubectlError> {
+        self.run(args, None, tell)
+    }
+
+    /// The same with a standard input, which fits into a pipe: a manifest.
+    ///
+    /// # Errors
+    /// kubectl could not be started.
+    pub fn call_with(
+        &self,
+        args: &[&str],
+        input: &[u8],
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Answer, KubectlError> {
+        self.run(args, Some(input), tell)
+    }
+
+    fn run(
+        &self,
+        args: &[&str],
+        input: Option<&[u8]>,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Answer, KubectlError> {
         let mut kubectl = Command::new("kubectl")
             .args(&self.flags)
             .args(args)
-            .stdin(Stdio::null())
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        if let (Some(mut stdin), Some(input)) = (kubectl.stdin.take(), input) {
+            // If kubectl ends without reading it, the reason is on its standard error.
+            let _ = stdin.write_all(input);
+        }
         let errors = kubectl.stderr.take();
         let said = std::thread::scope(|scope| {
             scope.spawn(|| errors.into_iter().for_each(|errors| lines(errors, tell)));

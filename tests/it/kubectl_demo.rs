@@ -1,0 +1,279 @@
+//! `kubectl userns demo` with a kubectl that answers for a cluster: what is created, shown and deleted, and what is
+//! printed if something is missing.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Answers from files in its directory.
+const KUBECTL: &str = r#"#!/bin/sh
+cd "$KUBECTL_DIR" || exit 9
+printf '%s\n' "$*" >>log
+case "$*" in
+"auth can-i "*)
+  [ -e unreachable ] && exit 1
+  if grep -qsx "$3 $4 $6" denied; then echo no; exit 1; fi
+  echo yes ;;
+"get --output=json pods "*) cat agents.json ;;
+"create "*)
+  cat >created.json
+  if [ -e refused ]; then cat refused >&2; exit 1; fi ;;
+"get --output=json pod usernsd-demo-"*) cat pod.json ;;
+*" systemctl is-system-running") cat state; exit 1 ;;
+*" cat /proc/self/uid_map") cat map ;;
+*" ls -ldn /sys/fs/cgroup") echo 'drwxr-xr-x 4 0 65534 0 Nov 29 20:00 /sys/fs/cgroup' ;;
+*" ps --output=json") echo '[]' ;;
+*" explain "*) echo 'Container  explained'; exit "$(cat explained)" ;;
+"delete "*) [ -e stuck ] && exit 1; echo 'pod "usernsd-demo" deleted' ;;
+*) echo "unexpected: $*" >&2; exit 9 ;;
+esac
+"#;
+
+struct Fake {
+    dir: tempfile::TempDir,
+}
+
+/// What was printed, and the calls of kubectl.
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    calls: Vec<String>,
+}
+
+impl Fake {
+    fn new() -> Fake {
+        let fake = Fake { dir: tempfile::tempdir().unwrap() };
+        fake.write("kubectl", KUBECTL);
+        fs::set_permissions(fake.path("kubectl"), fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(env!("CARGO_BIN_EXE_usernsd"), fake.path("kubectl-userns")).unwrap();
+        fake.agent("True");
+        fake.pod(&json!({"running": {}}));
+        fake.write("state", "running\n");
+        fake.write("map", "         0     200000      65536\n");
+        fake.write("explained", "0");
+        fake
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// One agent, which is ready or not.
+    fn agent(&self, ready: &str) {
+        let agent = json!({
+            "metadata": {"name": "usernsd-1"}, "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+        });
+        self.write("agents.json", &json!({"items": [agent]}).to_string());
+    }
+
+    /// The pod with that state of its container.
+    fn pod(&self, state: &Value) {
+        let pod = json!({
+            "spec": {"nodeName": "n1"}, "status": {"containerStatuses": [{"name": "systemd", "state": state}]},
+        });
+        self.write("pod.json", &pod.to_string());
+    }
+
+    fn start(&self, args: &[&str]) -> Child {
+        let _ = fs::remove_file(self.path("log"));
+        Command::new(self.path("kubectl-userns"))
+            .args(["demo", "--namespace=team"])
+            .args(args)
+            .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
+            .env("KUBECTL_DIR", self.dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn end(&self, child: Child) -> Said {
+        let output = child.wait_with_output().unwrap();
+        Said {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            calls: self.calls(),
+        }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        fs::read_to_string(self.path("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        self.end(self.start(args))
+    }
+}
+
+impl Said {
+    fn has_created(&self) -> bool {
+        self.calls.iter().any(|call| call.starts_with("create "))
+    }
+
+    fn has_deleted(&self) -> bool {
+        let last = self.calls.last().unwrap();
+        last.starts_with("delete pod --namespace team usernsd-demo-") && last.contains("--ignore-not-found")
+    }
+}
+
+#[test]
+fn the_demonstration_shows_a_pod_from_both_sides_and_deletes_it() {
+    let fake = Fake::new();
+    let said = fake.run(&["--image=systemd:1"]);
+    assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+    for part in
+        ["runs on node n1", "\nrunning\n", "     200000 ", "Container  explained", "user 200000 on the node"]
+    {
+        assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
+    }
+    assert!(said.has_deleted(), "{:?}", said.calls);
+    let pod: Value = serde_json::from_slice(&fs::read(fake.path("created.json")).unwrap()).unwrap();
+    assert_eq!(pod["spec"]["hostUsers"], false);
+    assert_eq!(pod["metadata"]["annotations"], json!({"usernsd.io/systemd": "true"}));
+    assert_eq!(
+        (&pod["metadata"]["namespace"], &pod["spec"]["containers"][0]["image"]),
+        (&"team".into(), &"systemd:1".into())
+    );
+    assert!(pod["spec"]["activeDeadlineSeconds"].is_u64(), "the kubelet ends a pod that nobody could delete");
+
+    // Units of the image have failed, as they would outside.
+    fake.write("state", "degraded\n");
+    assert_eq!(fake.run(&[]).code, Some(0));
+}
+
+#[test]
+fn each_right_that_is_missing_is_named_before_anything_is_created() {
+    let fake = Fake::new();
+    for right in [
+        "create pods team",
+        "get pods team",
+        "delete pods team",
+        "create pods/exec team",
+        "list pods usernsd",
+        "create pods/exec usernsd",
+    ] {
+        fake.write("denied", &format!("{right}\n"));
+        let said = fake.run(&[]);
+        let words: Vec<&str> = right.split(' ').collect();
+        let want = format!("you may not {} {} in namespace {};", words[0], words[1], words[2]);
+        assert!(said.code == Some(2) && said.stderr.contains(&want), "{want}: {}", said.stderr);
+        assert!(!said.has_created() && said.stdout.is_empty(), "{:?}", said.calls);
+    }
+    fake.write("unreachable", "");
+    let said = fake.run(&[]);
+    assert!(
+        said.code == Some(2) && said.stderr.contains("the API server does not answer"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn a_cluster_without_agents_gets_no_pod() {
+    let fake = Fake::new();
+    fake.write("agents.json", r#"{"items": []}"#);
+    let said = fake.run(&[]);
+    assert!(said.code == Some(2) && said.stderr.contains("is usernsd installed there?"), "{}", said.stderr);
+    assert!(!said.has_created());
+    fake.agent("False");
+    let said = fake.run(&["--timeout=1"]);
+    assert!(said.code == Some(2) && said.stderr.contains("no agent is ready"), "{}", said.stderr);
+    assert!(!said.has_created() && said.stdout == "0 of 1 agents are ready\n", "{}", said.stdout);
+}
+
+#[test]
+fn a_pod_that_is_refused_or_does_not_start_is_explained_and_deleted() {
+    let fake = Fake::new();
+    fake.write("refused", "Error from server (Forbidden): violates PodSecurity \"restricted:latest\"\n");
+    let said = fake.run(&[]);
+    assert!(said.code == Some(2) && said.has_deleted(), "{:?}", said.calls);
+    for part in ["violates PodSecurity", "could not be created in namespace team", "--namespace"] {
+        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+    }
+    fs::remove_file(fake.path("refused")).unwrap();
+
+    for (state, want) in [
+        (
+            json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}),
+            "the pod does not start: ImagePullBackOff: no such image; --image names another image",
+        ),
+        (
+            json!({"waiting": {"reason": "CreateContainerError", "message": "no"}}),
+            "CreateContainerError: no\n",
+        ),
+        (json!({"terminated": {"exitCode": 255}}), "systemd ended with 255"),
+    ] {
+        fake.pod(&state);
+        let said = fake.run(&[]);
+        assert!(said.code == Some(2) && said.stderr.contains(want), "{want}: {}", said.stderr);
+        assert!(said.stdout.contains("explained") && said.has_deleted(), "{}", said.stdout);
+    }
+
+    fake.pod(&json!({"waiting": {"reason": "ContainerCreating\u{1b}[2J"}}));
+    let said = fake.run(&["--timeout=1"]);
+    assert!(said.code == Some(2) && said.has_deleted(), "{:?}", said.calls);
+    assert!(said.stderr.contains("did not start within 1 s: ContainerCreating\\u{1b}[2J"), "{}", said.stderr);
+    assert!(!said.stdout.contains('\u{1b}'), "{}", said.stdout);
+}
+
+#[test]
+fn a_pod_that_is_root_on_the_node_is_no_success() {
+    let fake = Fake::new();
+    fake.write("map", "         0          0 4294967295\n");
+    let said = fake.run(&[]);
+    assert!(
+        said.code == Some(1) && said.stdout.contains("root in it is root on the node"),
+        "{}",
+        said.stdout
+    );
+    fake.write("map", "0 200000 65536\n");
+    fake.write("explained", "1");
+    let said = fake.run(&[]);
+    assert!(said.code == Some(1) && said.stdout.contains("has found a problem"), "{}", said.stdout);
+    assert!(said.has_deleted());
+}
+
+#[test]
+fn the_pod_is_deleted_after_an_interruption() {
+    let fake = Fake::new();
+    fake.pod(&json!({"waiting": {"reason": "ContainerCreating"}}));
+    for signal in ["INT", "TERM"] {
+        let child = fake.start(&[]);
+        while !fake.calls().iter().any(|call| call.contains("pod usernsd-demo-")) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let said = fake.end(child);
+        assert_eq!(said.code, Some(130), "{signal}: {}", said.stderr);
+        assert!(
+            said.calls.iter().any(|call| call.starts_with("delete pod --namespace team usernsd-demo-")),
+            "{:?}",
+            said.calls
+        );
+        assert!(said.stderr.contains("deleted"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_be_deleted_is_named() {
+    let fake = Fake::new();
+    fake.write("stuck", "");
+    let said = fake.run(&[]);
+    assert!(
+        said.stderr.contains("to delete it: kubectl delete pod --namespace team usernsd-demo-"),
+        "{}",
+        said.stderr
+    );
+}
