@@ -121,7 +121,7 @@ impl Node {
                     pid: Some(index),
                     uid_map: map.clone(),
                     gid_map: map,
-                    user_namespace: Some(UserNamespace { inode: pod.into(), is_hosts: false }),
+                    user_namespace: Some(UserNamespace { inode: Some(pod.into()), is_hosts: false }),
                     mode: UserNamespaceMode::Pod,
                     mount: Some(CgroupMount::ReadWrite),
                     cgroup: CgroupPath::parse(&path).ok(),

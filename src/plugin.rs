@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use self::settings_file::SettingsFile;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
-use usernsd_agent::decide::{Decider, Decision, PodFacts, Pods, Policies, Trigger, keep_from_running};
+use usernsd_agent::decide::{Decider, PodFacts, Pods, Policies, Trigger, keep_from_running};
 use usernsd_agent::launched::reports::Reports;
 use usernsd_agent::runtime::answer_pods;
 use usernsd_config::{LogFormat, PluginSettings};
@@ -149,8 +149,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let busy = Arc::new(Busy::new());
     let endpoints = Arc::new(Mutex::new(settings.endpoints.clone()));
     let (ask_runtime, questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
-    // systemd is not asked about a cgroup without its mark: a bus call would cost more than everything else, and the
-    // runtime itself has just created the unit.
+    // Nobody asks systemd: a bus call would cost more than everything else. Its mark on the directory counts.
     let (ask_systemd, _) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let mut decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, None);
@@ -375,12 +374,15 @@ impl Plugin {
             since,
             patience: Duration::ZERO,
         };
-        let Decision { looked, refusal, init } = self.decider.look(container, way);
-        let ended = refusal.is_some() && keep_from_running(&self.session.runtime().name, init.as_ref());
+        let mut decision = self.decider.look(container, way);
+        let refusal = decision.refusal.take();
+        let ended =
+            refusal.is_some() && keep_from_running(&self.session.runtime().name, decision.init.as_ref());
         // The runtime waits only for this answer.
         let answered =
             self.session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
-        let looked = looked.answered(answered.is_ok(), &self.session.runtime().name, ended);
+        decision.complete();
+        let looked = decision.looked.answered(answered.is_ok(), &self.session.runtime().name, ended);
         log_outcome(container, &looked);
         self.reports.add(Done::Looked(looked));
         Ok(answered?)

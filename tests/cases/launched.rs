@@ -9,6 +9,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::guard::lost;
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, wait_for};
+use crate::storm::hook_for_containerd;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
@@ -282,6 +283,33 @@ fn systemd_is_asked_only_about_a_cgroup_that_it_has_not_marked() {
     wait_for("the question", || asked(&unmarked).then_some(()));
     assert!(!asked(&marked), "{}", calls());
     assert_eq!((marked.owner("").0, unmarked.owner("").0), (BASE, 0));
+}
+
+/// Neither of the two asks systemd: what it has written on the directories counts.
+#[test]
+fn plugin_and_hook_leave_a_cgroup_alone_that_systemd_does_not_delegate() {
+    for with_plugin in [true, false] {
+        let plugin = (PathBuf::from(BINARY), PLUGIN.to_owned());
+        let binds = if with_plugin { vec![plugin] } else { Vec::new() };
+        let Some(node) = node_with_binary(Options { nri: with_plugin, binds, ..Options::default() }) else {
+            return;
+        };
+        node.write(SETTINGS, "delegation: {privilegedCgroupNamespace: false}\n");
+        let handler = hook_for_containerd(&node);
+        let pods = Pods::connect(&node);
+        let spec = PodSpec::new("p").privileged();
+        let pod = pods.run_pod(&if with_plugin { spec } else { spec.handler(handler) });
+        let run = |name: &str| pods.run(&pod, &ContainerSpec::sleeping().named(name).privileged());
+        assert_eq!(run("delegated").owner("").0, BASE, "plugin: {with_plugin}");
+        node.write("/run/systemd/system/scope.d/x.conf", "[Scope]\nDelegate=no\n");
+        node.run(["systemctl", "daemon-reload"]);
+        let container = run("not-delegated");
+        assert_eq!(
+            (container.owner("").0, container.owner("cgroup.procs").0, pods.is_running(&container)),
+            (0, 0, true),
+            "plugin: {with_plugin}"
+        );
+    }
 }
 
 /// A file that is not a program, as after a truncated copy.

@@ -63,6 +63,7 @@ mod release;
 mod second_party;
 mod service;
 mod spoof;
+mod start_calls;
 mod storm;
 mod support;
 mod two_runtimes;

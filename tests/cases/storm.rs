@@ -163,7 +163,7 @@ pub(crate) fn before_the_first_instruction_on_crio(node: &Node, start: Start) {
 }
 
 /// A handler of containerd that runs `usernsd hook` for every container.
-fn hook_for_containerd(node: &Node) -> &'static str {
+pub(crate) fn hook_for_containerd(node: &Node) -> &'static str {
     let hook = r#".hooks.createRuntime = [{"path": "/usr/local/bin/usernsd", "args": ["usernsd", "hook"]}]"#;
     node.run(["sh", "-c", &format!("ctr oci spec | jq '{hook}' >/etc/containerd/hook.json")]);
     let path = node.path("/etc/containerd/config.toml");

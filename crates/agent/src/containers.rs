@@ -144,7 +144,9 @@ impl Containers {
 
     /// Inspects a container whose cgroup and process exist, delegates its cgroup, and reports the result.
     pub fn look(&self, container: &Container, way: Trigger) -> InspectedContainer {
-        let Decision { looked, refusal, init } = self.decider.look(container, way);
+        let mut decision = self.decider.look(container, way);
+        decision.complete();
+        let Decision { looked, refusal, init, .. } = decision;
         let at = SystemTime::now();
         let (is_news, is_new_loss) = self.record_looked(&looked, at);
         self.say_looked(&looked, is_news, at);

@@ -21,8 +21,9 @@ use usernsd_domain::repair;
 use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::delegate::{Delegator, Inspection};
+use usernsd_inspect::delegate::{Delegator, Inspection, complete};
 use usernsd_inspect::inspector::{Candidate, Inspector};
+use usernsd_linux::cgroupfs::Cgroup;
 use usernsd_linux::proc::Process;
 
 /// The pause between two inspections of a process that has not entered its namespaces yet.
@@ -128,6 +129,20 @@ pub struct Decision {
     pub refusal: Option<Refusal>,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
+    /// Handles that are closed with this decision, after the answer.
+    _own: Option<Cgroup>,
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// Reads what the record lacks and the decision did not need, once the runtime does not wait any more.
+    pub fn complete(&mut self) {
+        let record = &mut self.looked.record;
+        if let Some(init) = &self.init {
+            complete(init, &mut record.user_namespace, &mut record.gid_map);
+        }
+    }
 }
 
 /// A container that must not run.
@@ -352,11 +367,11 @@ impl Decider {
         // A running container can no longer be refused.
         let refusal = self.refusal(container, record.isolation).filter(|_| way.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
-        let Inspection { detail, changes, init, .. } = handled;
+        let Inspection { detail, changes, init, own, .. } = handled;
         let refused = refusal.is_some();
         let took = way.since.elapsed();
         let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
-        Decision { looked, refusal, init }
+        Decision { looked, refusal, init, _own: own }
     }
 
     /// Whether the container was created without the writable cgroup that its pod asked for and may have.

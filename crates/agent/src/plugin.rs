@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::containers::{Containers, Decision, Trigger};
+use crate::containers::{Containers, Trigger};
 use crate::decide::keep_from_running;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
@@ -495,18 +495,21 @@ impl Plugin {
                     since,
                     patience: Duration::ZERO,
                 };
-                let Decision { looked, refusal, init } = containers.decide(&container, way);
-                let ended = refusal.is_some() && keep_from_running(runtime, init.as_ref());
+                let mut decision = containers.decide(&container, way);
+                let refusal = decision.refusal.take();
+                let ended = refusal.is_some() && keep_from_running(runtime, decision.init.as_ref());
                 // The runtime waits for this answer.
                 let answered =
                     session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
+                decision.complete();
                 if ended {
                     warn!(
                         container = container.id.short(),
                         "ended the container before its first instruction"
                     );
                 }
-                containers.record(&looked.answered(answered.is_ok(), runtime, ended), SystemTime::now());
+                let looked = decision.looked.answered(answered.is_ok(), runtime, ended);
+                containers.record(&looked, SystemTime::now());
                 answered?;
             }
             Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),

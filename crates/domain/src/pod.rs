@@ -142,7 +142,7 @@ mod tests {
             pod: PodRef { namespace: "default".into(), name: pod.into(), uid: uid.into() },
             uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
             gid_map: Some(IdMap::parse("0 300000 65536").unwrap()),
-            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
             mode: UserNamespaceMode::Pod,
             inode: Some(inode),
             ..Record::bare(crate::container::CriId::parse(id).unwrap())
@@ -185,7 +185,7 @@ mod tests {
         let lost = Record {
             uid_map: initial(),
             gid_map: initial(),
-            user_namespace: Some(UserNamespace { inode: 2, is_hosts: true }),
+            user_namespace: Some(UserNamespace { inode: Some(2), is_hosts: true }),
             isolation: crate::guard::Verdict::Lost,
             ..record("b", "web", "u1", 1)
         };

@@ -105,8 +105,8 @@ pub struct Mapping {
     pub user_namespace: UserNamespace,
     /// `/proc/PID/uid_map`.
     pub uid_map: IdMap,
-    /// `/proc/PID/gid_map`.
-    pub gid_map: IdMap,
+    /// `/proc/PID/gid_map`; `None` if it was not read, because the source has no mapping to compare it with.
+    pub gid_map: Option<IdMap>,
 }
 
 /// A container's cgroup that was proven to be its own. Only [`prove`] makes one.
@@ -303,9 +303,10 @@ impl Evidence<'_> {
             return Ok(());
         }
         let pid = self.init.as_ref().map_or(0, |init| init.pid);
+        let unread = IdMap::default();
         let maps = [
             ("user", &self.specified.uid_map, &found.uid_map),
-            ("group", &self.specified.gid_map, &found.gid_map),
+            ("group", &self.specified.gid_map, found.gid_map.as_ref().unwrap_or(&unread)),
         ];
         for (ids, specified, found) in maps {
             // The source may have none: NRI's messages do not.

@@ -98,8 +98,8 @@ pub enum CgroupState {
 /// A user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserNamespace {
-    /// Inode, which identifies it on this node while it exists.
-    pub inode: u64,
+    /// Inode, which identifies it on this node while it exists; `None` if it was not read.
+    pub inode: Option<u64>,
     /// Whether it is the host's.
     pub is_hosts: bool,
 }
@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(read_only.state(), CgroupState::ReadOnly);
         assert_eq!(Record { missed: true, ..read_only.clone() }.state(), CgroupState::Missed);
         let foreign = Record {
-            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
             uid_map: IdMap::parse("0 200000 65536").ok(),
             mount: Some(CgroupMount::ReadOnly),
             owner: Some(HostId(1)),
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn the_owner_must_be_the_containers_if_the_mount_is_writable() {
         use CgroupMount::{Absent, ReadOnly, ReadWrite};
-        let own = Some(UserNamespace { inode: 1, is_hosts: false });
+        let own = Some(UserNamespace { inode: Some(1), is_hosts: false });
         for (mount, owner, want) in [
             (Some(ReadWrite), Some(200_000), Some(true)),
             (Some(ReadWrite), Some(201_000), Some(true)),
@@ -432,7 +432,7 @@ mod tests {
             assert_eq!(record.has_right_owner(), want, "{mount:?} {owner:?}");
             let state = if want == Some(false) { CgroupState::OwnerWrong } else { CgroupState::Unknown };
             assert_eq!(record.state(), state);
-            let hosts = Some(UserNamespace { inode: 2, is_hosts: true });
+            let hosts = Some(UserNamespace { inode: Some(2), is_hosts: true });
             assert_eq!(Record { user_namespace: hosts, ..record }.has_right_owner(), None);
         }
     }

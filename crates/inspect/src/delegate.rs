@@ -9,6 +9,7 @@ mod limits;
 mod stop;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -27,7 +28,7 @@ pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
 use usernsd_domain::unit::{Scope, pod_cgroup};
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
-use usernsd_linux::proc::{Proc, ProcError, Process};
+use usernsd_linux::proc::{Proc, ProcError, Process, observer};
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -36,8 +37,12 @@ pub struct Delegator {
     rules: Rules,
     limits: Limits,
     host_user_namespace: u64,
+    /// The user IDs of the host's user namespace, as this process sees them; `None` if they cannot be read.
+    host_uid_map: Option<IdMap>,
     /// The root of this process's cgroup namespace.
     cgroup_namespace: CgroupPath,
+    /// Whether systemd marks the cgroups of delegated units; read if it is needed.
+    marks: OnceLock<bool>,
 }
 
 /// A container to inspect.
@@ -86,6 +91,8 @@ pub struct Inspection {
     pub observation: Observation,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
+    /// The container's cgroup. Its handles are closed when this is dropped, for which nobody need wait.
+    pub own: Option<Cgroup>,
 }
 
 /// Facts for the record.
@@ -138,6 +145,7 @@ impl Inspection {
             changes: Vec::new(),
             observation: Observation::default(),
             init: None,
+            own: None,
         }
     }
 
@@ -169,8 +177,10 @@ impl Delegator {
     /// host's tree.
     pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
         let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::HostNamespace)?;
+        let host_uid_map = handles.proc.open(1).and_then(|host| host.uid_map()).ok();
         let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
-        Ok(Delegator { handles, rules, limits, host_user_namespace, cgroup_namespace })
+        let marks = OnceLock::new();
+        Ok(Delegator { handles, rules, limits, host_user_namespace, host_uid_map, cgroup_namespace, marks })
     }
 
     /// The node's handles.
@@ -196,7 +206,11 @@ impl Delegator {
     pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Inspection {
         let mut done = Inspection::new();
         let result = self.try_plan(target, scope_of, &mut done);
-        let result = result.and_then(|(own, plan)| self.apply(&own, plan, &mut done));
+        let result = result.and_then(|(own, plan)| {
+            let applied = self.apply(&own, plan, &mut done);
+            done.own = Some(own);
+            applied
+        });
         done.end(result);
         done
     }
@@ -219,6 +233,10 @@ impl Delegator {
             Err(stop) => (None, Err(stop)),
         };
         done.end(result);
+        let Inspection { init, observation, .. } = &mut done;
+        if let Some(init) = init {
+            complete(init, &mut observation.user_namespace, &mut observation.gid_map);
+        }
         (done, plan)
     }
 
@@ -289,11 +307,35 @@ impl Delegator {
         if matches!(plan, Plan::Chown { .. })
             && let Some(unit) = unit
         {
-            evidence.unit = marked_scope(&own, &path).or_else(|| scope_of(&unit));
+            evidence.unit = self.scope(&own, &path, || scope_of(&unit));
             proven = proof::prove(&evidence)?;
             plan = self.decide(&proven, &facts)?;
         }
         Ok((own, plan))
+    }
+
+    /// systemd's answer about the unit at `path`, which is `own` or above it: the one that systemd has written on the
+    /// directory, otherwise the one to `ask`.
+    fn scope(&self, own: &Cgroup, path: &CgroupPath, ask: impl FnOnce() -> Option<Scope>) -> Option<Scope> {
+        let above = (own.path() != path).then(|| own.above(path));
+        let scope = match &above {
+            None => Some(own),
+            Some(above) => above.as_ref(),
+        };
+        let scope = scope.filter(|scope| scope.owner() == HostId::ROOT);
+        let with = |scope: &Cgroup, delegate| Scope {
+            control_group: path.clone(),
+            control_group_id: Some(scope.inode()),
+            delegate,
+        };
+        match scope {
+            Some(scope) if scope.is_marked_as_delegated() => Some(with(scope, true)),
+            scope => ask().or_else(|| {
+                // A systemd that sets marks has set none on this directory.
+                let sets_marks = *self.marks.get_or_init(|| self.handles.cgroups.has_marks());
+                scope.filter(|_| sets_marks).map(|scope| with(scope, false))
+            }),
+        }
     }
 
     fn decide(&self, proven: &Proven, facts: &Facts) -> Result<Plan, Stop> {
@@ -394,22 +436,30 @@ impl Delegator {
         seen: &mut Observation,
     ) -> Result<Cgroup, Stop> {
         seen.pid = Some(process.pid());
-        // The observer answers while this process reads the maps.
-        let asked = process.ask_namespace("user")?;
-        let uid_map = process.uid_map()?;
-        let gid_map = process.gid_map()?;
-        let inode = asked.inode()?;
-        let user_namespace = UserNamespace { inode, is_hosts: inode == self.host_user_namespace };
+        let specified = evidence.specified;
+        let mut uid_map = process.uid_map()?;
+        let user_namespace = self.user_namespace(process, &uid_map)?;
+        if !user_namespace.is_hosts && self.host_uid_map.as_ref().is_none_or(|hosts| uid_map == *hosts) {
+            // It may have left the host's after its map was read.
+            uid_map = process.uid_map()?;
+        }
+        let gid_map = match specified.gid_map.is_empty() {
+            true => None,
+            false => Some(process.gid_map()?),
+        };
         seen.uid_map = Some(uid_map.clone());
-        seen.gid_map = Some(gid_map.clone());
+        seen.gid_map.clone_from(&gid_map);
         seen.user_namespace = Some(user_namespace);
         evidence.mapping = Some(Mapping { user_namespace, uid_map, gid_map });
-        let within = evidence.init.as_ref().map(|init| &init.cgroup);
-        let owners = ScopeOwners {
-            directory: scope.owner(),
-            processes: scope.file_owner("cgroup.procs")?.unwrap_or(HostId::ROOT),
+        let below = evidence.init.as_ref().map(|init| &init.cgroup).filter(|within| *within != scope.path());
+        let child = match below {
+            None => None,
+            Some(within) => {
+                let processes = scope.file_owner("cgroup.procs")?.unwrap_or(HostId::ROOT);
+                let owners = ScopeOwners { directory: scope.owner(), processes };
+                proof::runtimes_child(scope.path(), owners, within)
+            }
         };
-        let child = within.and_then(|within| proof::runtimes_child(scope.path(), owners, within));
         let own = match child {
             Some(name) => scope.child(name)?,
             None => scope,
@@ -418,6 +468,18 @@ impl Delegator {
         seen.inode = Some(own.inode());
         seen.owner = Some(own.owner());
         Ok(own)
+    }
+
+    /// The user namespace of a process with this map of user IDs. A map that is not the host's shows that the namespace
+    /// is another one; then the observer, for which the container's start would have to wait, is not asked, and the inode
+    /// is left out.
+    fn user_namespace(&self, process: &Process, uid_map: &IdMap) -> Result<UserNamespace, ProcError> {
+        let is_another = self.host_uid_map.as_ref().is_some_and(|hosts| uid_map != hosts);
+        if observer::installed().is_some() && is_another {
+            return Ok(UserNamespace { inode: None, is_hosts: false });
+        }
+        let inode = process.namespace("user")?;
+        Ok(UserNamespace { inode: Some(inode), is_hosts: inode == self.host_user_namespace })
     }
 
     /// Reads the facts that the rules need about a container with its own user namespace.
@@ -560,19 +622,16 @@ impl Delegator {
     }
 }
 
-/// systemd's answer about the unit at `path`, which is `own` or above it, if systemd has written it on the directory.
-fn marked_scope(own: &Cgroup, path: &CgroupPath) -> Option<Scope> {
-    let above = (own.path() != path).then(|| own.above(path));
-    let scope = match &above {
-        None => own,
-        Some(above) => above.as_ref()?,
-    };
-    let is_roots = scope.owner() == HostId::ROOT;
-    (is_roots && scope.is_marked_as_delegated()).then(|| Scope {
-        control_group: path.clone(),
-        control_group_id: Some(scope.inode()),
-        delegate: true,
-    })
+/// Reads what the decision on a container did not need about its init process: the inode of its user namespace, if it is
+/// known that there is one, and the mapping of group IDs.
+pub fn complete(init: &Process, namespace: &mut Option<UserNamespace>, gid_map: &mut Option<IdMap>) {
+    let Some(namespace) = namespace else { return };
+    if namespace.inode.is_none() {
+        namespace.inode = init.namespace("user").ok();
+    }
+    if gid_map.is_none() {
+        *gid_map = init.gid_map().ok();
+    }
 }
 
 /// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining

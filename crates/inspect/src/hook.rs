@@ -77,8 +77,8 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
     let inspector = Inspector::open(host_root, rules, limits)?;
     // The OCI runtime has not made its mounts yet.
     let candidate = Candidate { container: &container, stage: Stage::Making };
-    // systemd is not asked about a cgroup without its mark: a bus call would take longer than everything
-    // else, and the runtime itself has just created the unit.
+    // Nobody asks systemd: a bus call would take longer than everything else. Its mark on the directory
+    // counts.
     hooked.handled = Some(inspector.apply(candidate, |_| None));
     Ok(hooked)
 }

@@ -242,11 +242,11 @@ mod tests {
         let observation = Observation {
             pid: Some(17),
             uid_map: IdMap::parse(map).ok(),
-            user_namespace: Some(UserNamespace { inode: 1, is_hosts }),
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts }),
             ..Observation::default()
         };
         let outcome = Outcome::Skipped(Skip::HostUserNamespace);
-        Inspection { outcome, detail: None, changes: Vec::new(), observation, init: None }
+        Inspection { outcome, detail: None, changes: Vec::new(), observation, init: None, own: None }
     }
 
     fn record(specified: bool, is_hosts: bool, stage: Stage) -> Record {

@@ -6,17 +6,19 @@
 
 mod delegate_list;
 
+use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, FsWord, Mode, OFlags, ResolveFlags, Stat, Uid, chownat,
-    fgetxattr, flock, fstat, fstatfs, open, openat2, statat,
+    AtFlags, Dir, FileType, FlockOperation, FsWord, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat, Uid,
+    chownat, fgetxattr, flock, fstat, fstatfs, open, openat2, seek, statat,
 };
 use rustix::io::Errno;
 use thiserror::Error;
@@ -43,6 +45,10 @@ pub struct Cgroup {
     found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
+    /// Number of cgroups directly below it when it was opened; `None` if the file system does not count them.
+    children: Option<u64>,
+    /// A second handle, which can be read and locked; opened if it is needed.
+    readable: OnceCell<OwnedFd>,
     /// The root of the tree, as it was when the cgroup was opened.
     root: Ancestor,
     /// The directories above it, from the root's child down.
@@ -55,6 +61,16 @@ struct Held {
     found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
+}
+
+/// The lock of [`Cgroup::hold`]; dropping it releases the cgroup.
+#[derive(Debug)]
+pub struct Lock<'a>(&'a OwnedFd);
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Why a cgroup could not be opened or changed.
@@ -140,6 +156,22 @@ const CGROUP2: FsWord = 0x6367_7270;
 /// A handle for opening and changing entries of a directory, not for reading it.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
+/// The cgroup of systemd's services (systemd.special(7)).
+const SERVICES: &str = "system.slice";
+
+fn is_marked_as_delegated(dir: impl AsFd) -> bool {
+    let mut value = [0_u8; 4];
+    fgetxattr(dir, "user.delegate", &mut value).is_ok_and(|length| value.get(..length) == Some(b"1"))
+}
+
+/// How many directories are in one, by its links: the kernel counts two, and one for each (kernfs). `None` if the file
+/// system does not count so.
+fn directories_in(stat: &Stat) -> Option<u64> {
+    #[allow(clippy::useless_conversion, reason = "nlink_t has 32 bits on aarch64")]
+    let links = u64::from(stat.st_nlink);
+    links.checked_sub(2)
+}
+
 fn ancestor(path: CgroupPath, stat: &Stat) -> Ancestor {
     Ancestor { path, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
 }
@@ -188,6 +220,7 @@ impl CgroupRoot {
         check(&root)?;
         let mut above: Vec<Held> = Vec::new();
         let mut here: Option<Held> = None;
+        let mut children = None;
         for name in path.components() {
             if let Some(held) = here.take() {
                 check(&held.found)?;
@@ -204,12 +237,13 @@ impl CgroupRoot {
             }
             let Some(path) = path_here else { return Err(CgroupError::Escapes(path.clone())) };
             here = Some(Held { found: ancestor(path, &stat), dir: Arc::new(dir), inode: stat.st_ino });
+            children = directories_in(&stat);
         }
         // The root itself is no container's cgroup.
         let Some(Held { found, dir, inode }) = here else {
             return Err(CgroupError::Escapes(path.clone()));
         };
-        Ok(Cgroup { found, dir, inode, root, above })
+        Ok(Cgroup { found, dir, inode, children, readable: OnceCell::new(), root, above })
     }
 
     /// Reads an interface file of a cgroup, at most 4 KiB, in as few calls as possible. Only for display: the
@@ -231,8 +265,8 @@ impl CgroupRoot {
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
     }
 
-    /// How many cgroups are directly below one, by the links of its directory: the kernel counts two, and one for each
-    /// (kernfs). `None` if the file system does not count so. Only for display, as [`CgroupRoot::read_of`].
+    /// How many cgroups are directly below one; `None` if the file system does not count them. Only for display, as
+    /// [`CgroupRoot::read_of`].
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -240,10 +274,7 @@ impl CgroupRoot {
         let below = path.as_str().trim_start_matches('/');
         let below = if below.is_empty() { "." } else { below };
         let stat = statat(&self.dir, below, AtFlags::SYMLINK_NOFOLLOW);
-        let stat = stat.map_err(|errno| CgroupError::opening(path, errno))?;
-        #[allow(clippy::useless_conversion, reason = "nlink_t has 32 bits on aarch64")]
-        let links = u64::from(stat.st_nlink);
-        Ok(links.checked_sub(2))
+        Ok(directories_in(&stat.map_err(|errno| CgroupError::opening(path, errno))?))
     }
 
     /// Searches the whole tree for the cgroup of a process, by the PIDs in `cgroup.procs`: they are the same in every
@@ -280,6 +311,23 @@ impl CgroupRoot {
             to_look_at.extend(directories.filter_map(|entry| path.join(entry.file_name().to_str().ok()?)));
         }
         Ok(None)
+    }
+
+    /// Whether systemd marks the cgroups of delegated units ([`Cgroup::is_marked_as_delegated`]): whether one of its
+    /// services has the mark. systemd's own `systemd-udevd.service` is delegated, and most runtimes are.
+    #[must_use]
+    pub fn has_marks(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let Ok(services) = open_below(&self.dir, SERVICES, flags).and_then(Dir::new) else { return false };
+        services.flatten().any(|entry| {
+            let Ok(name) = entry.file_name().to_str() else { return false };
+            let opened = open_below(&self.dir, &format!("{SERVICES}/{name}"), flags);
+            // The owner of a directory can set the mark on it.
+            let is_roots = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| stat.st_uid == 0);
+            entry.file_type() == FileType::Directory
+                && !is_dot(entry.file_name())
+                && opened.is_ok_and(|dir| is_roots(&dir) && is_marked_as_delegated(dir))
+        })
     }
 
     /// Whether the path still leads to the same directory, through directories that still belong to root alone.
@@ -342,7 +390,8 @@ impl Cgroup {
         let mut above = self.above.clone();
         above.push(Held { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
         let (found, root) = (ancestor(path, &stat), self.root.clone());
-        Ok(Cgroup { found, dir: Arc::new(dir), inode: stat.st_ino, root, above })
+        let (children, readable) = (directories_in(&stat), OnceCell::new());
+        Ok(Cgroup { found, dir: Arc::new(dir), inode: stat.st_ino, children, readable, root, above })
     }
 
     /// The cgroup at that path above it, whose handle is held already.
@@ -351,8 +400,18 @@ impl Cgroup {
         let index = self.above.iter().position(|above| above.found.path == *path)?;
         let (before, rest) = self.above.split_at_checked(index)?;
         let Held { found, dir, inode } = rest.first()?.clone();
-        let found = ancestor(found.path, &fstat(&dir).ok()?);
-        Some(Cgroup { found, dir, inode, root: self.root.clone(), above: before.to_vec() })
+        let stat = fstat(&dir).ok()?;
+        let (found, children, readable) =
+            (ancestor(found.path, &stat), directories_in(&stat), OnceCell::new());
+        Some(Cgroup {
+            found,
+            dir,
+            inode,
+            children,
+            readable,
+            root: self.root.clone(),
+            above: before.to_vec(),
+        })
     }
 
     /// The directories above it as they were when it was opened, the root of the tree first.
@@ -362,19 +421,30 @@ impl Cgroup {
         std::iter::once(self.root.clone()).chain(above).collect()
     }
 
+    /// Whether it had no child when it was opened.
+    #[must_use]
+    pub fn had_no_children(&self) -> bool {
+        self.children == Some(0)
+    }
+
     /// The names of its children, at most 1,000: a container may have created any number.
     ///
     /// # Errors
     /// See [`CgroupError`].
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
         let opening = |errno| CgroupError::opening(self.path(), errno);
-        let listing = Dir::new(self.open_for_reading().map_err(opening)?).map_err(opening)?;
-        Ok(listing
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_type() == FileType::Directory && !is_dot(entry.file_name()))
-            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-            .take(1000)
-            .collect())
+        let dir = self.readable().map_err(opening)?;
+        // It may have been read before.
+        seek(dir, SeekFrom::Start(0)).map_err(opening)?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(dir, &mut buffer);
+        let mut names = Vec::new();
+        while let Some(Ok(entry)) = entries.next() {
+            if entry.file_type() == FileType::Directory && !is_dot(entry.file_name()) && names.len() < 1000 {
+                names.extend(entry.file_name().to_str().ok().map(str::to_owned));
+            }
+        }
+        Ok(names)
     }
 
     /// The owner of a file in it; `None` if there is no such regular file.
@@ -396,26 +466,28 @@ impl Cgroup {
     /// off (systemd's page "Control Group APIs and Delegation"). As long as the directory is root's, only root can have set it.
     #[must_use]
     pub fn is_marked_as_delegated(&self) -> bool {
-        let mut value = [0_u8; 4];
-        self.open_for_reading().is_ok_and(|dir| {
-            fgetxattr(&dir, "user.delegate", &mut value).is_ok_and(|length| value.get(..length) == Some(b"1"))
-        })
+        self.readable().is_ok_and(is_marked_as_delegated)
     }
 
-    /// The handle itself can be neither locked nor read (O_PATH).
-    fn open_for_reading(&self) -> Result<OwnedFd, Errno> {
-        open_below(&self.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY)
+    /// A handle for what the first one does not allow (O_PATH): locking it, and reading the directory and its
+    /// attributes.
+    fn readable(&self) -> Result<&OwnedFd, Errno> {
+        if let Some(dir) = self.readable.get() {
+            return Ok(dir);
+        }
+        let opened = open_below(&self.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(self.readable.get_or_init(|| opened))
     }
 
     /// Keeps another agent from changing the cgroup at the same time, until the result is dropped: while one agent
     /// replaces another, both inspect the same containers. `None` if the lock is still held after a millisecond,
     /// perhaps by the container itself; the only consequence is that the work is done twice.
     #[must_use]
-    pub fn hold(&self) -> Option<OwnedFd> {
-        let dir = self.open_for_reading().ok()?;
+    pub fn hold(&self) -> Option<Lock<'_>> {
+        let dir = self.readable().ok()?;
         for _ in 0..10 {
-            if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                return Some(dir);
+            if flock(dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Some(Lock(dir));
             }
             std::thread::sleep(Duration::from_micros(100));
         }

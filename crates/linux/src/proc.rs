@@ -82,39 +82,6 @@ pub enum ProcError {
     Stat { pid: u32 },
 }
 
-/// A question for a namespace of a process.
-#[derive(Debug)]
-pub struct AskedNamespace<'a> {
-    process: &'a Process,
-    path: &'static str,
-    found: Found<'a>,
-}
-
-#[derive(Debug)]
-enum Found<'a> {
-    /// The inode, read at once.
-    Now(u64),
-    Later(observer::Asked<'a>),
-}
-
-// === impl AskedNamespace ===
-
-impl AskedNamespace<'_> {
-    /// The namespace's inode.
-    ///
-    /// # Errors
-    /// See [`ProcError`].
-    pub fn inode(self) -> Result<u64, ProcError> {
-        let asked = match self.found {
-            Found::Now(inode) => return Ok(inode),
-            Found::Later(asked) => asked,
-        };
-        let target = asked.answer().map_err(|errno| self.process.failed(self.path, errno))?;
-        // The question contained the PID, which may be another process's by now.
-        if self.process.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.process.pid)) }
-    }
-}
-
 // === impl Proc ===
 
 impl Proc {
@@ -146,7 +113,7 @@ impl Proc {
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err(gone) };
         let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Err(gone) };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(dir) = open(&self.root.join(pid.to_string()), flags, Mode::empty()) else {
+        let Ok(dir) = open(self.root.join(pid.to_string()), flags, Mode::empty()) else {
             return Err(gone);
         };
         let process = Process { pid, pidfd, dir };
@@ -403,15 +370,6 @@ impl Process {
     /// # Errors
     /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
     pub fn namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
-        self.ask_namespace(kind)?.inode()
-    }
-
-    /// Begins to read the inode of one of its namespaces. If an observer reads it, it does so while this process does
-    /// something else. Other threads that ask the observer wait until the result is dropped.
-    ///
-    /// # Errors
-    /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
-    pub fn ask_namespace(&self, kind: &'static str) -> Result<AskedNamespace<'_>, ProcError> {
         let path = match kind {
             "user" => "ns/user",
             "cgroup" => "ns/cgroup",
@@ -422,12 +380,14 @@ impl Process {
             "uts" => "ns/uts",
             _ => kind,
         };
-        let found = match observer::installed() {
-            Some(observer) => observer.ask(self.pid, path).map(Found::Later),
-            None => statat(&self.dir, path, AtFlags::empty()).map(|stat| Found::Now(stat.st_ino)),
-        };
-        let found = found.map_err(|errno| self.failed(path, errno))?;
-        Ok(AskedNamespace { process: self, path, found })
+        if let Some(observer) = observer::installed() {
+            let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
+            // The question contained the PID, which may be another process's by now.
+            return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
+        }
+        statat(&self.dir, path, AtFlags::empty())
+            .map(|stat| stat.st_ino)
+            .map_err(|errno| self.failed(path, errno))
     }
 
     fn read(&self, file: &'static str) -> Result<String, ProcError> {

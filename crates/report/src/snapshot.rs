@@ -352,7 +352,7 @@ mod tests {
     fn an_ended_container_is_kept_for_a_while() {
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let own = |id: &str| Record {
-            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
             uid_map: IdMap::parse("0 200000 65536").ok(),
             name: id.to_owned(),
             ..record(id)

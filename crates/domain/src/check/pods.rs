@@ -229,7 +229,7 @@ mod tests {
             pid: None,
             uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
             gid_map: None,
-            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
             mode: UserNamespaceMode::Pod,
             mount: Some(CgroupMount::ReadWrite),
             cgroup: None,
@@ -274,7 +274,7 @@ mod tests {
             (
                 |r| {
                     r.isolation = Verdict::Lost;
-                    r.user_namespace = Some(UserNamespace { inode: 2, is_hosts: true });
+                    r.user_namespace = Some(UserNamespace { inode: Some(2), is_hosts: true });
                     r.outcome = Handled::Skipped(Skip::HostUserNamespace);
                     r.uid_map = Some(IdMap::parse("0 0 4294967295").unwrap());
                 },

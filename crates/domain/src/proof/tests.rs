@@ -55,9 +55,9 @@ fn good<'a>(id: &'a CriId, specified: &'a SpecifiedNamespaces, place: &'a str) -
             cgroup: scope().join("init.scope").unwrap(),
         }),
         mapping: Some(Mapping {
-            user_namespace: UserNamespace { inode: 1, is_hosts: false },
+            user_namespace: UserNamespace { inode: Some(1), is_hosts: false },
             uid_map: specified.uid_map.clone(),
-            gid_map: specified.gid_map.clone(),
+            gid_map: Some(specified.gid_map.clone()),
         }),
         unit: Some(Scope { control_group: scope(), control_group_id: Some(INODE), delegate: true }),
     }
@@ -140,7 +140,7 @@ impl Flip {
                 Point::Mapping
             }
             Flip::GidMap(first) => {
-                evidence.mapping.as_mut().unwrap().gid_map = map(&format!("0 {first} 65536"));
+                evidence.mapping.as_mut().unwrap().gid_map = Some(map(&format!("0 {first} 65536")));
                 Point::Mapping
             }
             Flip::UnitElsewhere => {

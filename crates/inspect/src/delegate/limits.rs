@@ -34,6 +34,9 @@ fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
 
 /// The number of cgroups below this one.
 pub(super) fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    if cgroup.had_no_children() {
+        return Ok(0);
+    }
     let text = cgroup.read("cgroup.stat")?;
     descendants_of_stat(&text).ok_or_else(|| CgroupError::unreadable(cgroup.path(), "cgroup.stat", &text))
 }

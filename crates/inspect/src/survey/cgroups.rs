@@ -198,7 +198,7 @@ mod tests {
     fn record(id: &str, cgroup: &str) -> Arc<Record> {
         Arc::new(Record {
             sandbox_id: "s".into(),
-            user_namespace: Some(UserNamespace { inode: 7, is_hosts: false }),
+            user_namespace: Some(UserNamespace { inode: Some(7), is_hosts: false }),
             uid_map: IdMap::parse("0 200000 65536").ok(),
             mode: UserNamespaceMode::Pod,
             cgroup: CgroupPath::parse(&format!("/{POD}/{cgroup}")).ok(),

@@ -89,13 +89,30 @@ fn a_cgroup_that_systemd_delegates_is_recognized_by_its_mark() {
 }
 
 #[test]
+fn a_mark_on_one_of_roots_services_shows_that_systemd_sets_marks() {
+    let Some(tree) = Tree::new("marks") else { return };
+    // The root of the machine's tree is systemd's own.
+    let root = CgroupRoot::open(&tree.path).unwrap();
+    assert!(!root.has_marks());
+    tree.make("system.slice/a.service");
+    tree.make("system.slice/b.service");
+    assert!(!root.has_marks());
+    let service = tree.path.join("system.slice/b.service");
+    rustix::fs::setxattr(&service, "user.delegate", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    assert!(root.has_marks());
+    chown(&service, Some(200_000), None).unwrap();
+    assert!(!root.has_marks());
+}
+
+#[test]
 fn an_interface_file_is_read_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let root = CgroupRoot::open(directory.path()).unwrap();
     // Not a cgroup tree, but read by the same calls: as a file of a cgroup that is held.
     let dir = Arc::new(root.dir.try_clone().unwrap());
     let found = ancestor(CgroupPath::parse("/a").unwrap(), &fstat(&dir).unwrap());
-    let held = Cgroup { root: found.clone(), found, dir, inode: 1, above: Vec::new() };
+    let (children, readable) = (None, OnceCell::new());
+    let held = Cgroup { root: found.clone(), found, dir, inode: 1, children, readable, above: Vec::new() };
     for length in [0, 1, WHOLE - 1, WHOLE, 4095, 4096, 4097, 100_000] {
         let text = "x".repeat(length);
         fs::write(directory.path().join("file"), &text).unwrap();

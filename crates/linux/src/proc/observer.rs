@@ -162,23 +162,8 @@ impl Observer {
     /// # Errors
     /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
     pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
-        self.ask(pid, link)?.answer()
-    }
-
-    /// Asks for the target of a link of a process, such as `ns/user`, without waiting for the answer.
-    ///
-    /// # Errors
-    /// EPIPE if the observer has ended, EAGAIN if it still owes an older answer.
-    pub fn ask(&self, pid: u32, link: &str) -> Result<Asked<'_>, Errno> {
         let line = if link == PROGRAM { &self.surveys } else { &self.starts };
-        let what = what(link)?;
-        let mut state = line.lock();
-        match state.send(&[pid], what) {
-            // Until it is taken, the answer is owed.
-            Ok(()) => state.owed += 1,
-            Err(errno) => return Err(state.lost(errno)),
-        }
-        Ok(Asked { state })
+        line.ask(&[pid], link)?.pop().unwrap_or(Err(Errno::PIPE))
     }
 
     /// The targets of a link of several processes, in their order: for surveys, which may wait.
@@ -213,27 +198,6 @@ impl Line {
 fn what(link: &str) -> Result<u32, Errno> {
     let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::INVAL)?;
     u32::try_from(what).map_err(|_| Errno::INVAL)
-}
-
-/// A question to the observer. If it is dropped without its answer, that precedes the answer to the next question.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    state: MutexGuard<'a, State>,
-}
-
-// === impl Asked ===
-
-impl Asked<'_> {
-    /// Waits for the answer.
-    ///
-    /// # Errors
-    /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
-    pub fn answer(mut self) -> Result<Target, Errno> {
-        self.state.owed -= 1;
-        let answers = self.state.receive(1);
-        let mut answers = answers.map_err(|errno| self.state.lost(errno))?;
-        answers.pop().unwrap_or(Err(Errno::PIPE))
-    }
 }
 
 // === impl State ===

@@ -352,7 +352,7 @@ fn write_looked(looked: &Looked) -> LookedWire {
         pid: record.pid,
         uid_map: record.uid_map.as_ref().map(IdMap::to_string),
         gid_map: record.gid_map.as_ref().map(IdMap::to_string),
-        user_namespace: record.user_namespace.map(|namespace| namespace.inode),
+        user_namespace: record.user_namespace.and_then(|namespace| namespace.inode),
         in_hosts: record.user_namespace.is_some_and(|namespace| namespace.is_hosts),
         mode: record.mode.name().to_owned(),
         mount: record.mount.map(|mount| mount.name().to_owned()),
@@ -410,7 +410,9 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         pid: wire.pid,
         uid_map: maybe(wire.uid_map, map)?,
         gid_map: maybe(wire.gid_map, map)?,
-        user_namespace: wire.user_namespace.map(|inode| UserNamespace { inode, is_hosts: wire.in_hosts }),
+        user_namespace: wire
+            .user_namespace
+            .map(|inode| UserNamespace { inode: Some(inode), is_hosts: wire.in_hosts }),
         mode: UserNamespaceMode::named(&wire.mode)?,
         mount: maybe(wire.mount, mount)?,
         cgroup: maybe(wire.cgroup, |path| CgroupPath::parse(&path).ok())?,
@@ -467,7 +469,7 @@ mod tests {
             record: Record {
                 uid_map: IdMap::parse("0 200000 65536\n65536 1 1").ok(),
                 gid_map: IdMap::parse("0 200000 65536").ok(),
-                user_namespace: Some(UserNamespace { inode: 4_026_531_837, is_hosts: true }),
+                user_namespace: Some(UserNamespace { inode: Some(4_026_531_837), is_hosts: true }),
                 mount: Some(CgroupMount::ReadWrite),
                 cgroup: Some(path.clone()),
                 inode: Some(99),

@@ -299,7 +299,7 @@ fn container(pod: &str, name: &str, index: u32) -> Record {
         sandbox_id: format!("sandbox-{inode}"),
         uid_map: map(),
         gid_map: map(),
-        user_namespace: Some(UserNamespace { inode: u64::from(index), is_hosts: false }),
+        user_namespace: Some(UserNamespace { inode: Some(u64::from(index)), is_hosts: false }),
         mode: UserNamespaceMode::Pod,
         mount: Some(CgroupMount::ReadWrite),
         inode: Some(inode),
@@ -311,7 +311,7 @@ fn container(pod: &str, name: &str, index: u32) -> Record {
 /// A node with pods in every state, and with hostile names.
 fn crowd() -> Vec<Record> {
     let initial = || IdMap::parse("0 0 4294967295").ok();
-    let hosts = Some(UserNamespace { inode: 99, is_hosts: true });
+    let hosts = Some(UserNamespace { inode: Some(99), is_hosts: true });
     let shared = |name: &str| Record { owner: Some(HostId(0)), ..container(name, "c", 7) };
     let hostile = |name: &str| container(name, "c", 50);
     let long = format!("{}.{}", "a".repeat(126), "b".repeat(126));

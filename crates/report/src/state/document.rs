@@ -386,9 +386,10 @@ impl From<&Record> for Container {
             pid: record.pid,
             uid_map: record.uid_map.as_ref().map(mappings),
             gid_map: record.gid_map.as_ref().map(mappings),
-            user_namespace: record
-                .user_namespace
-                .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
+            // Without an inode, the container ended before it could be read.
+            user_namespace: record.user_namespace.and_then(|namespace| {
+                Some(UserNamespace { inode: namespace.inode?, host: namespace.is_hosts })
+            }),
             mount: record.mount.map(Named::from),
             cgroup: Cgroup::from(record),
             state: record.state().into(),

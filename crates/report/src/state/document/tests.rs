@@ -33,7 +33,7 @@ fn the_document_agrees_with_its_page() {
         pid: Some(4242),
         uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
         gid_map: Some(IdMap::parse("0 300000 65536\n").unwrap()),
-        user_namespace: Some(UserNamespace { inode: 4_026_533_021, is_hosts: false }),
+        user_namespace: Some(UserNamespace { inode: Some(4_026_533_021), is_hosts: false }),
         mode: UserNamespaceMode::Pod,
         mount: Some(CgroupMount::ReadOnly),
         cgroup: Some(CgroupPath::parse(&path).unwrap()),
