@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -23,6 +24,35 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line of `usernsd hook` alone.
+#[derive(Debug, Parser)]
+struct OfHook {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    hook: HookArgs,
+}
+
+// === impl Args ===
+
+impl Args {
+    /// Parses the command line of this process; prints help or an error and exits if there is nothing to run.
+    #[must_use]
+    pub fn of_process() -> Args {
+        Args::of_hook(std::env::args_os()).unwrap_or_else(Args::parse)
+    }
+
+    /// The command line of the hook, parsed without what the other commands accept: a container's start waits for it.
+    fn of_hook(mut arguments: impl Iterator<Item = OsString>) -> Option<Args> {
+        let program = arguments.next()?;
+        if arguments.next()? != "hook" {
+            return None;
+        }
+        let OfHook { log, hook } = OfHook::try_parse_from(std::iter::once(program).chain(arguments)).ok()?;
+        Some(Args { log, command: Command::Hook(hook) })
+    }
 }
 
 /// How log lines are written; they go to stderr.

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let done = match Path::new(&name).file_name().and_then(OsStr::to_str) {
         Some("kubectl-userns") => cli::kubectl::run(KubectlArgs::parse()),
         Some("kubectl_complete-userns") => cli::kubectl_complete::run(std::env::args_os().skip(1)),
-        _ => run(Args::parse()),
+        _ => run(Args::of_process()),
     };
     done.unwrap_or_else(|error| {
         cli::tell(&format!("error: {error:#}"));

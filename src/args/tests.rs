@@ -56,3 +56,19 @@ fn log_flags_are_accepted_before_and_after_a_command() {
     assert!(wrong.to_string().contains("error, warn, info, debug, trace"), "{wrong}");
     assert_eq!(wrong.exit_code(), 2);
 }
+
+#[test]
+fn the_hooks_command_line_means_the_same_without_the_other_commands() {
+    for line in
+        ["usernsd hook", "usernsd hook --log-level debug --config f", "usernsd hook --log-format json"]
+    {
+        let hook = Args::of_hook(line.split_whitespace().map(OsString::from)).unwrap();
+        let whole = Args::try_parse_from(line.split_whitespace()).unwrap();
+        assert_eq!(format!("{hook:?}"), format!("{whole:?}"));
+    }
+    for line in
+        ["", "usernsd", "usernsd ps", "usernsd hook --help", "usernsd hook --version", "usernsd hook x"]
+    {
+        assert!(Args::of_hook(line.split_whitespace().map(OsString::from)).is_none(), "{line}");
+    }
+}
