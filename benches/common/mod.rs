@@ -51,6 +51,10 @@ impl Samples {
         value
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Duration> + '_ {
+        self.0.iter().copied()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -90,6 +90,8 @@ impl Place {
         let id = format!("{number:064x}");
         let cgroup = PathBuf::from(format!("{MOUNT}/{PODS}/{slice}/cri-containerd-{id}.scope"));
         fs::create_dir_all(&cgroup).unwrap();
+        // As systemd marks the cgroup of a delegated unit.
+        rustix::fs::setxattr(&cgroup, "user.delegate", b"1", rustix::fs::XattrFlags::empty()).unwrap();
         fs::write(cgroup.join("cgroup.procs"), pid.to_string()).unwrap();
         Place { id, pid, cgroup, slice }
     }
