@@ -187,6 +187,12 @@ const CASES: &[Case] = &[
         "printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml",
     ),
     (
+        "kubelet_gate",
+        "printf 'featureGates: {UserNamespacesSupport: false}\n' >>var/lib/kubelet/config.yaml",
+        "remove it from there",
+        "sed -i '/featureGates/d' var/lib/kubelet/config.yaml",
+    ),
+    (
         "crio_config",
         "echo '[crio.runtime' >etc/crio/crio.conf.d/50-mine.conf",
         "repair or remove it",
@@ -432,7 +438,7 @@ fn the_configuration_of_containerd_is_read_from_its_usual_places() {
         "cp etc/containerd/config.toml good; echo 'disabled_plugins = [\"cri\"]' >etc/containerd/config.toml",
     );
     let (word, remedy) = outcome("containerd_config");
-    assert!(word == "fail" && remedy.contains("containerd config default"), "{word} {remedy}");
+    assert!(word == "fail" && remedy.contains("take it out of disabled_plugins"), "{word} {remedy}");
     tree.sh("mkdir etc/containerd/config.d; cat >etc/containerd/config.toml good - >x <<'END'
 imports = [\"/etc/containerd/config.d/*.toml\"]
 END

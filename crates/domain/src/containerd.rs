@@ -51,7 +51,7 @@ pub struct ContainerdConf {
     pub layout: &'static Layout,
     /// The main file, which may be another one than the layout's.
     pub main_file: String,
-    /// `version`: 1, 2 (1.x) or 3 (2.x); 1 if not set.
+    /// `version`: 1, 2 (1.x), 3 (2.0 to 2.2) or 4 (from 2.3 on); 1 if not set.
     pub version: i64,
     /// `imports`.
     pub imports: Vec<String>,
@@ -63,6 +63,12 @@ pub struct ContainerdConf {
     pub nri_keys: Table,
     /// The CRI plugin that `disabled_plugins` lists, if any: without it the kubelet cannot use this containerd.
     pub cri_disabled: Option<String>,
+    /// `default_runtime_name` of the CRI plugin, if set.
+    pub default_runtime: Option<String>,
+    /// The runtime handlers that have a table.
+    pub runtimes: BTreeSet<String>,
+    /// Whether `disabled_plugins` lists the snapshotter overlayfs.
+    pub overlayfs_off: bool,
     /// Configured snapshotters by runtime handler; the key "" is the one for all other handlers. Empty if the
     /// default, overlayfs, applies.
     pub snapshotters: BTreeMap<String, String>,
@@ -90,6 +96,9 @@ const CRI: [&str; 4] =
 /// snapshotter declares it in its `capabilities`. For all others containerd copies the image for each mapping and
 /// changes the owners of the copy (`resolveSnapshotOptions`, 1.7 to 2.3).
 const REMAPPING: [&str; 2] = ["overlayfs", "erofs"];
+
+/// The default snapshotter.
+const OVERLAYFS: &str = "overlayfs";
 
 /// The default validator's table in the NRI plugin's table.
 const VALIDATOR: &str = "default_validator";
@@ -170,6 +179,19 @@ impl ContainerdConf {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             cri_disabled: texts("disabled_plugins").into_iter().find(|plugin| CRI.contains(&plugin.as_str())),
+            default_runtime: runtime_tables(table).find_map(|table| {
+                match get(table, "default_runtime_name") {
+                    Some(Value::Text(name)) if !name.is_empty() => Some(name.clone()),
+                    _ => None,
+                }
+            }),
+            runtimes: runtime_tables(table)
+                .filter_map(|table| table_at(table, &["runtimes"]))
+                .flat_map(|runtimes| runtimes.keys().cloned())
+                .collect(),
+            overlayfs_off: texts("disabled_plugins").iter().any(|plugin| {
+                matches!(plugin.as_str(), "overlayfs" | "io.containerd.snapshotter.v1.overlayfs")
+            }),
             snapshotters: snapshotters(table),
             remapping_proxies: remapping_proxies(table),
         }
@@ -189,11 +211,16 @@ impl ContainerdConf {
         self.nri_plugin_off |= import.nri_plugin_off;
         // Lists grow, in every version.
         self.cri_disabled = self.cri_disabled.or(import.cri_disabled);
+        self.overlayfs_off |= import.overlayfs_off;
         let has_cri = CRI.iter().any(|plugin| table_at(table, &["plugins", plugin]).is_some());
         if has_cri && release < Release::new(2, 0) {
             self.snapshotters = import.snapshotters;
+            self.runtimes = import.runtimes;
+            self.default_runtime = import.default_runtime;
         } else {
             self.snapshotters.extend(import.snapshotters);
+            self.runtimes.extend(import.runtimes);
+            self.default_runtime = import.default_runtime.or(self.default_runtime);
         }
         self.remapping_proxies.extend(import.remapping_proxies);
         if table_at(table, &["plugins", NRI]).is_some() {
@@ -224,6 +251,7 @@ impl ContainerdConf {
         };
         NriConf {
             on: is_on || switched_on,
+            refuses_connections: get(&self.nri_keys, "disable_connections") == Some(&Value::Bool(true)),
             socket: path("socket_path", SOCKET),
             plugin_dir: path("plugin_path", PLUGIN_DIR),
             config_dir: path("plugin_config_path", CONFIG_DIR),
@@ -245,6 +273,12 @@ impl ContainerdConf {
         };
         self.imports.iter().find_map(directory)
     }
+}
+
+/// The tables of the CRI plugin that have `runtimes` and `default_runtime_name`, in versions 3 and 2 of the file.
+fn runtime_tables(table: &Table) -> impl Iterator<Item = &Table> {
+    let plugins = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+    plugins.into_iter().filter_map(|plugin| table_at(table, &["plugins", plugin, "containerd"]))
 }
 
 /// See [`ContainerdConf::snapshotters`].
@@ -291,15 +325,41 @@ fn merge(table: &mut Table, other: Table) {
 
 /// The findings on settings that keep pods with a user namespace, or all pods, from running.
 #[must_use]
-pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
+pub fn examine(release: Release, conf: &ContainerdConf) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let newest = newest_version(release);
+    if conf.version > newest {
+        let what = format!(
+            "{} has version = {}, and containerd {release} reads versions up to {newest}: it does not \
+             start with it",
+            conf.main_file, conf.version
+        );
+        let remedy = "write it in a version that this containerd reads, or update containerd";
+        findings.push(Finding::error(FindingId::ContainerdUndecodable, what, remedy));
+    }
+    if let Some(name) = conf.default_runtime.as_ref().filter(|name| !is_runtime(conf, name)) {
+        let what = format!(
+            "default_runtime_name of containerd's configuration is {name:?}, and there is no table \
+             containerd.runtimes.{name}: the CRI plugin does not load, so the kubelet cannot use this containerd"
+        );
+        let remedy =
+            "define that runtime, or remove default_runtime_name; then: systemctl restart containerd";
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
+    }
+    let default_snapshotter = conf.snapshotters.get("").map_or(OVERLAYFS, String::as_str);
+    if conf.overlayfs_off && default_snapshotter == OVERLAYFS {
+        let what = "disabled_plugins of containerd's configuration names the snapshotter overlayfs, which the CRI plugin \
+                    uses: it does not load, so the kubelet cannot use this containerd"
+            .to_owned();
+        let remedy = "take it out of disabled_plugins; then: systemctl restart containerd";
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
+    }
     if let Some(plugin) = &conf.cri_disabled {
         let what = format!(
             "disabled_plugins of containerd's configuration names {plugin}, so the kubelet cannot use this \
              containerd; Docker's package ships it so"
         );
-        let remedy = "take it out of disabled_plugins, or: containerd config default > /etc/containerd/config.toml; \
-                      then: systemctl restart containerd";
+        let remedy = "take it out of disabled_plugins; then: systemctl restart containerd";
         findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
     }
     for (handler, name) in &conf.snapshotters {
@@ -318,6 +378,23 @@ pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
         findings.push(Finding::warning(FindingId::ContainerdSnapshotter, what, &remedy));
     }
     findings
+}
+
+/// The newest version of the file that a release reads (`version.ConfigVersion`).
+fn newest_version(release: Release) -> i64 {
+    if release < Release::new(2, 0) {
+        2
+    } else if release < Release::new(2, 3) {
+        3
+    } else {
+        // A later release may read more.
+        i64::MAX
+    }
+}
+
+/// Whether a runtime handler is defined; `runc` is built in.
+fn is_runtime(conf: &ContainerdConf, name: &str) -> bool {
+    name == "runc" || conf.runtimes.contains(name)
 }
 
 /// The finding that a file imported after the drop-in overrides it.
@@ -458,5 +535,5 @@ fn drop_in(conf: &ContainerdConf, validator: Option<&Validator>) -> Option<Strin
         text.push_str(&format!("\n[plugins.\"{NRI}\".{}]\n", key(name)));
         text.extend(inner.iter().map(|(key, value)| line(key, value)));
     }
-    matches!(version, 2 | 3).then_some(text)
+    matches!(version, 2..=4).then_some(text)
 }

@@ -57,11 +57,22 @@ pub struct Store {
     pub why: String,
 }
 
+/// The last file of sysctl.d(5) that sets `user.max_user_namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtBoot {
+    pub value: u64,
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+}
+
 /// The facts about the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     /// `user.max_user_namespaces`; `None` if it could not be read.
     pub max_user_namespaces: Option<u64>,
+    /// Its value after the next boot, if a file sets it.
+    pub at_boot: Option<AtBoot>,
     /// How cgroups are mounted.
     pub cgroup: CgroupSetup,
     /// Whether `/proc/pressure` exists.
@@ -158,6 +169,7 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
             ));
         }
     }
+    found.extend(boot_finding(kernel.max_user_namespaces, kernel.at_boot.as_ref(), pods));
     match kernel.cgroup {
         CgroupSetup::Unified { nsdelegate: true } => {}
         CgroupSetup::Unified { nsdelegate: false } => {
@@ -192,6 +204,42 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     }
     found.extend(kernel.stores.iter().filter_map(store_finding));
     found
+}
+
+/// The last assignment of `user.max_user_namespaces` in these files, each with its path, in the order in which they are
+/// read.
+#[must_use]
+pub fn at_boot(files: &[(String, String)]) -> Option<AtBoot> {
+    let mut last = None;
+    for (file, text) in files {
+        for (index, line) in text.lines().enumerate() {
+            let Some((key, value)) = line.split_once('=') else { continue };
+            // A dash: errors do not count. Slashes and dots are equal here (sysctl.d(5)).
+            let key = key.trim().trim_start_matches('-').replace('/', ".");
+            if key == "user.max_user_namespaces"
+                && let Ok(value) = value.trim().parse()
+            {
+                last = Some(AtBoot { value, file: file.clone(), line: index + 1 });
+            }
+        }
+    }
+    last
+}
+
+/// The finding that the setting lasts only until the next boot.
+#[must_use]
+pub fn boot_finding(now: Option<u64>, at_boot: Option<&AtBoot>, pods: u64) -> Option<Finding> {
+    let AtBoot { value, file, line } = at_boot?;
+    let is_low = *value < pods.max(1);
+    // If the kernel's own value is as low, its finding has the remedy.
+    (is_low && now.is_none_or(|now| now > *value)).then(|| {
+        let what = format!(
+            "line {line} of {file} is the last that sets user.max_user_namespaces at boot, to {value}, and the node may run \
+             {pods} pods"
+        );
+        let remedy = format!("remove that line, or write {} there, and: sysctl -p {file}", pods.max(USER_NAMESPACES));
+        Finding::warning(FindingId::MaxUserNamespaces, what, &remedy)
+    })
 }
 
 /// The value that `user.max_user_namespaces` needs; `None` if it is large enough.
@@ -263,6 +311,7 @@ nonsense
     fn good() -> Kernel {
         Kernel {
             max_user_namespaces: Some(60000),
+            at_boot: None,
             cgroup: CgroupSetup::Unified { nsdelegate: true },
             psi: Some(true),
             stores: vec![Store {
@@ -336,6 +385,32 @@ nonsense
         let tried = |mapped| Tried { mapped, why: "mount_setattr: EINVAL".into() };
         assert_eq!(tmpfs_finding(&tried(IdMapped::Unknown)), None);
         assert!(tmpfs_finding(&tried(IdMapped::No)).unwrap().to_string().contains("EINVAL"));
+    }
+
+    #[test]
+    fn the_last_file_that_sets_the_sysctl_counts_at_boot() {
+        let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let ours = file("/etc/sysctl.d/99-usernsd.conf", &sysctl_file(11255));
+        assert_eq!(at_boot(&[]), None);
+        let good = at_boot(std::slice::from_ref(&ours)).unwrap();
+        assert_eq!((good.value, good.line), (11255, 2));
+        for text in ["a=1\nuser.max_user_namespaces=0\n", "#\n-user/max_user_namespaces = 0"] {
+            let last = at_boot(&[ours.clone(), file("/etc/sysctl.conf", text)]).unwrap();
+            assert_eq!((last.value, last.line, last.file.as_str()), (0, 2, "/etc/sysctl.conf"));
+            let found = boot_finding(Some(11255), Some(&last), 110).unwrap();
+            assert!(found.what.contains("line 2 of /etc/sysctl.conf"), "{found}");
+            assert!(found.remedy.ends_with("sysctl -p /etc/sysctl.conf"), "{found}");
+            assert_eq!(boot_finding(Some(0), Some(&last), 110), None);
+        }
+        for text in
+            ["# user.max_user_namespaces=0", "user.max_user_namespaces_x=0", "user.max_user_namespaces=x"]
+        {
+            assert_eq!(at_boot(&[ours.clone(), file("/x", text)]), Some(good.clone()), "{text}");
+        }
+        assert_eq!(boot_finding(Some(60000), Some(&good), 110), None);
+        let spoiled =
+            Kernel { at_boot: at_boot(&[file("/x", "user.max_user_namespaces=1")]), ..self::good() };
+        assert_eq!(findings(&spoiled, 110).len(), 1);
     }
 
     #[test]

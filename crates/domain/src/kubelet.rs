@@ -48,8 +48,57 @@ pub struct Surroundings {
     pub has_config: bool,
     /// The configuration file that cannot be read, and why.
     pub config_unreadable: Option<String>,
+    /// The unit that runs the kubelet in a container of its own, which has users, `getsubids` and ranges of its own.
+    pub in_container: Option<String>,
+    /// The feature gate [`GATE`], if anything sets it.
+    pub gate: Option<Gate>,
+    /// The minor version of the kubelet, if it was asked.
+    pub version: Option<u16>,
     /// The kubelet's records of pods.
     pub records: Vec<Record>,
+}
+
+/// The kubelet's feature gate for user namespaces, on by default from [`GATE_BY_DEFAULT`] on.
+pub const GATE: &str = "UserNamespacesSupport";
+/// The first minor version of Kubernetes with user namespaces by default (`pkg/features/kube_features.go`).
+const GATE_BY_DEFAULT: u16 = 33;
+
+/// A setting of a feature gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    pub is_on: bool,
+    /// The file, with the line for a flag.
+    pub place: String,
+}
+
+/// The minor version in the output of `kubelet --version` ("Kubernetes v1.36.2").
+#[must_use]
+pub fn version(text: &str) -> Option<u16> {
+    let rest = text.trim().strip_prefix("Kubernetes v1.")?;
+    rest.split('.').next()?.parse().ok()
+}
+
+/// The finding on the feature gate: without it the kubelet ignores `hostUsers: false`.
+#[must_use]
+pub fn gate_finding(surroundings: &Surroundings) -> Option<Finding> {
+    let consequence = "pods with hostUsers: false start without a user namespace, or not at all";
+    match (&surroundings.gate, surroundings.version) {
+        (Some(Gate { is_on: false, place }), _) => Some(Finding::error(
+            FindingId::KubeletGateOff,
+            format!("{place}: the kubelet's feature gate {GATE} is false: {consequence}"),
+            "remove it from there, and restart the kubelet on a drained node",
+        )),
+        (None, Some(minor)) if minor < GATE_BY_DEFAULT => {
+            let what = format!(
+                "kubelet 1.{minor} does not have the feature gate {GATE} by default: {consequence}, unless it is switched \
+                 on in a place that is not read here"
+            );
+            let remedy =
+                format!("set featureGates: {{{GATE}: true}}, or use Kubernetes 1.{GATE_BY_DEFAULT} or later");
+            Some(Finding { remedy, ..Finding::note(FindingId::KubeletGateOff, what) })
+        }
+        _ => None,
+    }
 }
 
 /// The search path that a unit gives the kubelet.
@@ -273,7 +322,17 @@ pub fn forecast(
     files: [&SubidFile; 2],
     demand: Demand,
 ) -> (Pool, Vec<Finding>) {
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> =
+        gate_finding(surroundings).filter(|_| surroundings.is_here).into_iter().collect();
+    if let Some(unit) = &surroundings.in_container {
+        let what = format!(
+            "{unit} runs the kubelet in a container: it looks for the user kubelet, getsubids and /etc/subuid in its image, and \
+             not on this node"
+        );
+        let remedy = "prepare the image, or mount /etc/passwd, /etc/subuid, /etc/subgid and getsubids into that container";
+        findings.push(Finding::warning(FindingId::KubeletInContainer, what, remedy));
+        return (Pool::CannotTell, findings);
+    }
     let lines = files.map(|file| lines_of(file, accounts));
     let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
     if accounts.user(USER).is_none() {

@@ -48,6 +48,7 @@
 //! - [`space`]: the owners of host IDs, and overlaps between them
 //! - [`map`]: the ID space as a drawing
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`unit_file`]: the settings in the files of a systemd unit
 //! - [`scc`], [`user_mapping`]: whether a pod's users are within its mapping and its namespace's range
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
@@ -118,6 +119,7 @@ pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;
+pub mod unit_file;
 pub mod user_mapping;
 pub mod utc;
 pub mod whois;

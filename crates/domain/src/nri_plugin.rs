@@ -79,6 +79,8 @@ pub struct PluginOptions {
 pub struct NriConf {
     /// Whether NRI is on.
     pub on: bool,
+    /// Whether only plugins that the runtime launches itself may join.
+    pub refuses_connections: bool,
     /// The socket at which plugins join.
     pub socket: String,
     /// The plugin directory.
@@ -87,6 +89,19 @@ pub struct NriConf {
     pub config_dir: String,
     /// The built-in validator.
     pub validator: Validator,
+}
+
+/// The finding that an agent cannot join the runtime; `None` if it can, or if the runtime launches the plugin itself.
+#[must_use]
+pub fn connections_finding(conf: &NriConf, plugin_is_installed: bool) -> Option<Finding> {
+    (conf.on && conf.refuses_connections && !plugin_is_installed).then(|| {
+        let what = "the runtime's configuration disables connections of NRI plugins, and no usernsd plugin is installed that \
+                    it would launch itself: the agent cannot join"
+            .to_owned();
+        let remedy = "set disable_connections (CRI-O: nri_disable_connections) to false and restart the runtime, or install \
+                      the plugin: usernsd bootstrap";
+        Finding::warning(FindingId::NriConnections, what, remedy)
+    })
 }
 
 /// The built-in validator of NRI 0.10 and later.
@@ -159,6 +174,7 @@ impl Default for NriConf {
     fn default() -> NriConf {
         NriConf {
             on: true,
+            refuses_connections: false,
             socket: SOCKET.to_owned(),
             plugin_dir: PLUGIN_DIR.to_owned(),
             config_dir: CONFIG_DIR.to_owned(),

@@ -8,6 +8,9 @@ use std::fmt;
 
 use thiserror::Error;
 
+/// Editors of other systems write it at the start of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The IDs that one line gives to its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubordinateRange {
@@ -82,6 +85,11 @@ pub enum Flaw {
     /// shadow-utils reads lines of at most 1,023 bytes.
     #[error("is longer than 1023 bytes, so shadow-utils does not read it")]
     TooLong,
+    /// Every reader takes the mark for a part of the owner's name.
+    #[error(
+        "begins with a byte order mark (UTF-8 BOM), so that no reader finds its owner; save the file without it"
+    )]
+    ByteOrderMark,
     /// C programs stop reading at a zero byte.
     #[error("has a zero byte in it")]
     ZeroByte,
@@ -225,7 +233,8 @@ fn content(text: &[u8]) -> Content {
         .split(|byte| *byte == b':')
         .map(|field| String::from_utf8_lossy(field).into_owned())
         .collect();
-    let owner = fields.first().map(|owner| owner.trim().to_owned()).filter(|owner| !owner.is_empty());
+    let owner = fields.first().map(|owner| owner.trim().trim_start_matches(BYTE_ORDER_MARK).to_owned());
+    let owner = owner.filter(|owner| !owner.is_empty());
     let ranges = perhaps(&fields);
     let first_flaw = flaw(text, &fields);
     match (first_flaw, ranges.first()) {
@@ -242,6 +251,9 @@ fn content(text: &[u8]) -> Content {
 fn flaw(text: &[u8], fields: &[String]) -> Option<Flaw> {
     if text.contains(&0) {
         return Some(Flaw::ZeroByte);
+    }
+    if fields.first().is_some_and(|owner| owner.starts_with(BYTE_ORDER_MARK)) {
+        return Some(Flaw::ByteOrderMark);
     }
     let [owner, start, count] = fields else { return Some(Flaw::Fields(fields.len())) };
     for (field, name) in [(owner, Field::Owner), (start, Field::Start), (count, Field::Count)] {

@@ -259,6 +259,7 @@ impl Doctor {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
         let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(has);
+        kernel.at_boot = bootstrap::kernel::at_boot(&self.root, &[]);
         let may_try = self.place.may_run_programs;
         let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();
         let node = ids.as_ref().map(|facts| &facts.node);

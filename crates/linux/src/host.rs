@@ -4,6 +4,7 @@
 //! next to it, synced, renamed, and its directory synced, so that after a power failure it is either the old or the
 //! new one.
 
+mod acl;
 mod link;
 mod lock;
 mod program;
@@ -22,8 +23,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchmod, fchown, fgetxattr,
-    fsetxattr, fstat, fsync, mkdirat, openat, openat2, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags, fchmod, fchown,
+    fgetxattr, flistxattr, fsetxattr, fstat, fsync, mkdirat, openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 use thiserror::Error;
@@ -305,7 +306,7 @@ impl HostRoot {
     }
 
     /// Replaces or creates a file: written next to it (or in `staging`), synced, renamed, and the directory synced.
-    /// An existing file keeps its mode, owner and label; a new one gets `new`. The directories above must exist.
+    /// An existing file keeps its mode, owner, ACL and label; a new one gets `new`. The directories above must exist.
     ///
     /// # Errors
     /// See [`HostError`]; the file is unchanged.
@@ -374,6 +375,7 @@ impl HostRoot {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
         let mut like = new.clone();
+        let mut extended = Vec::new();
         match statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(call(errno)),
@@ -382,6 +384,10 @@ impl HostRoot {
                     let old = self.attributes(path)?;
                     like = attributes_of(&stat, old.and_then(|old| old.label));
                     like.mode = if exact { new.mode } else { like.mode };
+                    // An ACL is a part of the mode.
+                    if !exact && let Some(file) = self.open_to_read(path)? {
+                        extended = acl::extended(&file).map_err(call)?;
+                    }
                 }
                 FileType::Symlink => return Err(HostError::Link { path: self.shown(path) }),
                 _ => return Err(HostError::NotAFile { path: self.shown(path) }),
@@ -395,10 +401,8 @@ impl HostRoot {
             // The kernel assigns labels by the directory in which a file is created.
             like.label = label_of(&dir).map_err(call)?;
         }
-        // The name is always the same, so that the leftover of a killed run is found here.
-        let name = format!(".{}.usernsd-new", path.name());
-        let beside = Beside { from, name, dir, path: path.clone() };
-        let is_labelled = write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
+        let beside = Beside { from, name: together::name_of_new(path), dir, path: path.clone() };
+        let is_labelled = write_beside(&beside.from, &beside.name, fill, &like, &extended).map_err(call)?;
         if !is_labelled {
             self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         }
@@ -518,6 +522,7 @@ fn write_beside(
     name: &str,
     fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
     like: &Attributes,
+    extended: &[acl::Extended],
 ) -> Result<bool, Errno> {
     let mut is_labelled = true;
     match unlinkat(dir, name, AtFlags::empty()) {
@@ -531,10 +536,11 @@ fn write_beside(
     // set-ID bits.
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;
+    acl::set(&file, like.mode, extended)?;
     if let Some(label) = &like.label
         && label_of(&file)?.as_ref() != Some(label)
     {
-        match fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty()) {
+        match fsetxattr(&file, LABEL, label, XattrFlags::empty()) {
             // Without SELinux it is an ordinary "security." attribute, which needs CAP_SYS_ADMIN (xattr(7)).
             Err(Errno::PERM) => is_labelled = false,
             set => set?,

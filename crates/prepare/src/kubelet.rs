@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use usernsd_domain::ranges::Window;
+use usernsd_domain::unit_file::{self, words};
 
 /// The kubelet's record of a pod's ID mappings, `/var/lib/kubelet/pods/UID/userns`.
 #[derive(Debug, Deserialize)]
@@ -36,6 +37,9 @@ pub struct KubeletConfig {
     /// `userNamespaces`.
     #[serde(default)]
     user_namespaces: Option<UserNamespaces>,
+    /// `featureGates`.
+    #[serde(default)]
+    feature_gates: Option<BTreeMap<String, bool>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -91,33 +95,56 @@ pub fn parse_record(bytes: &[u8]) -> Result<Option<Window>, String> {
     Ok(Some(Window { start: uid.host_id.into(), count: uid.length.into() }))
 }
 
-/// The largest `--max-pods` in a text with flags, for example of a unit
-/// (`KUBELET_EXTRA_ARGS="--max-pods=250"`) or of k3s (`kubelet-arg: [max-pods=250]`).
-#[must_use]
-pub fn max_pods_flag(text: &str) -> Option<u64> {
-    flag_values(text, "max-pods").iter().filter_map(|value| value.parse().ok()).max()
-}
-
 /// The values of a flag, in order, in a unit, an environment file, or k3s' configuration. `name` has no
 /// dashes.
 #[must_use]
 pub fn flag_values(text: &str, name: &str) -> Vec<String> {
     const BETWEEN: [char; 6] = ['=', ' ', '\t', '"', '\'', ','];
-    const AFTER: [char; 7] = [' ', '\t', '"', '\'', ',', ']', '}'];
     let is_said = |line: &&str| !line.trim_start().starts_with(['#', ';']);
     let text = text.replace("\\\n", " ");
     let values = text.lines().filter(is_said).flat_map(|line| {
         line.match_indices(name).filter_map(|(at, _)| {
             let (before, rest) = (line.get(..at)?, line.get(at + name.len()..)?);
-            // Other flags may end with the same name. A flag has two dashes, or none in a list of k3s.
-            let before = before.strip_suffix("--").unwrap_or(before);
+            // Other flags may end with the same name. A flag has two dashes, or none in a list of k3s, whose items are
+            // NAME=VALUE.
+            let (before, rest) = match before.strip_suffix("--") {
+                Some(before) => (before, rest.strip_prefix(BETWEEN)?),
+                None => (before, rest.strip_prefix('=')?),
+            };
             let starts = before.chars().next_back().is_none_or(|sign| BETWEEN.contains(&sign) || sign == '[');
-            let value = rest.strip_prefix(BETWEEN)?.trim_start_matches(BETWEEN);
-            let end = value.find(AFTER).unwrap_or(value.len());
-            value.get(..end).filter(|value| starts && !value.is_empty()).map(str::to_owned)
+            let value = rest.trim_start_matches(BETWEEN);
+            value.get(..end_of(value)).filter(|value| starts && !value.is_empty()).map(str::to_owned)
         })
     });
     values.collect()
+}
+
+/// The length of the value at the start of a text; the brace of `${VARIABLE}` is part of it.
+fn end_of(text: &str) -> usize {
+    let mut is_braced = false;
+    for (at, sign) in text.char_indices() {
+        match sign {
+            '{' if text.get(..at).is_some_and(|before| before.ends_with('$')) => is_braced = true,
+            '}' if is_braced => is_braced = false,
+            ' ' | '\t' | '"' | '\'' | ',' | ']' | '}' => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// The setting of a feature gate in `--feature-gates` (`A=true,B=false`), in a unit, an environment file, or k3s'
+/// configuration; `None` if it is not there.
+#[must_use]
+pub fn gate_flag(text: &str, gate: &str) -> Option<bool> {
+    let (_, gates) = text.split_once("feature-gates")?;
+    let (_, value) = gates.rsplit_once(&format!("{gate}="))?;
+    let value = value.split(|sign: char| !sign.is_ascii_alphanumeric()).next()?;
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "t" => Some(true),
+        "false" | "0" | "f" => Some(false),
+        _ => None,
+    }
 }
 
 /// The `PATH` that a unit gives its process (systemd.exec(5)), from the texts of the unit and its drop-ins, and of
@@ -126,16 +153,15 @@ pub fn flag_values(text: &str, name: &str) -> Vec<String> {
 #[must_use]
 pub fn search_path(unit: &[String], environment_files: &[String]) -> Option<String> {
     let (mut path, mut executables) = (None, None);
-    for line in unit.iter().flat_map(|text| text.lines()).map(str::trim) {
-        if let Some(directories) = line.strip_prefix("ExecSearchPath=") {
-            executables = (!directories.is_empty()).then(|| directories.to_owned());
+    for setting in unit_file::settings(unit) {
+        match setting.key.as_str() {
+            "ExecSearchPath" => executables = Some(setting.value),
+            "Environment" => {
+                let assigned = words(&setting.value).into_iter().rev().find_map(|word| path_of(&word));
+                path = assigned.or(path);
+            }
+            _ => {}
         }
-        let Some(assignments) = line.strip_prefix("Environment=") else { continue };
-        if assignments.trim().is_empty() {
-            path = None;
-        }
-        let assigned = words(assignments).into_iter().rev().find_map(|word| path_of(&word));
-        path = assigned.or(path);
     }
     let lines = environment_files.iter().flat_map(|text| text.lines());
     let of_file = lines.flat_map(words).filter_map(|word| path_of(&word)).next_back();
@@ -144,22 +170,6 @@ pub fn search_path(unit: &[String], environment_files: &[String]) -> Option<Stri
 
 fn path_of(assignment: &str) -> Option<String> {
     assignment.strip_prefix("PATH=").map(str::to_owned)
-}
-
-/// The words of a line without their quotes (systemd.syntax(7)).
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for sign in line.chars() {
-        match (quote, sign) {
-            (None, '"' | '\'') => quote = Some(sign),
-            (Some(open), _) if open == sign => quote = None,
-            (None, ' ' | '\t') => words.push(std::mem::take(&mut word)),
-            _ => word.push(sign),
-        }
-    }
-    words.push(word);
-    words.retain(|word| !word.is_empty());
-    words
 }
 
 impl KubeletConfig {
@@ -187,6 +197,12 @@ impl KubeletConfig {
     #[must_use]
     pub fn ids_per_pod(&self) -> Option<u64> {
         self.user_namespaces.as_ref()?.ids_per_pod
+    }
+
+    /// A feature gate; `None` if it is not set.
+    #[must_use]
+    pub fn feature_gate(&self, name: &str) -> Option<bool> {
+        self.feature_gates.as_ref()?.get(name).copied()
     }
 }
 
@@ -251,28 +267,49 @@ mod tests {
 
     #[test]
     fn the_max_pods_flag_is_found_in_units() {
+        let max_pods = |text: &str| flag_values(text, "max-pods").into_iter().next_back();
         for (text, want) in [
-            ("KUBELET_EXTRA_ARGS=\"--v=2 --max-pods=250\"\n", Some(250)),
-            ("KUBELET_EXTRA_ARGS=--max-pods 64\n", Some(64)),
-            ("# --max-pods=9\nA=--max-pods=1\nB=--max-pods=2", Some(2)),
-            ("B=--max-pods=9\nA=--max-pods=1", Some(9)),
-            ("kubelet-arg: [max-pods=250]", Some(250)),
-            ("kubelet-arg:\n  - \"max-pods=250\"\n  - x=1\n", Some(250)),
-            ("kubelet-arg+: 'max-pods=250'", Some(250)),
-            ("ExecStart=/usr/bin/k3s agent \\\n  '--kubelet-arg=max-pods=250' \\\n  '--x'", Some(250)),
-            ("ExecStart=/usr/bin/kubelet '--max-pods' '250'", Some(250)),
-            ("ExecStart=/usr/bin/kubelet --max-pods \\\n 250 --x", Some(250)),
-            ("Environment=\"KUBELET_EXTRA_ARGS=--max-pods=250\"", Some(250)),
+            ("KUBELET_EXTRA_ARGS=\"--v=2 --max-pods=250\"\n", Some("250")),
+            ("KUBELET_EXTRA_ARGS=--max-pods 64\n", Some("64")),
+            ("# --max-pods=9\nA=--max-pods=1\nB=--max-pods=2", Some("2")),
+            ("B=--max-pods=9\nA=--max-pods=1", Some("1")),
+            ("kubelet-arg: [max-pods=250]", Some("250")),
+            ("kubelet-arg:\n  - \"max-pods=250\"\n  - x=1\n", Some("250")),
+            ("kubelet-arg+: 'max-pods=250'", Some("250")),
+            ("ExecStart=/usr/bin/k3s agent \\\n  '--kubelet-arg=max-pods=250' \\\n  '--x'", Some("250")),
+            ("ExecStart=/usr/bin/kubelet '--max-pods' '250'", Some("250")),
+            ("ExecStart=/usr/bin/kubelet --max-pods \\\n 250 --x", Some("250")),
+            ("Environment=\"KUBELET_EXTRA_ARGS=--max-pods=250\"", Some("250")),
             ("; --max-pods=9", None),
-            ("A=--max-pods=$MAX", None),
+            ("A=--max-pods=$MAX", Some("$MAX")),
+            ("A=\"--max-pods=${MAX} --x\"", Some("${MAX}")),
+            ("{\"A\":\"--max-pods=${MAX}\"}", Some("${MAX}")),
+            ("Description=Set max-pods for the kubelet", None),
             ("A=--other-max-pods=9", None),
             ("A=--max-pods-per-core=9", None),
             ("A=--max-pods=", None),
-            ("A=--max-pods=99999999999999999999999", None),
+            ("A=--max-pods=99999999999999999999999", Some("99999999999999999999999")),
             ("", None),
         ] {
-            assert_eq!(max_pods_flag(text), want, "{text}");
+            assert_eq!(max_pods(text).as_deref(), want, "{text}");
         }
+    }
+
+    #[test]
+    fn a_feature_gate_is_found_in_flags_and_in_the_configuration() {
+        const GATE: &str = "UserNamespacesSupport";
+        for (text, want) in [
+            ("ExecStart=kubelet --feature-gates=A=true,UserNamespacesSupport=false,B=true --x", Some(false)),
+            ("KUBELET_EXTRA_ARGS=\"--feature-gates UserNamespacesSupport=true\"", Some(true)),
+            ("kubelet-arg: [feature-gates=UserNamespacesSupport=False]", Some(false)),
+            ("--feature-gates=UserNamespacesPodSecurityStandards=false", None),
+            ("UserNamespacesSupport=false", None),
+        ] {
+            assert_eq!(gate_flag(text, GATE), want, "{text}");
+        }
+        let text = b"kind: KubeletConfiguration\nfeatureGates: {UserNamespacesSupport: false, B: true}\n";
+        let config = KubeletConfig::parse(text).unwrap();
+        assert_eq!((config.feature_gate(GATE), config.feature_gate("C")), (Some(false), None));
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl IdFacts {
         let Node { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
         let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
-        let of_kubelet = [Check::KubeletPool, Check::KubeletRecords, Check::KubeletConfig].contains(&check);
+        let of_kubelet =
+            [Check::KubeletPool, Check::KubeletRecords, Check::KubeletConfig, Check::KubeletGate]
+                .contains(&check);
         let of_user =
             [Check::SubidKubelet, Check::SubidTerminalSlot, Check::KubeletGetsubids, Check::KubeletGetent]
                 .contains(&check);
@@ -45,8 +47,13 @@ impl IdFacts {
         if of_kubelet && !kubelet.is_here {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
-        if [Check::KubeletRecords, Check::KubeletConfig].contains(&check) && kubelet.is_hidden {
+        if [Check::KubeletRecords, Check::KubeletConfig, Check::KubeletGate].contains(&check)
+            && kubelet.is_hidden
+        {
             return Some("the kubelet's directory cannot be seen from here");
+        }
+        if of_user && kubelet.in_container.is_some() {
+            return Some("the kubelet runs in a container, see kubelet_pool");
         }
         if !has_user && elsewhere && (of_user || check == Check::KubeletPool) {
             return Some("whether a directory service has a user kubelet is known on the running node only");
@@ -108,6 +115,10 @@ impl IdFacts {
                     format!("none is visible here; by default {said}")
                 }
             }
+            Check::KubeletGate => match &kubelet.gate {
+                Some(gate) => format!("{} switches {} on", gate.place, kubelet::GATE),
+                None => format!("nothing sets {}", kubelet::GATE),
+            },
             other => other.meaning().to_owned(),
         }
     }
@@ -120,7 +131,7 @@ mod tests {
     use crate::check::{Outcome, Summary};
     use crate::finding::FindingId;
     use crate::idplan::{DesiredIds, examine};
-    use crate::kubelet::{Record, Surroundings};
+    use crate::kubelet::{Gate, Record, Surroundings};
     use crate::ranges::Window;
 
     fn node() -> Node {
@@ -165,7 +176,18 @@ mod tests {
         const GOOD: &str = "kubelet:327155712:7208960\n";
         type Spoil = fn(&mut Node);
         let line = ["subid_kubelet fail", "subid_terminal_slot skip"];
-        let cases: [(Spoil, &[&str]); 19] = [
+        let cases: [(Spoil, &[&str]); 21] = [
+            (|n| n.kubelet.gate = Some(Gate { is_on: false, place: "/x".into() }), &["kubelet_gate fail"]),
+            (
+                |n| n.kubelet.in_container = Some("kubelet.service".into()),
+                &[
+                    "subid_kubelet skip",
+                    "subid_terminal_slot skip",
+                    "kubelet_pool warn",
+                    "kubelet_getsubids skip",
+                    "kubelet_getent skip",
+                ],
+            ),
             (|n| lines(n, GOOD, "x:0x10:5\n"), &["subid_grammar warn"]),
             (
                 |n| n.kubelet.nsswitch_subid = Some("sss".into()),
@@ -207,10 +229,13 @@ mod tests {
                 |n| n.kubelet.records[0].window = Ok(Window { start: 65_536, count: 65_536 }),
                 &["kubelet_records fail"],
             ),
-            (|n| n.kubelet.is_hidden = true, &["kubelet_records skip", "kubelet_config skip"]),
+            (
+                |n| n.kubelet.is_hidden = true,
+                &["kubelet_records skip", "kubelet_config skip", "kubelet_gate skip"],
+            ),
             (
                 |n| n.kubelet.is_here = false,
-                &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip"],
+                &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip", "kubelet_gate skip"],
             ),
         ];
         for (index, (spoil, want)) in cases.into_iter().enumerate() {

@@ -108,6 +108,7 @@ mod tests {
     fn good() -> KernelFacts {
         KernelFacts {
             kernel: Kernel {
+                at_boot: None,
                 max_user_namespaces: Some(60_000),
                 cgroup: CgroupSetup::Unified { nsdelegate: true },
                 psi: Some(true),

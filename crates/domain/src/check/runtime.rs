@@ -12,7 +12,7 @@ use super::plugin::PluginFacts;
 use super::{Check, Checked, Outcome, Probe, plugin};
 use crate::crio::CrioVersion;
 use crate::crio::config::Effective;
-use crate::finding::Finding;
+use crate::finding::{Finding, FindingId};
 use crate::node::{Health, PeerState, StartPath};
 use crate::pairing::Mismatch;
 use crate::runtime::RuntimeKind;
@@ -117,10 +117,18 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
                 Err(why) if !is_bad() => Check::ContainerdConfig.skipped(why.clone()),
                 Ok(seen) | Err(seen) => Check::ContainerdConfig.judged(findings, seen.as_str()),
             });
-            checked.push(
-                Check::ContainerdSnapshotter
+            let unread = findings.iter().any(|finding| {
+                matches!(finding.id, FindingId::ContainerdUndecodable | FindingId::ContainerdImports)
+            });
+            checked.push(match &facts.containerd_file {
+                _ if unread => Check::ContainerdSnapshotter
+                    .skipped("containerd's configuration cannot be read, see containerd_config"),
+                Err(why) if !findings.iter().any(|one| one.check() == Some(Check::ContainerdSnapshotter)) => {
+                    Check::ContainerdSnapshotter.skipped(why.clone())
+                }
+                _ => Check::ContainerdSnapshotter
                     .judged(findings, "overlayfs, or one that reports support for ID mapping"),
-            );
+            });
         }
         Err(why) => {
             checked.push(Check::ContainerdConfig.skipped(why.clone()));
@@ -269,11 +277,14 @@ fn nri(facts: &RuntimeFacts) -> Checked {
                 "set enable_nri = true under [crio.nri], and: systemctl restart crio",
             )
         }
-        (Ok(_), _) => check.passed("enable_nri is true"),
+        (Ok(crio), _) => check.judged(&crio.findings, "enable_nri is true"),
         (Err(_), Ok(findings)) if Check::ContainerdConfig.judged(findings, "").is_failed() => {
             check.skipped("containerd's configuration cannot be read, see containerd_config")
         }
-        (Err(_), Ok(findings)) => check.judged(findings, "on"),
+        (Err(_), Ok(findings)) => match &facts.containerd_file {
+            Err(why) if !findings.iter().any(|one| one.check() == Some(check)) => check.skipped(why.clone()),
+            _ => check.judged(findings, "on"),
+        },
         (Err(_), Err(why)) => check.skipped(why.clone()),
     }
 }

@@ -73,6 +73,7 @@ checks! {
         KubeletGetent = "kubelet_getent" Warning "the kubelet finds getent",
         KubeletRecords = "kubelet_records" Error "the kubelet's records of pods lie in its pool",
         KubeletConfig = "kubelet_config" Warning "the kubelet's configuration can be read",
+        KubeletGate = "kubelet_gate" Error "the kubelet's configuration does not switch user namespaces off",
     }
     Runtime {
         CriReachable = "cri_reachable" Error "the container runtime answers over CRI",

@@ -1,6 +1,8 @@
 use super::*;
+use crate::crio::config::tests::table;
 
 const RELEASE_1_7: Release = Release::new(1, 7);
+const RELEASE_2: Release = Release::new(2, 0);
 
 fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdConf {
     ContainerdConf {
@@ -12,6 +14,9 @@ fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdCon
         nri_plugin_off: false,
         nri_keys: Table::new(),
         cri_disabled: None,
+        default_runtime: None,
+        runtimes: BTreeSet::new(),
+        overlayfs_off: false,
         snapshotters: BTreeMap::new(),
         remapping_proxies: BTreeSet::new(),
     }
@@ -30,15 +35,15 @@ fn a_containerd_that_serves_no_cri_is_an_error() {
     for plugin in CRI {
         let table: Table = [("disabled_plugins".to_owned(), Value::list([plugin]))].into();
         let conf = ContainerdConf::of(Some(&table));
-        let found = examine(&conf);
+        let found = examine(RELEASE_2, &conf);
         assert!(
             found[0].id == FindingId::ContainerdCriDisabled && found[0].what.contains(plugin),
             "{found:?}"
         );
         let imported = ContainerdConf::of(None).with_import(Release::new(2, 1), &table);
-        assert_eq!(examine(&imported), found);
+        assert_eq!(examine(RELEASE_2, &imported), found);
     }
-    assert_eq!(examine(&conf(2, &[], None)), Vec::new());
+    assert_eq!(examine(RELEASE_2, &conf(2, &[], None)), Vec::new());
 }
 
 #[test]
@@ -47,7 +52,7 @@ fn a_snapshotter_that_is_not_known_to_map_ids_is_named() {
     const V2: [&str; 3] = ["plugins", "io.containerd.grpc.v1.cri", "containerd"];
     let snapshotter = |path: &[&str], name: &str| tables(path, [("snapshotter".into(), text(name))].into());
     let named = |table: &Table| -> Vec<String> {
-        examine(&ContainerdConf::of(Some(table))).into_iter().map(|finding| finding.what).collect()
+        examine(RELEASE_2, &ContainerdConf::of(Some(table))).into_iter().map(|finding| finding.what).collect()
     };
     for path in [&IMAGES[..], &V2[..]] {
         for name in ["soci", "native", "fuse-overlayfs"] {
@@ -69,8 +74,8 @@ fn a_snapshotter_that_is_not_known_to_map_ids_is_named() {
     // An imported file: until 1.7 its table takes the place of the whole, later its keys do.
     let (main, import) = (snapshotter(&V2, "native"), tables(&V2[..2], [("x".into(), text("y"))].into()));
     let merged = |release| ContainerdConf::of(Some(&main)).with_import(release, &import);
-    assert_eq!(examine(&merged(RELEASE_1_7)), Vec::new());
-    assert_eq!(examine(&merged(Release::new(2, 0))).len(), 1);
+    assert_eq!(examine(RELEASE_1_7, &merged(RELEASE_1_7)), Vec::new());
+    assert_eq!(examine(RELEASE_2, &merged(Release::new(2, 0))).len(), 1);
 }
 
 #[test]
@@ -217,4 +222,35 @@ fn the_version_of_the_main_file_is_kept() {
         assert!(text.contains(&format!("\nversion = {version}\n")), "{text}");
         assert!(text.contains("[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\n"), "{text}");
     }
+}
+
+#[test]
+fn a_configuration_that_containerd_does_not_load_is_found() {
+    let of = |release, pairs: &[(&str, Value)]| {
+        let conf = ContainerdConf::of(Some(&table(pairs)));
+        examine(release, &conf).into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    let version = |number| [("version", Value::Integer(number))];
+    for (release, number, good) in [
+        (RELEASE_1_7, 2, true),
+        (RELEASE_1_7, 3, false),
+        (Release::new(2, 1), 3, true),
+        (Release::new(2, 1), 4, false),
+        (Release::new(2, 3), 4, true),
+    ] {
+        assert_eq!(of(release, &version(number)).is_empty(), good, "{release} {number}");
+    }
+    const CRI: &str = "plugins/io.containerd.cri.v1.runtime/containerd";
+    let name = format!("{CRI}/default_runtime_name");
+    let handler = format!("{CRI}/runtimes/crun/runtime_type");
+    assert_eq!(of(RELEASE_2, &[(&name, text("runc"))]), Vec::<String>::new());
+    assert_eq!(of(RELEASE_2, &[(&name, text("crun")), (&handler, text("x"))]), Vec::<String>::new());
+    let found = of(RELEASE_2, &[(&name, text("crun"))]);
+    assert!(found.len() == 1 && found[0].contains("no table containerd.runtimes.crun"), "{found:?}");
+
+    let off = ("disabled_plugins", Value::list(["io.containerd.snapshotter.v1.overlayfs"]));
+    let found = of(RELEASE_2, std::slice::from_ref(&off));
+    assert!(found.len() == 1 && found[0].contains("names the snapshotter overlayfs"), "{found:?}");
+    let other = ("plugins/io.containerd.cri.v1.images/snapshotter", text("erofs"));
+    assert_eq!(of(RELEASE_2, &[off, other]), Vec::<String>::new());
 }

@@ -35,11 +35,13 @@ pub fn check(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>) -
     }
     replaced(files, &mut found);
     let effective = Effective::of(version, files);
+    values(version, files, programs, &mut found);
     default_runtime(&effective, &mut found);
     sysctls(version, &effective, &mut found);
     workloads(version, &effective, &mut found);
     let ignored = handlers(version, &effective, programs, &mut found);
     monitors(version, &effective, &ignored, programs, &mut found);
+    monitor_cgroups(version, files, &effective, &ignored, &mut found);
     allowed_twice(version, &effective, &mut found);
     found.extend(mappings(version, files));
     found
@@ -139,14 +141,23 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
             Complaint::warning(FindingId::CrioStrayFile, path, message).remedy("put a file in its place"),
         );
     }
-    // CRI-O reads every file of the directory. OpenShift's operator and its users write files without an
-    // extension (00-default, 01-ctrcfg-pidsLimit, 50-pinned-images, 99-userns). Backups and editors' files
-    // have another extension, or begin with a dot.
-    let name = path.rsplit('/').next().unwrap_or_default();
-    if drop_in && !path.ends_with(".conf") && name.contains(['.', '~', '#']) {
-        let message = "does not end in .conf, and counts all the same";
+    // CRI-O reads every file of the directory, and its users write files with any extension or none (00-default,
+    // 99-userns, 10-userns.toml). Only copies that package managers and editors leave are not there on purpose.
+    if drop_in && is_leftover(path.rsplit('/').next().unwrap_or_default()) {
+        let message = "is a copy that a package manager or an editor has left, and counts all the same";
         found.push(Complaint::warning(FindingId::CrioStrayFile, path, message).remedy(remedy));
     }
+}
+
+/// Whether a package manager, an editor or a cautious administrator leaves files of this name next to the real ones.
+fn is_leftover(name: &str) -> bool {
+    const ENDS: [&str; 10] =
+        [".bak", ".backup", ".old", ".orig", ".save", ".rpmsave", ".rpmnew", ".rpmorig", ".swp", ".tmp"];
+    let lower = name.to_ascii_lowercase();
+    lower.starts_with(['.', '#'])
+        || lower.ends_with(['~', '#'])
+        || lower.contains(".dpkg-")
+        || ENDS.iter().any(|end| lower.ends_with(end))
 }
 
 /// Settings that a handler or workload loses because a later file replaces its whole table.
@@ -194,6 +205,111 @@ fn default_runtime(effective: &Effective, found: &mut Vec<Complaint>) {
             Complaint::error(FindingId::CrioNoDefaultRuntime, place, message).remedy("define that handler"),
         );
     }
+}
+
+/// The last value of a key that a file sets, with that file.
+fn last<'a>(files: &'a [ConfFile], table: &[&str], key: &str) -> Option<(&'a Value, &'a str)> {
+    files.iter().rev().find_map(|file| {
+        let Content::Toml(root) = &file.content else { return None };
+        Some((get(table_at(root, table)?, key)?, file.path.as_str()))
+    })
+}
+
+/// Values of single keys that CRI-O refuses at its start. Files in other places (seccomp profiles, certificates) are
+/// judged only as far as `programs` can find them.
+fn values(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>, found: &mut Vec<Complaint>) {
+    const LEVELS: [&str; 8] = ["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"];
+    let runtime = ["crio", "runtime"];
+    let text = |table: &[&str], key: &str| match last(files, table, key) {
+        Some((Value::Text(text), place)) => Some((text.as_str(), place)),
+        _ => None,
+    };
+    let mut fatal = |place: &str, message: String, remedy: &str| {
+        found.push(Complaint::error(FindingId::CrioSetting, place, message).remedy(remedy));
+    };
+    if let Some((name, place)) = text(&runtime, "cgroup_manager")
+        && !matches!(name, "systemd" | "cgroupfs")
+    {
+        let message =
+            format!("{VALIDATING}: unable to update cgroup manager: invalid cgroup manager: {name}");
+        fatal(place, message, "write cgroup_manager = \"systemd\" (or \"cgroupfs\")");
+    }
+    if let Some((level, place)) = text(&runtime, "log_level")
+        && !LEVELS.contains(&level.to_ascii_lowercase().as_str())
+    {
+        let message = format!("log_level: not a valid logrus Level: {level:?}");
+        fatal(place, message, "write fatal, error, warn, info, debug or trace");
+    }
+    if let Some((Value::List(limits), place)) = last(files, &runtime, "default_ulimits") {
+        for limit in limits {
+            if let Value::Text(limit) = limit
+                && !is_ulimit(limit)
+            {
+                let message = format!("{VALIDATING}: unrecognized ulimit {limit}");
+                fatal(place, message, "write NAME=SOFT:HARD, for example nofile=1024:2048");
+            }
+        }
+    }
+    if let Some((Value::Integer(size), place)) = last(files, &runtime, "log_size_max")
+        && (0..8192).contains(size)
+    {
+        let message = format!("{VALIDATING}: log size max should be negative or >= 8192");
+        fatal(place, message, "write a larger number, or -1");
+    }
+    let is_missing = |path: &str| path.starts_with('/') && programs(path) == Some(false);
+    if let Some((path, place)) = text(&runtime, "pinns_path")
+        && is_missing(path)
+    {
+        let why = format!("stat {path}: no such file or directory");
+        let message = format!("{VALIDATING}: pinns validation: invalid pinns path: {why}");
+        fatal(place, message, "install that program, or remove pinns_path");
+    }
+    if let Some((path, place)) = text(&runtime, "seccomp_profile")
+        && is_missing(path)
+        && !version.at_least(SECCOMP_FALLBACK)
+    {
+        let why = format!("open {path}: no such file or directory");
+        let message = format!("{VALIDATING}: unable to load seccomp profile: {why}");
+        fatal(place, message, "put the profile there, or remove seccomp_profile");
+    }
+    if let Some((kind, place)) = text(&["crio", "image"], "image_volumes")
+        && !matches!(kind, "mkdir" | "ignore" | "bind")
+    {
+        let message = "unrecognized image volume type specified".to_owned();
+        fatal(place, message, "write image_volumes = \"mkdir\", \"bind\" or \"ignore\"");
+    }
+}
+
+/// The first minor version that starts without its seccomp profile, with the internal one.
+const SECCOMP_FALLBACK: u16 = 34;
+
+/// Whether it is a limit as in `docker run --ulimit` (`github.com/docker/go-units`, `ParseUlimit`).
+fn is_ulimit(text: &str) -> bool {
+    const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    let Some((name, limits)) = text.split_once('=') else { return false };
+    let numbers: Option<Vec<i64>> = limits.split(':').map(|number| number.parse().ok()).collect();
+    NAMES.contains(&name)
+        && match numbers.as_deref() {
+            Some([_]) => true,
+            Some([soft, hard]) => *hard == -1 || (*soft != -1 && soft <= hard),
+            _ => false,
+        }
 }
 
 fn sysctls(version: CrioVersion, effective: &Effective, found: &mut Vec<Complaint>) {
@@ -246,6 +362,10 @@ fn workloads(version: CrioVersion, effective: &Effective, found: &mut Vec<Compla
             && let Some(why) = refused_annotation(version, &workload.allowed())
         {
             fatal(why);
+        } else if version.at_least(30)
+            && let Some(why) = refused_resources(&workload.fields)
+        {
+            fatal(why);
         }
         let twin = effective.workloads.iter().find(|(other, entry)| {
             *other > name
@@ -260,6 +380,35 @@ fn workloads(version: CrioVersion, effective: &Effective, found: &mut Vec<Compla
             found.push(Complaint::warning(FindingId::CrioWorkloadTwins, &place, message).remedy(remedy));
         }
     }
+}
+
+/// Why CRI-O refuses the resources of a workload (`Resources.ValidateDefaults`).
+fn refused_resources(workload: &Table) -> Option<String> {
+    let resources = table_at(workload, &["resources"])?;
+    let number = |key: &str| match get(resources, key) {
+        Some(Value::Integer(number)) => *number,
+        _ => 0,
+    };
+    let [quota, shares, period] = ["cpuquota", "cpushares", "cpuperiod"].map(number);
+    if let Some(Value::Text(set)) = get(resources, "cpuset").filter(|set| !is_cpuset(set)) {
+        return Some(format!("unable to parse cpuset {set:?}"));
+    }
+    if quota != 0 && quota < shares {
+        return Some(format!("cpuquota {quota} cannot be less than cpushares {shares}"));
+    }
+    (period != 0 && period < 1000)
+        .then(|| format!("cpuperiod {period} cannot be less than 1000 microseconds"))
+}
+
+/// Whether it is a list of processors such as "0-3,8".
+fn is_cpuset(value: &Value) -> bool {
+    let Value::Text(text) = value else { return true };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_part = |part: &str| match part.split_once('-') {
+        Some((first, last)) => is_number(first) && is_number(last),
+        None => is_number(part),
+    };
+    text.is_empty() || text.split(',').all(is_part)
 }
 
 /// Whether two lists hold the same names.
@@ -424,6 +573,65 @@ fn monitors(
                  {name}: {why}"
             );
             let remedy = "give that handler the monitor_path of the default one";
+            let place = place(handler.file.as_ref());
+            found.push(Complaint::error(FindingId::CrioConmon, place, message).remedy(remedy));
+        }
+    }
+}
+
+/// The cgroups of container monitors that CRI-O refuses (`TranslateMonitorFieldsForHandler`).
+fn monitor_cgroups(
+    version: CrioVersion,
+    files: &[ConfFile],
+    effective: &Effective,
+    ignored: &BTreeSet<String>,
+    found: &mut Vec<Complaint>,
+) {
+    const POD: &str = "pod";
+    const DEFAULT: &str = "system.slice";
+    let is_systemd = effective.cgroup_manager.value != "cgroupfs";
+    let everyones = match last(files, &["crio", "runtime"], "conmon_cgroup") {
+        Some((Value::Text(cgroup), place)) => Some((cgroup.as_str(), place)),
+        _ => None,
+    };
+    let mistake = |cgroup: &str| {
+        let is_slice = cgroup.ends_with(".slice");
+        if is_systemd {
+            (cgroup != POD && !is_slice)
+                .then(|| "conmon cgroup should be 'pod' or a systemd slice".to_owned())
+        } else {
+            // Since 1.33 the default of the other manager counts as empty.
+            let is_empty = cgroup.is_empty() || (cgroup == DEFAULT && version.at_least(33));
+            (cgroup != POD && !is_empty).then(|| {
+                format!("cgroupfs manager conmon cgroup should be 'pod' or empty, but got: '{cgroup}'")
+            })
+        }
+    };
+    let remedy = if is_systemd {
+        "write \"pod\", or the name of a slice (system.slice)"
+    } else {
+        "write \"pod\", or remove it: slices are for cgroup_manager = \"systemd\""
+    };
+    if let Some((cgroup, place)) = everyones.filter(|(cgroup, _)| !cgroup.is_empty()) {
+        // It takes the place of every handler's own.
+        if let Some(why) = mistake(cgroup) {
+            let message = format!("{VALIDATING}: conmon_cgroup: {why}");
+            found.push(Complaint::error(FindingId::CrioConmon, place, message).remedy(remedy));
+        }
+        return;
+    }
+    if !version.at_least(24) {
+        return;
+    }
+    for (name, handler) in effective.handlers.iter().filter(|(name, _)| !ignored.contains(*name)) {
+        let cgroup = handler.text("monitor_cgroup");
+        if cgroup.is_empty() || !matches!(handler.text("runtime_type"), "" | "oci") {
+            continue;
+        }
+        if let Some(why) = mistake(cgroup) {
+            let message = format!(
+                "{VALIDATING}: monitor fields translation: failed to translate monitor fields for runtime {name}: {why}"
+            );
             let place = place(handler.file.as_ref());
             found.push(Complaint::error(FindingId::CrioConmon, place, message).remedy(remedy));
         }

@@ -54,7 +54,10 @@ findings! {
     KubeletNoGetent = "kubelet-no-getent",
     KubeletRecordOutside = "kubelet-record-outside",
     KubeletConfigUnreadable = "kubelet-config-unreadable",
+    KubeletGateOff = "kubelet-feature-gate",
+    KubeletInContainer = "kubelet-in-container",
     ContainerdNri = "containerd-nri",
+    NriConnections = "nri-connections",
     PluginNotInstalled = "plugin-not-installed",
     NriRequired = "nri-required",
     ContainerdUndecodable = "containerd-undecodable",
@@ -68,6 +71,7 @@ findings! {
     CrioWorkload = "crio-workload",
     CrioHandler = "crio-handler",
     CrioConmon = "crio-conmon",
+    CrioSetting = "crio-setting",
     OciHookBad = "oci-hook-bad",
     CrioStrayFile = "crio-stray-file",
     CrioTableReplaced = "crio-table-replaced",
@@ -155,12 +159,12 @@ impl Finding {
             | Id::KubeletCountMisaligned
             | Id::KubeletCountFew => Check::SubidKubelet,
             Id::KubeletPastEnd => Check::SubidTerminalSlot,
-            Id::KubeletDefaultPool => Check::KubeletPool,
+            Id::KubeletDefaultPool | Id::KubeletInContainer => Check::KubeletPool,
             Id::KubeletNoGetsubids => Check::KubeletGetsubids,
             Id::KubeletNoGetent => Check::KubeletGetent,
             Id::KubeletRecordOutside => Check::KubeletRecords,
             Id::KubeletConfigUnreadable => Check::KubeletConfig,
-            Id::ContainerdNri => Check::NriEnabled,
+            Id::ContainerdNri | Id::NriConnections => Check::NriEnabled,
             Id::PluginNotInstalled => Check::PluginInstalled,
             Id::NriRequired => Check::NriRequired,
             Id::ContainerdUndecodable | Id::ContainerdImports | Id::ContainerdCriDisabled => {
@@ -173,12 +177,17 @@ impl Finding {
             | Id::CrioWorkload
             | Id::CrioHandler
             | Id::CrioConmon
+            | Id::CrioSetting
             | Id::OciHookBad => Check::CrioConfig,
             Id::CrioStrayFile | Id::CrioTableReplaced | Id::CrioHandlerIgnored => Check::CrioConfigIgnored,
             Id::CrioWorkloadTwins => Check::CrioWorkloadTwins,
             Id::CrioAllowedTwice => Check::CrioAllowedTwice,
             Id::CrioNodeMappings | Id::ContainersRangeSmall => Check::CrioUserns,
             Id::RestartEndsMonitors => Check::CrioRestart,
+            Id::KubeletGateOff => match self.severity {
+                Severity::Error => Check::KubeletGate,
+                Severity::Warning | Severity::Note => return None,
+            },
             Id::MaxUserNamespaces => match self.severity {
                 Severity::Error => Check::MaxUserNamespaces,
                 Severity::Warning => Check::UserNamespacesRoom,

@@ -213,6 +213,20 @@ pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> V
                 findings.push(Finding::note(FindingId::SubidFlawedLine, what));
             }
         }
+        // Another user with the same number: for every reader both lines are of one user.
+        let stay: BTreeSet<&str> = after.ranges().map(|(_, range)| range.owner.as_str()).collect();
+        let is_name = |owner: &str| owner.parse::<u64>().is_err();
+        let removed = before.ranges().filter(|(line, range)| {
+            gone.contains(line) && is_name(&range.owner) && !stay.contains(range.owner.as_str())
+        });
+        for (line, range) in removed.take(MANY) {
+            let what = format!(
+                "line {line} of {name} ({range}) is removed: {} has the number of another user, whose line counts for both",
+                range.owner
+            );
+            let remedy = "give that user a number of its own, and add its line again";
+            findings.push(Finding::warning(FindingId::SubidReplaced, what, remedy));
+        }
     }
     findings
 }

@@ -62,9 +62,14 @@ impl Planner<'_> {
     pub(super) fn place(&self, wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
         let (mut wanted, enough) = self.place_enough(wanted, taken)?;
         let (size, needed) = (self.demand.ids_per_pod, self.demand.count());
-        // A repaired line keeps its range.
+        // A repaired line keeps its range, and a range that a file or the configuration names has its size.
+        let mut named = self.desired.ranges.iter().flatten();
+        let is_named = named.any(|range| self.is_same(&range.owner, kubelet::USER));
         let is_new = |one: &Wanted| {
-            one.owner == kubelet::USER && one.count == needed && !matches!(one.start, Start::Kept(_))
+            one.owner == kubelet::USER
+                && one.count == needed
+                && !matches!(one.start, Start::Kept(_))
+                && !is_named
         };
         let Some(index) = wanted.iter().position(is_new).filter(|_| !self.is_said()) else {
             return Ok(enough);

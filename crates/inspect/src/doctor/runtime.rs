@@ -13,7 +13,7 @@ use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::node;
-use usernsd_domain::nri_plugin::{Required, SystemPod};
+use usernsd_domain::nri_plugin::{Required, SystemPod, connections_finding};
 use usernsd_domain::pairing::{Mismatch, Offer};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::runtime::{Runtime, RuntimeKind, choose};
@@ -143,6 +143,7 @@ impl Doctor {
                 let crio = crio.map(|found| Crio { older: self.older(*version), ..found });
                 let crio = crio.map(|mut found| {
                     found.findings.extend(self.room_of_containers(Runtime::Crio(*version)));
+                    found.findings.extend(self.no_connections(Runtime::Crio(*version)));
                     found
                 });
                 (crio, Err(other(RuntimeKind::Crio)))
@@ -156,6 +157,14 @@ impl Doctor {
         let plugin = Err("not looked at".to_owned());
         let containerd_file = self.containerd_file();
         RuntimeFacts { cri, crio, containerd, containerd_file, oci, plugin, joined: Joined::Unasked }
+    }
+
+    /// The finding that no agent can join the runtime over NRI.
+    fn no_connections(&self, runtime: Runtime) -> Option<Finding> {
+        let conf = bootstrap::runtime::nri_conf_of(&self.root, runtime, false, false, true).ok()??;
+        let plugins = HostPath::parse(&conf.plugin_dir).and_then(|path| Ok(self.root.list(&path)));
+        let names = plugins.ok().and_then(Result::ok).unwrap_or_default();
+        connections_finding(&conf, names.iter().any(|name| name.ends_with("-usernsd")))
     }
 
     /// The finding that CRI-O has too few IDs for pods that ask it for a user namespace, if it lets them ask.
@@ -202,6 +211,7 @@ impl Doctor {
         let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
         let part = part.map_err(|error| chain(&error))?;
         let mut findings = part.findings;
+        findings.extend(self.no_connections(runtime));
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
             let remedy = "usernsd bootstrap; then restart containerd: usernsd bootstrap --restart";

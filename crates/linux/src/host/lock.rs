@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process};
 
-use super::together::name_of;
+use super::together::leftovers;
 use super::{HostError, HostRoot, errno_of, names_in};
 use usernsd_domain::paths::PROC;
 use usernsd_domain::provision::HostPath;
@@ -87,7 +87,9 @@ impl HostRoot {
             }
         }
         sweep(&dir, path.name(), &processes);
-        let _ = unlinkat(&dir, name_of(path), AtFlags::empty());
+        for leftover in leftovers(path) {
+            let _ = unlinkat(&dir, leftover, AtFlags::empty());
+        }
         Ok(ShadowLock { dir, name: lock })
     }
 
@@ -101,7 +103,7 @@ impl HostRoot {
         let held = holder(&dir, &format!("{}.lock", path.name()));
         if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid))) {
             self.lock_shadow(path, Duration::ZERO)?;
-        } else if matches!(held, Ok(None)) && self.has_kept(path) {
+        } else if matches!(held, Ok(None)) && self.has_leftovers(path) {
             // Locking it removes that, too.
             let _ = self.lock_shadow(path, Duration::ZERO);
         }

@@ -255,3 +255,53 @@ fn errors_contain_a_remedy() {
         assert!(text.starts_with("writing /etc/subuid: ") && text.contains(want), "{text}");
     }
 }
+
+/// The ACL of `setfacl -m u:1000:rw FILE` on a file of mode 0600: the group's bits of the mode are the mask.
+#[test]
+fn a_replaced_file_keeps_its_acl_and_its_attributes() {
+    let (directory, root) = root();
+    replace(&root, b"old").unwrap();
+    let path = directory.path().join("etc/subuid");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let acl = [
+        2_u32.to_le_bytes().to_vec(),
+        entry(0x01, 6, u32::MAX),
+        entry(0x02, 6, 1000),
+        entry(0x04, 0, u32::MAX),
+        entry(0x10, 6, u32::MAX),
+        entry(0x20, 0, u32::MAX),
+    ]
+    .concat();
+    let file = File::open(&path).unwrap();
+    let attributes = [("system.posix_acl_access", acl.as_slice()), ("user.note", b"kept")];
+    for (name, value) in attributes {
+        if fsetxattr(&file, name, value, XattrFlags::empty()) == Err(Errno::NOTSUP) {
+            return;
+        }
+    }
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+    replace(&root, b"new").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+    let file = File::open(&path).unwrap();
+    for (name, value) in attributes {
+        let mut found = vec![0; 4096];
+        let length = fgetxattr(&file, name, found.as_mut_slice()).unwrap();
+        assert_eq!(&found[..length], value, "{name}");
+    }
+}
+
+#[test]
+fn leftovers_of_a_killed_run_are_removed_with_the_locks() {
+    let (directory, root) = root();
+    for name in [".subuid.usernsd-new", ".subuid.usernsd-old", ".other.usernsd-new"] {
+        fs::write(directory.path().join("etc").join(name), b"x").unwrap();
+    }
+    root.release_dead(&FILE).unwrap();
+    assert_eq!(names(&directory), [".other.usernsd-new"]);
+    root.remove_leftovers(&HostPath::fixed("etc/other"), None);
+    assert_eq!(names(&directory), Vec::<String>::new());
+}

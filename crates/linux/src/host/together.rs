@@ -61,10 +61,22 @@ impl HostRoot {
         }
     }
 
-    /// Whether a killed run has left a kept old file.
-    pub(super) fn has_kept(&self, path: &HostPath) -> bool {
+    /// Whether a killed run has left an old or a new file next to this one.
+    pub(super) fn has_leftovers(&self, path: &HostPath) -> bool {
         let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return false };
-        names_in(dir).is_ok_and(|names| names.contains(&name_of(path)))
+        names_in(dir).is_ok_and(|names| leftovers(path).iter().any(|name| names.contains(name)))
+    }
+
+    /// Removes what a killed run has left next to a file, or in the directory where it is written first. Nobody else may
+    /// write the file at the same time.
+    pub fn remove_leftovers(&self, path: &HostPath, staging: Option<&HostPath>) {
+        for directory in [path.parent().as_ref(), staging] {
+            let Ok(dir) = self.open_dir(path, directory) else { continue };
+            for name in leftovers(path) {
+                // Usually there is none.
+                let _ = unlinkat(&dir, name, AtFlags::empty());
+            }
+        }
     }
 }
 
@@ -75,8 +87,18 @@ impl Drop for Kept<'_> {
     }
 }
 
+/// The names of an old and a new file that a killed run may have left.
+pub(super) fn leftovers(path: &HostPath) -> [String; 2] {
+    [name_of(path), name_of_new(path)]
+}
+
 /// Always the same name, so that the leftover of a killed run is found.
-pub(super) fn name_of(path: &HostPath) -> String {
+pub(super) fn name_of_new(path: &HostPath) -> String {
+    format!(".{}.usernsd-new", path.name())
+}
+
+/// Always the same name, as for a new file.
+fn name_of(path: &HostPath) -> String {
     format!(".{}.usernsd-old", path.name())
 }
 

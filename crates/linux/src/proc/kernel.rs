@@ -28,6 +28,7 @@ impl Proc {
         let mounts = table.map(|text| MountTable::parse(&text));
         Kernel {
             max_user_namespaces: self.max_user_namespaces().ok(),
+            at_boot: None,
             cgroup: mounts.as_ref().map_or(CgroupSetup::Unknown, MountTable::cgroup),
             psi: Some(self.root.join("pressure/cpu").exists()),
             stores: STORES

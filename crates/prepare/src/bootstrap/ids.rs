@@ -228,6 +228,10 @@ fn observe_files(
     let (mut kubelet, findings) = surroundings(root, wish)?;
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
+    if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_here && is_running_system(root) {
+        let said = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
+        kubelet.version = said.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
+    }
     let node = Node {
         subuid: root.read(&SUBUID)?,
         subgid: root.read(&SUBGID)?,
@@ -312,37 +316,30 @@ fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec
             }
         }
     }
-    let search_path = kubelet::path_of_unit(root)?;
-    let directories: Vec<HostPath> = match &search_path {
-        Some(SearchPath { path, .. }) => {
-            path.split(':').filter_map(|directory| HostPath::parse(directory).ok()).collect()
-        }
-        None => PROGRAMS.to_vec(),
-    };
     let is_hidden = is_here && !is_shown && records.is_empty();
-    // From an agent's pod only parts of the node are to be seen: a unit's own directories may be among the others.
-    let mut may_be_elsewhere = false;
-    if search_path.is_some() && is_hidden {
-        for directory in &directories {
-            may_be_elsewhere |= !root.has(directory)?;
-        }
+    let mut search_paths = kubelet::paths_of_units(root)?;
+    if search_paths.is_empty() {
+        search_paths.push(None);
     }
-    let has_program = |name: &str| -> Result<bool, BootstrapError> {
-        for directory in &directories {
-            if let Ok(path) = directory.join(name)
-                && root.has(&path)?
-            {
-                return Ok(true);
-            }
+    // If several units run a kubelet, the one that finds less counts.
+    let (mut getsubids, mut getent, mut search_path) = (true, true, None);
+    for path in search_paths {
+        let [with_subids, with_getent] =
+            ["getsubids", "getent"].map(|name| has_program(root, name, path.as_ref(), is_hidden));
+        let (with_subids, with_getent) = (with_subids?, with_getent?);
+        if !(with_subids && with_getent) && getsubids && getent {
+            search_path = path;
         }
-        Ok(may_be_elsewhere)
-    };
+        getsubids &= with_subids;
+        getent &= with_getent;
+    }
     let surroundings = Surroundings {
         is_here,
         is_hidden,
-        getsubids: has_program("getsubids")?,
-        getent: has_program("getent")?,
+        getsubids,
+        getent,
         search_path,
+        in_container: kubelet::unit_in_container(root)?,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
         getsubids_said: None,
         directory: Directory::Nothing,
@@ -350,9 +347,42 @@ fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec
         ids_per_pod: settings.ids_per_pod,
         has_config: settings.has_config,
         config_unreadable: settings.unreadable,
+        gate: settings.gate,
+        version: None,
         records,
     };
     Ok((surroundings, findings))
+}
+
+/// Whether a kubelet with this search path, by default that of systemd, finds a program.
+fn has_program(
+    root: &HostRoot,
+    name: &str,
+    path: Option<&SearchPath>,
+    is_hidden: bool,
+) -> Result<bool, BootstrapError> {
+    let directories: Vec<HostPath> = match path {
+        Some(SearchPath { path, .. }) => {
+            path.split(':').filter_map(|directory| HostPath::parse(directory).ok()).collect()
+        }
+        None => PROGRAMS.to_vec(),
+    };
+    for directory in &directories {
+        if let Ok(program) = directory.join(name)
+            && root.has(&program)?
+        {
+            return Ok(true);
+        }
+    }
+    // From an agent's pod only parts of the node are to be seen: a unit's own directories may be among the others.
+    if path.is_some() && is_hidden {
+        for directory in &directories {
+            if !root.has(directory)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The host IDs of processes in user namespaces: each window once, with the first process in it. Skips

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BootstrapError;
-use crate::kubelet::{KubeletConfig, flag_values, max_pods_flag, search_path, static_pod_annotations};
+use crate::kubelet::{KubeletConfig, flag_values, gate_flag, search_path, static_pod_annotations};
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::kubelet::SearchPath;
+use usernsd_domain::kubelet::{GATE, Gate, SearchPath};
 use usernsd_domain::nri_plugin::SystemPod;
 use usernsd_domain::paths::KUBELET_CONFIG;
 use usernsd_domain::provision::HostPath;
+use usernsd_domain::unit_file::{self, Setting, Variables};
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Where kubeadm, OpenShift, Kubespray, EKS and k0s store the kubelet's configuration.
@@ -59,8 +60,14 @@ const MANIFESTS: [HostPath; 3] = [
     HostPath::fixed("var/lib/rancher/k3s/agent/pod-manifests"),
     HostPath::fixed("var/lib/rancher/rke2/agent/pod-manifests"),
 ];
+/// The beginnings of the names of units that may run a kubelet.
 const NAMES: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
+/// Units that run a kubelet, whatever program they start.
+const EXACT: [&str; 5] =
+    ["kubelet.service", "k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"];
 const KUBELET: &str = "kubelet";
+/// The target of a masked unit (systemd.unit(5)).
+const MASK: &[u8] = b"/dev/null";
 /// How deep directories of drop-ins are searched.
 const DEPTH: usize = 8;
 
@@ -80,50 +87,109 @@ pub(super) struct KubeletSettings {
     pub(super) root_dirs: Vec<HostPath>,
     /// `staticPodPath` and `--pod-manifest-path`: files, or directories, with manifests of static pods.
     pub(super) manifests: Vec<HostPath>,
+    /// The feature gate for user namespaces, if anything sets it.
+    pub(super) gate: Option<Gate>,
 }
 
-/// A text with flags, and whether they are the kubelet's own.
-struct Flags {
+/// A line that may have flags of the kubelet.
+struct Line {
+    path: HostPath,
+    /// From 1.
+    number: usize,
     text: String,
+    /// Whether the flags are the kubelet's own, or those of a distribution for it.
     own: bool,
+}
+
+/// All lines with flags of a kubelet, and what their variables stand for.
+#[derive(Default)]
+struct Flags {
+    lines: Vec<Line>,
+    variables: Variables,
+    /// Descriptions of those that are not visible.
+    hidden: Vec<String>,
+}
+
+/// A unit that runs a kubelet.
+struct KubeletUnit {
+    name: String,
+    /// Its file and its drop-ins, in the order in which they count.
+    files: Vec<(HostPath, String)>,
+    settings: Vec<Setting>,
+}
+
+impl Flags {
+    /// Each value of a flag with the line that has it; `None` for a value that cannot be known here. Several values
+    /// if a variable in it is assigned more than once.
+    fn values<'a>(&'a self, name: &'a str) -> Vec<(&'a Line, String, Option<Vec<String>>)> {
+        let of_line =
+            |line: &'a Line| flag_values(&line.text, name).into_iter().map(move |value| (line, value));
+        let all = self.lines.iter().flat_map(of_line);
+        all.map(|(line, value)| {
+            let known = unit_file::expand(&value, &self.variables);
+            (line, value, known)
+        })
+        .collect()
+    }
+
+    /// The values of a flag of the kubelet that are absolute paths, and descriptions of those that are not known.
+    fn paths(&self, name: &str) -> (Vec<HostPath>, Vec<String>) {
+        let (mut paths, mut unknown) = (Vec::new(), Vec::new());
+        for (line, value, known) in self.values(name).into_iter().filter(|(line, ..)| line.own) {
+            let parse = |path: String| HostPath::parse(&path).ok().filter(|_| path.starts_with('/'));
+            match known.and_then(|known| known.into_iter().map(parse).collect::<Option<Vec<_>>>()) {
+                Some(known) => paths.extend(known),
+                None => unknown.push(format!("{}: --{name}={value} is no absolute path", line.place())),
+            }
+        }
+        (paths, unknown)
+    }
+}
+
+impl Line {
+    fn place(&self) -> String {
+        format!("{}, line {}", self.path, self.number)
+    }
 }
 
 /// Reads the settings from all sources.
 pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>), BootstrapError> {
-    let (flags, mut hidden) = flags(root)?;
-    let of_flag = |name: &str| -> Vec<HostPath> {
-        let own = flags.iter().filter(|flags| flags.own);
-        let values = own.flat_map(|flags| flag_values(&flags.text, name));
-        values
-            .filter(|value| value.starts_with('/'))
-            .filter_map(|value| HostPath::parse(&value).ok())
-            .collect()
-    };
+    let flags = flags(root)?;
     let mut settings = KubeletSettings {
-        root_dirs: of_flag("root-dir"),
-        manifests: of_flag("pod-manifest-path"),
+        root_dirs: flags.paths("root-dir").0,
+        manifests: flags.paths("pod-manifest-path").0,
         ..KubeletSettings::default()
     };
-    for flags in &flags {
-        settings.max_pods = settings.max_pods.max(max_pods_flag(&flags.text));
-        if !flags.own {
-            let named = flag_values(&flags.text, "root-dir");
-            settings.root_dirs.extend(named.iter().filter_map(|value| HostPath::parse(value).ok()));
+    let mut hidden = flags.hidden.clone();
+    for (line, value, known) in flags.values("max-pods") {
+        let numbers = known.and_then(|known| {
+            known.iter().map(|one| one.parse::<u32>().ok().map(u64::from)).collect::<Option<Vec<_>>>()
+        });
+        match numbers {
+            Some(numbers) => settings.max_pods = settings.max_pods.max(numbers.into_iter().max()),
+            None => hidden.push(format!("{}: --max-pods={value} is no number", line.place())),
         }
     }
+    let of_others = flags.values("root-dir").into_iter().filter(|(line, ..)| !line.own);
+    settings.root_dirs.extend(of_others.filter_map(|(_, value, _)| HostPath::parse(&value).ok()));
+    let gate_in = |line: &Line| gate_flag(&line.text, GATE).map(|is_on| Gate { is_on, place: line.place() });
+    let of_flags = flags.lines.iter().rev().find_map(gate_in);
     let mut findings = Vec::new();
-    let mut files: Vec<HostPath> = CONFIGS.into_iter().chain(of_flag("config")).collect();
+    let (configs, unknown) = flags.paths("config");
+    hidden.extend(unknown);
+    let (directories, unknown) = flags.paths("config-dir");
+    hidden.extend(unknown);
+    let mut files: Vec<HostPath> = CONFIGS.into_iter().chain(configs.iter().cloned()).collect();
     let bases = files.len();
-    for directory in DROP_INS.into_iter().chain(of_flag("config-dir")) {
+    for directory in DROP_INS.into_iter().chain(directories.iter().cloned()) {
         walk(root, &directory, DEPTH, &mut files)?;
     }
     // The kubelet does not start without these files: if they are not visible here, they are elsewhere.
-    for (flag, path) in ["config", "config-dir"]
-        .into_iter()
-        .flat_map(|flag| of_flag(flag).into_iter().map(move |path| (flag, path)))
-    {
-        if !root.has(&path)? {
-            hidden.push(format!("--{flag} names {path}, which cannot be seen"));
+    for (flag, paths) in [("config", &configs), ("config-dir", &directories)] {
+        for path in paths {
+            if !root.has(path)? {
+                hidden.push(format!("--{flag} names {path}, which cannot be seen"));
+            }
         }
     }
     for why in hidden {
@@ -137,18 +203,22 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
                 let manifests = config.static_pod_path.as_deref().unwrap_or_default();
                 settings.manifests.extend(HostPath::parse(manifests).ok().filter(|_| !manifests.is_empty()));
                 settings.max_pods = settings.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
+                let gate = config.feature_gate(GATE).map(|is_on| Gate { is_on, place: path.to_string() });
                 // The first of the main files, or the last of the drop-ins on top of it.
                 let ids_per_pod = config.ids_per_pod();
-                settings.ids_per_pod = if index < bases {
-                    settings.ids_per_pod.or(ids_per_pod)
+                if index < bases {
+                    settings.ids_per_pod = settings.ids_per_pod.or(ids_per_pod);
+                    settings.gate = settings.gate.take().or(gate);
                 } else {
-                    ids_per_pod.or(settings.ids_per_pod)
-                };
+                    settings.ids_per_pod = ids_per_pod.or(settings.ids_per_pod);
+                    settings.gate = gate.or(settings.gate.take());
+                }
             }
             Ok(_) => {}
             Err(why) => unreadable(&mut settings, &mut findings, format!("{path}: {why}")),
         }
     }
+    settings.gate = of_flags.or(settings.gate.take());
     if settings.unreadable.is_some() {
         (settings.max_pods, settings.ids_per_pod, settings.has_config) = (None, None, false);
     }
@@ -159,7 +229,6 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
 /// list all of them if the kubelet has not come up yet.
 ///
 /// # Errors
-/// A directory or a file cannot be read.
 /// A directory or a file cannot be read.
 pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapError> {
     let mut places: Vec<HostPath> = MANIFESTS.into_iter().chain(settings(root)?.0.manifests).collect();
@@ -185,7 +254,7 @@ pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapEr
 /// Records that a part of the kubelet's configuration is unknown.
 fn unreadable(settings: &mut KubeletSettings, findings: &mut Vec<Finding>, why: String) {
     let what = format!("{why}; the kubelet's maxPods and idsPerPod are not known");
-    let remedy = "say them under bootstrap.kubelet";
+    let remedy = "correct it, or set maxPods and idsPerPod under bootstrap.kubelet";
     findings.push(Finding::warning(FindingId::KubeletConfigUnreadable, what, remedy));
     settings.unreadable.get_or_insert(why);
 }
@@ -244,109 +313,156 @@ pub(super) fn flag_of_units(
     Ok(value)
 }
 
-/// All texts with flags of a kubelet, and descriptions of those that are not visible.
-fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
-    let mut all = Vec::new();
-    let mut hidden = Vec::new();
+/// Reads all lines with flags of a kubelet.
+fn flags(root: &HostRoot) -> Result<Flags, BootstrapError> {
+    let mut flags = Flags::default();
     let mut seen = BTreeSet::new();
-    let mut take = |path: HostPath, own: bool| -> Result<Option<String>, BootstrapError> {
+    let mut take = |flags: &mut Flags, path: HostPath, own: bool| -> Result<(), BootstrapError> {
         if !seen.insert(path.clone()) {
-            return Ok(None);
+            return Ok(());
         }
-        let bytes = read(root, &path)?;
-        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        all.extend(text.iter().map(|text| Flags { text: text.clone(), own }));
-        Ok(text)
+        let Some(bytes) = read(root, &path)? else { return Ok(()) };
+        let text = String::from_utf8_lossy(&bytes);
+        if own {
+            unit_file::add_environment_file(&text, &mut flags.variables);
+        }
+        for (number, text) in unit_file::lines(&text) {
+            flags.lines.push(Line { path: path.clone(), number, text, own });
+        }
+        Ok(())
     };
     for path in FLAGS {
-        take(path, true)?;
+        take(&mut flags, path, true)?;
     }
     for [file, directory] in DISTRIBUTIONS {
         for name in root.list(&directory)? {
-            directory.join(&name).map_or(Ok(None), |path| take(path, false))?;
+            if let Ok(path) = directory.join(&name) {
+                take(&mut flags, path, false)?;
+            }
         }
-        take(file, false)?;
+        take(&mut flags, file, false)?;
     }
-    for directory in &UNITS {
-        for name in root.list(directory)?.iter().filter(|name| NAMES.iter().any(|one| name.starts_with(one)))
-        {
-            let Ok(path) = directory.join(name) else { continue };
-            let own = name.starts_with(KUBELET);
-            let drop_ins = if name.ends_with(".service.d") { root.list(&path)? } else { Vec::new() };
-            let drop_ins = drop_ins.iter().filter(|name| name.ends_with(".conf"));
-            let mut files: Vec<HostPath> = drop_ins.filter_map(|name| path.join(name).ok()).collect();
-            files.extend(name.ends_with(".service").then_some(path));
-            for file in files {
-                let text = take(file, own)?.unwrap_or_default();
-                let lines = text.lines().filter_map(|line| line.trim().strip_prefix("EnvironmentFile="));
-                for line in lines {
-                    let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
-                    // Without a dash before the path, the unit does not start without the file
-                    // (systemd.exec(5)).
-                    if !line.starts_with('-') && !root.has(&path)? {
-                        hidden.push(format!("a unit reads {path}, which cannot be seen"));
-                    }
-                    take(path, own)?;
+    for unit in kubelet_units(root)? {
+        let own = unit.name.starts_with(KUBELET);
+        unit_file::add_environment(&unit.settings, &mut flags.variables);
+        for setting in &unit.settings {
+            let Some((path, _)) = unit.files.get(setting.file) else { continue };
+            if setting.key.starts_with("Exec") || setting.key == "Environment" {
+                let (number, text) = (setting.line, setting.value.clone());
+                flags.lines.push(Line { path: path.clone(), number, text, own });
+            }
+            if setting.key == "EnvironmentFile" {
+                let Ok(path) = HostPath::parse(setting.value.trim_start_matches('-')) else { continue };
+                // Without a dash before the path, the unit does not start without the file (systemd.exec(5)).
+                if !setting.value.starts_with('-') && !root.has(&path)? {
+                    flags.hidden.push(format!("a unit reads {path}, which cannot be seen"));
                 }
+                take(&mut flags, path, own)?;
             }
         }
     }
-    Ok((all, hidden))
+    Ok(flags)
 }
 
-/// The search path of the unit that runs the kubelet; `None` if there is no such unit, or it sets none.
+/// The units that run a kubelet, those with the usual names first.
+fn kubelet_units(root: &HostRoot) -> Result<Vec<KubeletUnit>, BootstrapError> {
+    let mut names: BTreeSet<String> = EXACT.into_iter().map(str::to_owned).collect();
+    for directory in &UNITS {
+        for name in root.list(directory)? {
+            // Drop-ins may be visible where the unit's own file is not.
+            let unit = name.strip_suffix(".d").unwrap_or(&name);
+            if unit.ends_with(".service") && NAMES.iter().any(|one| unit.starts_with(one)) {
+                names.insert(unit.to_owned());
+            }
+        }
+    }
+    let is_other = |name: &String| !EXACT.contains(&name.as_str());
+    let (others, exact): (Vec<String>, Vec<String>) = names.into_iter().partition(is_other);
+    let mut units = Vec::new();
+    for name in exact.into_iter().chain(others) {
+        let files = files_of_unit(root, &name)?;
+        let texts: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
+        let settings = unit_file::settings(&texts);
+        let starts_kubelet =
+            |setting: &Setting| setting.key == "ExecStart" && unit_file::starts_kubelet(&setting.value);
+        let runs = !is_other(&name) || settings.iter().any(starts_kubelet);
+        if runs && !files.is_empty() {
+            units.push(KubeletUnit { name, files, settings });
+        }
+    }
+    Ok(units)
+}
+
+/// The search paths of the units that run a kubelet; `None` for a unit that sets none.
 ///
 /// # Errors
 /// A unit cannot be read.
-pub(super) fn path_of_unit(root: &HostRoot) -> Result<Option<SearchPath>, BootstrapError> {
-    for prefix in NAMES {
-        let mut names = BTreeSet::new();
-        for directory in &UNITS {
-            let services = root.list(directory)?.into_iter();
-            names.extend(services.filter(|name| name.starts_with(prefix) && name.ends_with(".service")));
-        }
-        for unit in names {
-            let texts = texts_of_unit(root, &unit)?;
-            if texts.is_empty() {
-                continue;
-            }
-            let files = environment_of_unit(root, &texts)?;
-            return Ok(search_path(&texts, &files).map(|path| SearchPath { unit, path }));
-        }
+pub(super) fn paths_of_units(root: &HostRoot) -> Result<Vec<Option<SearchPath>>, BootstrapError> {
+    let mut paths = Vec::new();
+    for unit in kubelet_units(root)? {
+        let texts: Vec<String> = unit.files.into_iter().map(|(_, text)| text).collect();
+        let files = environment_of_unit(root, &texts)?;
+        paths.push(search_path(&texts, &files).map(|path| SearchPath { unit: unit.name, path }));
     }
-    Ok(None)
+    Ok(paths)
+}
+
+/// The unit that runs the kubelet in a container of its own, if there is one.
+///
+/// # Errors
+/// A unit cannot be read.
+pub(super) fn unit_in_container(root: &HostRoot) -> Result<Option<String>, BootstrapError> {
+    let is_container = |setting: &Setting| {
+        setting.key == "ExecStart" && unit_file::starts_kubelet_in_container(&setting.value)
+    };
+    let mut units = kubelet_units(root)?.into_iter();
+    Ok(units.find(|unit| unit.settings.iter().any(is_container)).map(|unit| unit.name))
 }
 
 /// The texts of the environment files that a unit's texts name and that exist.
 pub(crate) fn environment_of_unit(root: &HostRoot, unit: &[String]) -> Result<Vec<String>, BootstrapError> {
     let mut files = Vec::new();
-    let lines = unit.iter().flat_map(|text| text.lines());
-    for line in lines.filter_map(|line| line.trim().strip_prefix("EnvironmentFile=")) {
-        let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
+    for setting in unit_file::settings(unit).iter().filter(|setting| setting.key == "EnvironmentFile") {
+        let Ok(path) = HostPath::parse(setting.value.trim_start_matches('-')) else { continue };
         files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
     }
     Ok(files)
 }
 
-/// The texts of a unit and its drop-ins, in the order in which they count: a file in an earlier directory replaces
-/// one of the same name in a later one (systemd.unit(5)).
+/// The texts of a unit and its drop-ins, in the order in which they count; none if the unit's own file is not visible.
 pub(crate) fn texts_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<String>, BootstrapError> {
+    let files = files_of_unit(root, unit)?;
+    let has_own = files.iter().any(|(path, _)| path.name() == unit);
+    Ok(if has_own { files.into_iter().map(|(_, text)| text).collect() } else { Vec::new() })
+}
+
+/// A unit's file and its drop-ins, in the order in which they count: a file in an earlier directory replaces one of the
+/// same name in a later one (systemd.unit(5)). None if the unit is masked.
+fn files_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<(HostPath, String)>, BootstrapError> {
+    let is_masked = |path: &HostPath| root.link_target(path).is_ok_and(|to| to.as_deref() == Some(MASK));
     let mut fragment = None;
     let mut drop_ins = BTreeMap::new();
     for directory in &UNITS {
         let Ok(path) = directory.join(unit) else { continue };
+        if fragment.is_none() && is_masked(&path) {
+            return Ok(Vec::new());
+        }
         if fragment.is_none() {
-            fragment = read(root, &path)?;
+            fragment = read(root, &path)?.map(|bytes| (path, bytes));
         }
         let Ok(more) = directory.join(&format!("{unit}.d")) else { continue };
         for name in root.list(&more)?.into_iter().filter(|name| name.ends_with(".conf")) {
             let Ok(path) = more.join(&name) else { continue };
-            if let Some(bytes) = read(root, &path)? {
-                drop_ins.entry(name).or_insert(bytes);
+            if drop_ins.contains_key(&name) {
+                continue;
+            }
+            if is_masked(&path) {
+                drop_ins.insert(name, None);
+            } else if let Some(bytes) = read(root, &path)? {
+                drop_ins.insert(name, Some((path, bytes)));
             }
         }
     }
-    let Some(fragment) = fragment else { return Ok(Vec::new()) };
-    let texts = [fragment].into_iter().chain(drop_ins.into_values());
-    Ok(texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect())
+    let files = fragment.into_iter().chain(drop_ins.into_values().flatten());
+    Ok(files.map(|(path, bytes)| (path, String::from_utf8_lossy(&bytes).into_owned())).collect())
 }

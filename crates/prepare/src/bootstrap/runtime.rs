@@ -539,7 +539,7 @@ fn plan_containerd(
     if let Some(change) = changes.first() {
         root.read(&change.path)?;
     }
-    plan.findings.extend(containerd::examine(&conf));
+    plan.findings.extend(containerd::examine(release, &conf));
     Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
 }
 

@@ -67,6 +67,13 @@ pub fn undo(
         }
         Err(error) => return Err(error),
     };
+    for path in journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()) {
+        // The files of accounts and IDs have locks of their own, under which their leftovers are removed.
+        if !is_of_ids(&path) {
+            root.remove_leftovers(&path, staging(&path).as_ref());
+        }
+    }
+    root.remove_leftovers(&JOURNAL, None);
     let (mut part, mut items) = plan(root, &journal, wish, sandboxes)?;
     if let Some(change) = part.changes.iter().find(|change| !first.changes.contains(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });

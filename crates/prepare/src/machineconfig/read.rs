@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
+use ring::digest::{SHA256, SHA512, digest};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -330,23 +331,48 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadError> {
         overwrite: value.get("overwrite").and_then(Value::as_bool),
         has_contents: source.is_some(),
     };
+    let verification = contents.and_then(|contents| contents.get("verification"));
+    let hash = verification.and_then(|verification| verification.get("hash")).and_then(Value::as_str);
+    let verify = |content: &[u8]| hash.map_or(Ok(()), |hash| verify(content, hash)).map_err(wrong);
     let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&chain(&error)))?;
     budget.take_bytes(bytes.len())?;
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
-        None | Some("") => Ok(entry(bytes, Carried::Plain)),
+        None | Some("") => {
+            verify(&bytes)?;
+            Ok(entry(bytes, Carried::Plain))
+        }
         Some("gzip") => {
             let content = unpack(&bytes, budget.bytes).ok_or_else(|| wrong("is no gzip"))?;
             budget.take_bytes(content.len())?;
+            verify(&content)?;
             Ok(entry(content, Carried::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),
     }
 }
 
-/// Decompresses; at most one byte more than `most`.
+/// Compares contents with Ignition's hash of them after decompression, `sha256-HEX` or `sha512-HEX`.
+fn verify(content: &[u8], hash: &str) -> Result<(), &'static str> {
+    let (kind, hex) = hash.split_once('-').unwrap_or_default();
+    let algorithm = match kind {
+        "sha256" => &SHA256,
+        "sha512" => &SHA512,
+        _ => return Err("has a verification.hash that is neither sha256-… nor sha512-…"),
+    };
+    let found: String =
+        digest(algorithm, content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found.eq_ignore_ascii_case(hex) {
+        Ok(())
+    } else {
+        Err("has other contents than its verification.hash says")
+    }
+}
+
+/// Decompresses; at most one byte more than `most`. A gzip may have several members, and nothing else after them, as for
+/// Go's reader.
 fn unpack(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut content = Vec::new();
-    GzDecoder::new(bytes).take(most as u64 + 1).read_to_end(&mut content).ok()?;
+    MultiGzDecoder::new(bytes).take(most as u64 + 1).read_to_end(&mut content).ok()?;
     Some(content)
 }
 

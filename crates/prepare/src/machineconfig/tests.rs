@@ -225,6 +225,11 @@ fn an_invalid_machineconfig_is_refused_with_the_reason() {
         ("{path: /x, contents: {source: 'https://x/'}}", "not fetched"),
         ("{path: /x, contents: {compression: xz, source: 'data:,x'}}", "gzip"),
         ("{path: /x, contents: {compression: gzip, source: 'data:,x'}}", "is no gzip"),
+        (
+            "{path: /x, contents: {source: 'data:,x', verification: {hash: sha256-00}}}",
+            "other contents than its verification.hash",
+        ),
+        ("{path: /x, contents: {source: 'data:,x', verification: {hash: md5-00}}}", "neither sha256"),
         ("{path: /x, user: {id: 1000}}", "owned by another"),
         ("{path: /x, group: {name: wheel}}", "owned by another"),
     ] {
@@ -234,6 +239,32 @@ fn an_invalid_machineconfig_is_refused_with_the_reason() {
     let old = "kind: MachineConfig\nspec:\n  config:\n    ignition: {version: 2.2.0}\n";
     assert_eq!(parse(old), Err(ReadError::Version("2.2.0".into())));
     assert!(matches!(parse("a: ["), Err(ReadError::Yaml(_))));
+}
+
+/// `gzip -c a; gzip -c b`, as `cat a.gz b.gz` makes it; Go's reader, and so Ignition's, reads all members.
+#[test]
+fn every_member_of_a_gzip_is_read_and_the_hash_is_that_of_the_whole() {
+    use std::io::Write as _;
+    let member = |text: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(text).unwrap();
+        gzip.finish().unwrap()
+    };
+    let both = [member(b"one\n"), member(b"two\n")].concat();
+    let with = |bytes: &[u8], hash: &str| {
+        let data = usernsd_domain::ignition::bytes::base64(bytes);
+        parse(&format!(
+            "kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n      - {{path: /x, contents: \
+             {{compression: gzip, source: 'data:;base64,{data}', verification: {{hash: {hash}}}}}}}\n"
+        ))
+    };
+    // printf 'one\ntwo\n' | sha256sum
+    let hash = "sha256-c3f9c8c283a2b1f2f1896f27a01cbe3cddc0c9d93f752e4639035a0f5b36f6e8";
+    let found = with(&both, hash).unwrap();
+    assert_eq!(found.files[0].node.content, b"one\ntwo\n");
+    assert!(with(&both, "sha256-00").unwrap_err().to_string().contains("verification.hash"));
+    let trailing = [both, b"rest".to_vec()].concat();
+    assert!(with(&trailing, hash).unwrap_err().to_string().contains("is no gzip"));
 }
 
 #[test]

@@ -8,6 +8,10 @@ use crate::crio::config::Effective;
 use crate::finding::Finding;
 use crate::restart;
 
+/// The check compares keys, types, values, handlers, workloads and programs with CRI-O's rules; CRI-O itself may still find
+/// something else, for example in a certificate or in its storage.
+const NOTHING_FOUND: &str = "nothing in it is known to keep CRI-O from starting";
+
 pub(super) fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
     let Crio { version, findings, effective, older, hook: _ } = match crio {
         Ok(crio) => crio,
@@ -54,7 +58,7 @@ pub(super) fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
 }
 
 fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> Checked {
-    let judged = Check::CrioConfig.judged(findings, "CRI-O would start with it");
+    let judged = Check::CrioConfig.judged(findings, NOTHING_FOUND);
     let Some(Older { version: older, is_installed, refuses }) = older.filter(|_| !judged.is_failed()) else {
         return judged;
     };
@@ -66,7 +70,7 @@ fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> 
         );
     }
     Check::CrioConfig.passed(format!(
-        "CRI-O would start with it; after a downgrade to {older} or older it would not, until usernsd bootstrap has run: {}",
+        "{NOTHING_FOUND}; after a downgrade to {older} or older it would not, until usernsd bootstrap has run: {}",
         refuses.what
     ))
 }

@@ -132,12 +132,22 @@ fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
 
 #[test]
 fn drop_ins_of_openshifts_operator_are_not_stray_files() {
-    for name in ["00-default", "01-ctrcfg-pidsLimit", "01-ctrcfg-logLevel", "50-pinned-images", "99-userns"] {
+    for name in [
+        "00-default",
+        "01-ctrcfg-pidsLimit",
+        "01-ctrcfg-logLevel",
+        "50-pinned-images",
+        "99-userns",
+        "10-userns.toml",
+        "20-pause.cfg",
+    ] {
         let path = format!("/etc/crio/crio.conf.d/{name}");
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
         assert_eq!(check(v("1.36.3"), &[file], &unseen), Vec::new(), "{name}");
     }
-    for name in ["x.conf.bak", "x.conf~", "x.conf.rpmsave", ".x.swp", "x~"] {
+    for name in
+        ["x.conf.bak", "x.conf~", "x.conf.rpmsave", ".x.swp", "x~", "x.conf.dpkg-old", "#x#", "x.orig"]
+    {
         let path = format!("/etc/crio/crio.conf.d/{name}");
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
         assert_eq!(check(v("1.36.3"), &[file], &unseen).len(), 1, "{name}");
@@ -148,8 +158,8 @@ fn drop_ins_of_openshifts_operator_are_not_stray_files() {
 fn stray_files_are_found() {
     let plain = |path: &str, link| ConfFile { path: path.into(), link, content: Content::Toml(Table::new()) };
     for (stray, severity, word) in [
-        (plain("/etc/crio/crio.conf.d/00-default.bak", false), Severity::Warning, ".conf"),
-        (plain("/etc/crio/crio.conf.d/sub/x.tmp", false), Severity::Warning, ".conf"),
+        (plain("/etc/crio/crio.conf.d/00-default.bak", false), Severity::Warning, "has left"),
+        (plain("/etc/crio/crio.conf.d/sub/x.tmp", false), Severity::Warning, "has left"),
         (plain("/etc/crio/crio.conf.d/x.conf", true), Severity::Warning, "symbolic link"),
         (
             ConfFile { content: Content::NotToml("line 1: expected '='".into()), ..plain(DROP_IN, false) },
@@ -283,4 +293,109 @@ fn the_default_handlers_missing_program_is_blamed_on_the_line_that_chooses_it() 
 
     // The default is complete: the other is ignored, which is no error.
     assert_eq!(errors(&files(choice("crun")), &["crun", "conmon"]), []);
+}
+
+#[test]
+fn monitors_have_a_cgroup_that_the_manager_can_make() {
+    const HANDLER: &str = "crio/runtime/runtimes/crun/monitor_cgroup";
+    let cases: [(&str, &[(&str, &str)], bool); 14] = [
+        ("1.36.3", &[("crio/runtime/conmon_cgroup", "kube")], false),
+        ("1.36.3", &[("crio/runtime/conmon_cgroup", "pod")], true),
+        ("1.36.3", &[("crio/runtime/conmon_cgroup", "kube.slice")], true),
+        ("1.36.3", &[(HANDLER, "kube")], false),
+        ("1.36.3", &[(HANDLER, "kube.slice")], true),
+        // conmon_cgroup takes the place of the handlers' own.
+        ("1.36.3", &[(HANDLER, "kube"), ("crio/runtime/conmon_cgroup", "pod")], true),
+        ("1.36.3", &[("crio/runtime/cgroup_manager", "cgroupfs"), (HANDLER, "kube.slice")], false),
+        ("1.36.3", &[("crio/runtime/cgroup_manager", "cgroupfs"), (HANDLER, "system.slice")], true),
+        ("1.32.0", &[("crio/runtime/cgroup_manager", "cgroupfs"), (HANDLER, "system.slice")], false),
+        ("1.36.3", &[("crio/runtime/cgroup_manager", "cgroupfs"), (HANDLER, "pod")], true),
+        (
+            "1.36.3",
+            &[("crio/runtime/cgroup_manager", "cgroupfs"), ("crio/runtime/conmon_cgroup", "a.slice")],
+            false,
+        ),
+        ("1.22.0", &[("crio/runtime/conmon_cgroup", "kube")], false),
+        // A key that 1.22 does not have.
+        ("1.22.0", &[("crio/runtime/runtimes/runc/monitor_cgroup", "kube")], true),
+        // Only the monitors of OCI runtimes are in a cgroup of their own.
+        (
+            "1.36.3",
+            &[
+                ("crio/runtime/runtimes/k/runtime_type", "vm"),
+                ("crio/runtime/runtimes/k/monitor_cgroup", "x"),
+            ],
+            true,
+        ),
+    ];
+    for (version, pairs, good) in cases {
+        let pairs: Vec<(&str, Value)> = pairs.iter().map(|(key, value)| (*key, text(value))).collect();
+        let found = said(version, &drop_in(&pairs), &unseen);
+        assert_eq!(found.is_empty(), good, "{version} {pairs:?}: {found:?}");
+        assert!(found.iter().all(|line| line.contains("conmon cgroup should be 'pod' or")), "{found:?}");
+    }
+}
+
+/// The words are those of CRI-O 1.36.3 for the same files.
+#[test]
+fn values_that_cri_o_refuses_are_found() {
+    for (key, value, word) in [
+        ("crio/runtime/cgroup_manager", text("Systemd"), "invalid cgroup manager: Systemd"),
+        ("crio/runtime/log_level", text("verbose"), "not a valid logrus Level: \"verbose\""),
+        (
+            "crio/runtime/default_ulimits",
+            Value::list(["nofile=1:2", "nofile=abc"]),
+            "unrecognized ulimit nofile=abc",
+        ),
+        ("crio/runtime/default_ulimits", Value::list(["nofile=3:2"]), "unrecognized ulimit nofile=3:2"),
+        ("crio/runtime/log_size_max", Value::Integer(100), "log size max should be negative or >= 8192"),
+        ("crio/runtime/pinns_path", text("/opt/pinns"), "invalid pinns path: stat /opt/pinns"),
+        ("crio/image/image_volumes", text("copy"), "unrecognized image volume type"),
+    ] {
+        let programs = |name: &str| Some(name != "/opt/pinns");
+        let found = said("1.36.3", &drop_in(&[(key, value)]), &programs);
+        assert!(
+            found.len() == 1 && found[0].starts_with("error") && found[0].contains(word),
+            "{key}: {found:?}"
+        );
+    }
+    for (key, value) in [
+        ("crio/runtime/cgroup_manager", text("cgroupfs")),
+        ("crio/runtime/log_level", text("Warning")),
+        ("crio/runtime/default_ulimits", Value::list(["nofile=1024", "core=-1:-1", "nproc=1:-1"])),
+        ("crio/runtime/log_size_max", Value::Integer(-1)),
+        ("crio/runtime/pinns_path", text("")),
+        ("crio/runtime/seccomp_profile", text("/opt/seccomp.json")),
+    ] {
+        let programs = |name: &str| Some(name != "/opt/seccomp.json");
+        assert_eq!(said("1.36.3", &drop_in(&[(key, value)]), &programs), Vec::<String>::new(), "{key}");
+    }
+    let profile = drop_in(&[("crio/runtime/seccomp_profile", text("/opt/seccomp.json"))]);
+    let old = said("1.32.0", &profile, &|name| Some(name != "/opt/seccomp.json"));
+    assert!(old.len() == 1 && old[0].contains("unable to load seccomp profile"), "{old:?}");
+}
+
+#[test]
+fn resources_of_a_workload_that_cri_o_refuses_are_found() {
+    let workload = |pairs: &[(&str, Value)]| {
+        let mut all = vec![("crio/runtime/workloads/x/activation_annotation", text("y"))];
+        all.extend(pairs.iter().cloned());
+        drop_in(&all)
+    };
+    let key = |name: &str| format!("crio/runtime/workloads/x/resources/{name}");
+    let [shares, quota, period, set] = ["cpushares", "cpuquota", "cpuperiod", "cpuset"].map(key);
+    for (pairs, word) in [
+        (vec![(shares.as_str(), text("x"))], "has type string; destination has type integer"),
+        (
+            vec![(quota.as_str(), Value::Integer(5)), (shares.as_str(), Value::Integer(9))],
+            "cannot be less than cpushares",
+        ),
+        (vec![(period.as_str(), Value::Integer(5))], "cannot be less than 1000 microseconds"),
+        (vec![(set.as_str(), text("0-"))], "unable to parse cpuset"),
+    ] {
+        let found = said("1.36.3", &workload(&pairs), &unseen);
+        assert!(found.len() == 1 && found[0].contains(word), "{pairs:?}: {found:?}");
+    }
+    let good = workload(&[(shares.as_str(), Value::Integer(2)), (set.as_str(), text("0-3,8"))]);
+    assert_eq!(said("1.36.3", &good, &unseen), Vec::<String>::new());
 }

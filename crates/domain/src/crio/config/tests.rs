@@ -111,6 +111,16 @@ fn values_of_a_wrong_type_are_found() {
             "crio.runtime.workloads.x.activation_annotation: int64 for string",
         ),
         ("crio/nri/enable_nri", text("true"), "crio.nri.enable_nri: string for boolean"),
+        ("crio/runtime/pids_limit", text("1024"), "crio.runtime.pids_limit: string for integer"),
+        ("crio/network/plugin_dirs", text("x"), "crio.network.plugin_dirs: string for slice"),
+        ("crio/storage_driver", Value::Integer(5), "crio.storage_driver: int64 for string"),
+        ("crio/image", Value::Integer(5), "crio.image: int64 for table"),
+        ("crio/api/stream_enable_tls", text("yes"), "crio.api.stream_enable_tls: string for boolean"),
+        (
+            "crio/runtime/runtimes/x/default_annotations/a",
+            Value::Bool(true),
+            "crio.runtime.runtimes.x.default_annotations: bool for string",
+        ),
     ] {
         let found = wrong_types(v(36), &table(&[(path, value)]));
         let found: Vec<String> =
