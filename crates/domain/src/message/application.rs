@@ -12,6 +12,11 @@ messages! { Application;
             "permission denied…/dev/stderr",
             "error log file: open() \"/var/log/nginx/error.log\" failed (13: permission denied)",
             "open() \"/var/log/nginx/access.log\" failed (13: permission denied)",
+            "chown: changing ownership of '/dev/std…: Operation not permitted",
+            "chown: /dev/std…: Operation not permitted",
+            "lchown /dev/std…: operation not permitted",
+            "chown /dev/std…: operation not permitted",
+            "chown: changing ownership of '/proc/self/fd/…: Operation not permitted",
             "permission denied: AH00091",
             "permission denied: AH00649",
         ],
@@ -29,8 +34,9 @@ messages! { Application;
             "chown failed - Invalid argument",
         ],
         sample: "chown: changing ownership of '/data': Invalid argument",
-        cause: "The new owner is not mapped into the pod, which has the IDs 0 to 65535 by default. Users from a directory service (LDAP, Active Directory) often have larger IDs.",
-        fix: "Use an ID below 65536, or raise idsPerPod of the kubelet on a drained node.",
+        cause: "The new owner is not mapped. If it is below 65536, which every pod has, the program runs in a smaller mapping that a container engine inside the pod has made from /etc/subuid and /etc/subgid of its image. Otherwise the pod, which has the IDs 0 to 65535 by default, does not have it: users from a directory service (LDAP, Active Directory) often have larger IDs.",
+        fix: "For an owner below 65536 write a range into the image's /etc/subuid and /etc/subgid (1001:64535 for user 1000) and run podman system migrate; cat /proc/self/uid_map there shows the mapping. For a larger one use an ID below 65536, or raise idsPerPod of the kubelet on a drained node.",
+        page: "recipes/container-engine.md",
     }
     ChownDenied = "chown-denied" {
         says: [
@@ -40,6 +46,7 @@ messages! { Application;
             "chown: …: Operation not permitted",
             "cannot change ownership of …: Operation not permitted",
             "Cannot change ownership to uid …: Operation not permitted",
+            "cpio: chown failed - Operation not permitted",
             "failed to preserve ownership for …: Operation not permitted",
         ],
         sample: "chown: changing ownership of '/data': Operation not permitted",
@@ -142,6 +149,23 @@ messages! { Application;
         cause: "The device belongs to a user and group of the host that are not mapped into the pod, in which they appear as nobody, and its mode admits no others. Capabilities of the pod do not apply to it.",
         fix: "Open the device for others on the node with a udev rule (KERNEL==\"kvm\", MODE=\"0666\"); the container must also be allowed to use it, by a device plugin or CRI-O's annotation io.kubernetes.cri-o.Devices.",
         when: is_device,
+    }
+    UseraddRange = "useradd-no-range" {
+        says: [
+            "Can't get unique subordinate UID range",
+            "Can't get unique subordinate GID range",
+            "can't create subordinate user IDs",
+            "can't create subordinate group IDs",
+        ],
+        sample: "useradd: Can't get unique subordinate UID range",
+        cause: "useradd gives each new user a range between SUB_UID_MIN and SUB_UID_MAX of /etc/login.defs (to 600100000 by default), and the lines in /etc/subuid or /etc/subgid leave no room for one there: a large range of containers is among them, or a directory service has no entry for the user.",
+        fix: "For a user that starts no containers set SUB_UID_COUNT 0 and SUB_GID_COUNT 0, or create it as a system user (useradd --system). Otherwise raise SUB_UID_MAX and SUB_GID_MAX, or give containers fewer IDs: bootstrap.ranges: [{owner: containers, pods: N}].",
+        page: "prepare-kubernetes.md",
+    }
+    GetsubidsRange = "getsubids-no-range" {
+        says: ["Error fetching ranges"],
+        cause: "getsubids found no range for the user that it was asked for: /etc/subuid (with -g /etc/subgid) of the machine or image where it runs has no line for that user, or the source in the subid line of /etc/nsswitch.conf does not answer.",
+        fix: "Add a line for the user to both files there. For the kubelet's user on a node: usernsd bootstrap.",
     }
     IoOnIdmap = "cephfs-idmap" {
         says: [

@@ -118,4 +118,35 @@ messages! { Containerd;
         cause: "The pod's runtime class names a handler that the runtime of this node does not have. The second wording is that of Docker with cri-dockerd, which has no handlers at all.",
         fix: "Add the handler to containerd's configuration ([plugins.….containerd.runtimes.NAME]) and restart containerd, or keep such pods to prepared nodes with nodeSelector in the RuntimeClass. With Docker, change the node to containerd or CRI-O.",
     }
+    NoCri = "containerd-no-cri" {
+        says: [
+            "unknown service runtime.v1.RuntimeService",
+            "unknown service runtime.v1.ImageService",
+            "unknown service runtime.v1alpha2.RuntimeService",
+        ],
+        sample: "validate CRI v1 runtime API for endpoint \"unix:///run/containerd/containerd.sock\": rpc error: code = Unimplemented desc = unknown service runtime.v1.RuntimeService",
+        cause: "containerd runs without its CRI plugin: disabled_plugins names it, as in the file of Docker's package containerd.io, or it could not be loaded, for example because of a default_runtime_name without a table.",
+        fix: "The check containerd_config of usernsd doctor shows the line. Take cri out of disabled_plugins, or correct what containerd's log says of the plugin (\"failed to load plugin\"), and restart containerd.",
+        page: "runbooks/checks/containerd_config.md",
+    }
+    NoDefaultRuntime = "containerd-no-default-runtime" {
+        says: ["no corresponding runtime configured in …default_runtime_name"],
+        sample: "invalid plugin config: no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = \"crun\"`",
+        cause: "default_runtime_name in containerd's configuration is a name for which there is no table [plugins.….containerd.runtimes.NAME]. The CRI plugin does not load, and the node does not become ready.",
+        fix: "Define that runtime, or remove default_runtime_name; then restart containerd.",
+        page: "runbooks/checks/containerd_config.md",
+    }
+    DisabledPluginUri = "containerd-disabled-plugin-uri" {
+        says: ["invalid disabled plugin URI \"…\""],
+        sample: "containerd: failed to load TOML: invalid disabled plugin URI \"cri\" expect io.containerd.x.vx",
+        cause: "disabled_plugins has a short name, which only version 1 of the file allows. containerd does not start.",
+        fix: "Write the plugin's full name, io.containerd.grpc.v1.cri for cri; or, for a node of Kubernetes, which needs that plugin, remove the entry.",
+        page: "runbooks/checks/containerd_config.md",
+    }
+    RegistryMirrors = "containerd-registry-mirrors" {
+        says: ["`mirrors` cannot be set when `config_path` is provided"],
+        sample: "invalid plugin config: `mirrors` cannot be set when `config_path` is provided",
+        cause: "containerd's configuration has both ways to name mirrors of registries: the old tables registry.mirrors and the directory config_path, often because an imported file has one of them. The CRI plugin does not load.",
+        fix: "Move the mirrors into hosts.toml files below config_path and remove the tables registry.mirrors, or remove config_path; then restart containerd.",
+    }
 }

@@ -111,9 +111,45 @@ messages! { Crio;
     }
     Conmon = "crio-monitor-fields" {
         says: ["failed to translate monitor fields for runtime "],
-        sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: exec: \"conmon\": …",
-        cause: "A handler has no monitor_path, and conmon is not in PATH. CRI-O does not start.",
-        fix: "Copy monitor_path from the default handler.",
+        sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: …",
+        cause: "The settings of a handler's monitor (monitor_path, monitor_cgroup, conmon, conmon_cgroup) are wrong; the end of the message has the reason. CRI-O does not start.",
+        fix: "The check crio_config of usernsd doctor names the file. Correct the key there, or copy the handler's table from the default one.",
+        page: "runbooks/checks/crio_config.md",
+    }
+    ConmonMissing = "crio-conmon-missing" {
+        says: [
+            "failed to translate monitor fields for runtime …exec: \"conmon\"",
+            "failed to translate monitor fields for runtime …invalid conmon path",
+            "conmon validation: …",
+        ],
+        sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: exec: \"conmon\": executable file not found in $PATH",
+        cause: "CRI-O does not find conmon: a handler has no monitor_path and conmon is not in CRI-O's PATH, or the path leads to no file. CRI-O does not start.",
+        fix: "Copy monitor_path from the default handler, or install conmon.",
+    }
+    MonitorCgroup = "crio-monitor-cgroup" {
+        says: [
+            "conmon cgroup should be 'pod' or a systemd slice",
+            "cgroupfs manager conmon cgroup should be 'pod' or empty",
+        ],
+        sample: "monitor fields translation: failed to translate monitor fields for runtime crun: cgroupfs manager conmon cgroup should be 'pod' or empty, but got: 'kube.slice'",
+        cause: "conmon_cgroup, which takes the place of every handler's monitor_cgroup, or monitor_cgroup itself has a value that the cgroup manager cannot use: with systemd it must be pod or a slice, with cgroupfs pod or empty. CRI-O does not start.",
+        fix: "Write conmon_cgroup = \"pod\", or a name that ends in .slice with cgroup_manager = \"systemd\".",
+        page: "runbooks/checks/crio_config.md",
+    }
+    ConmonVersion = "crio-conmon-version" {
+        says: [
+            "failed to translate monitor fields for runtime …get conmon version",
+            "failed to translate monitor fields for runtime …parse conmon version",
+        ],
+        sample: "monitor fields translation: failed to translate monitor fields for runtime crun: get conmon version: exit status 127",
+        cause: "The program that monitor_path or conmon names cannot be run, or does not print a version of conmon: it is another program, or is built for other libraries. CRI-O does not start.",
+        fix: "Run that program with --version; install the conmon that belongs to this CRI-O.",
+    }
+    TokenDenied = "crio-token-denied" {
+        says: ["open /var/run/secrets/kubernetes.io/serviceaccount/token: permission denied"],
+        cause: "The process has other host IDs than the token's volume is mapped for. CRI-O before 1.35.6 and 1.37.0 forgets the ID mappings of running pods when it is restarted: containers that start in them later get none (cri-o#10014). Or the container's user may not read the file: it has no fsGroup, and the file belongs to root.",
+        fix: "Recreate the pod, and update CRI-O; until then drain the node before a restart of CRI-O. usernsd explain POD shows the mapping. If the container's user is not root, set fsGroup.",
+        page: "runbooks/checks/crio_restart.md",
     }
     DefaultRuntime = "crio-default-runtime" {
         says: ["default_runtime set to …but no runtime entry table"],

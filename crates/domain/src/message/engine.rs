@@ -98,9 +98,20 @@ messages! { Engine;
             "cannot find UID/GID for user",
         ],
         sample: "no subuid ranges found for user \"build\" in /etc/subuid",
-        cause: "The pod's own /etc/subuid or /etc/subgid, in the image, has no line for the engine's user. The node's files do not matter here.",
-        fix: "Write one line for the user into both files of the image, within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
+        cause: "/etc/subuid or /etc/subgid of the machine or image where the engine runs has no line for its user. For an engine in a pod these are the files of its image; the node's do not matter then.",
+        fix: "Write one line for the user into both files of that machine or image; in a pod within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
         page: "recipes/container-engine.md",
+    }
+    Dockremap = "dockremap-subordinate-ids" {
+        says: [
+            "no subuid ranges found for user …",
+            "no subgid ranges found for group …",
+            "no subgid ranges found for user …",
+        ],
+        sample: "Error creating ID mappings: No subuid ranges found for user \"dockremap\" in /etc/subuid",
+        cause: "dockerd runs with userns-remap: default, and /etc/subuid or /etc/subgid of the machine or image where it runs has no line for its user dockremap. The kubelet and CRI-O do not use that line.",
+        fix: "Write a line dockremap:START:65536 into both files there, beside the other ranges (usernsd map shows them), and restart dockerd.",
+        when: |name| name.trim_start_matches(['"', '\'', ' ']).starts_with("dockremap"),
     }
     IdsInsufficient = "insufficient-ids" {
         says: [
@@ -230,6 +241,7 @@ messages! { Engine;
         says: [
             "'overlay' is not supported over overlayfs",
             "overlay is not supported over overlayfs",
+            "unable to create kernel-style whiteout",
             "failed to mount overlay: invalid argument",
         ],
         sample: "kernel does not support overlay fs: 'overlay' is not supported over overlayfs, a mount_program is required",
@@ -329,6 +341,8 @@ messages! { Engine;
             "failed to mount shm tmpfs …: operation not permitted",
             "failed to mount …/containerd-mount…: operation not permitted",
             "failed to mount …/buildkit-mount…: operation not permitted",
+            "remount /, flags: …: permission denied",
+            "remount /, flags: …: operation not permitted",
             "fuse: mount failed: Permission denied",
             "fuse: mount failed: Operation not permitted",
             "fusermount: mount failed: ",
@@ -339,8 +353,40 @@ messages! { Engine;
         fix: "With hostUsers: false add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined; on nodes with SELinux set seLinuxOptions.type: container_engine_t.",
         page: "recipes/container-engine.md",
     }
+    OverlayDenied = "overlay-denied" {
+        says: ["failed to mount overlay: operation not permitted", "failed to mount overlay: permission denied"],
+        sample: "level=error msg=\"failed to mount overlay: operation not permitted\" storage-driver=overlay2",
+        cause: "Docker or another engine cannot mount an overlay in its user namespace: Linux before 5.11 (Ubuntu and Debian have patched kernels) does not allow it, or the container lacks SYS_ADMIN, or AppArmor forbids mounts.",
+        fix: "Use Linux 5.11 or later. In a pod with hostUsers: false add the capability SYS_ADMIN and set appArmorProfile.type: Unconfined, and put the engine's storage on a volume. Or use fuse-overlayfs with /dev/fuse.",
+        page: "recipes/container-engine.md",
+    }
+    JoinInvalid = "join-user-namespace-invalid" {
+        says: [
+            "setns…/ns/user…: invalid argument",
+            "cannot set user namespace: Invalid argument",
+        ],
+        sample: "error joining user namespace: setns /proc/self/ns/user: invalid argument",
+        cause: "The kernel refuses to join a user namespace in which the process already is, and any from a process with more than one thread or with shared file system state. gVisor refuses each.",
+        fix: "Stop what is left of the engine's earlier process and let it start anew: podman system migrate, or remove pause.pid in its runtime directory. Rootless engines do not run under gVisor; use hostUsers: false with runc or crun.",
+    }
+    HostIdInSubids = "host-id-in-subordinate-range" {
+        says: ["failed adding idmap entry: …Host id is in the range of subids"],
+        sample: "error: failed adding idmap entry: {true false 205743 0 1}: Host id is in the range of subids",
+        cause: "The user's own ID lies within a range of /etc/subuid or /etc/subgid that it may map: the two would be the same user inside.",
+        fix: "Give the user a range that does not contain its own ID, in both files; usernsd doctor reports such ranges of a node (subid_no_host_user).",
+        page: "runbooks/checks/subid_no_host_user.md",
+    }
+    LxcUsernsexec = "lxc-usernsexec" {
+        says: ["lxc-usernsexec failed"],
+        sample: "lxc-usernsexec failed: No such file or directory - Failed to open tty",
+        cause: "lxc-usernsexec could not run a command in a new user namespace: the user has no range in /etc/subuid and /etc/subgid, or lxc.idmap names another one, or newuidmap and newgidmap are missing or have no privileges.",
+        fix: "Write lxc.idmap with the range of the user's lines in both files, and install newuidmap (package uidmap) with its set-user-ID bit or file capability.",
+    }
     NodeIds = "node-ids-insufficient" {
-        says: ["Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid"],
+        says: [
+            "Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid",
+            "failed to Lchown …for UID …: lchown …: invalid argument",
+        ],
         sample: "failed to extract layer: failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid)",
         cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), which does not have the owner of a file in the image.",
         fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine below, and start the rootless runtime again.",

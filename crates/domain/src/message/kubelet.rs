@@ -51,7 +51,7 @@ messages! { Kubelet;
         page: "prepare-kubernetes.md",
     }
     NoRange = "kubelet-no-range" {
-        says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "Error fetching ranges"],
+        says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "kubelet…Error fetching ranges"],
         sample: "create user namespace manager: kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status 1",
         cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), a line that getsubids passes over (a carriage return at its end, a negative number, or one of more than 32 bits), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
         fix: "Add the lines with usernsd bootstrap, or fix the directory service: getsubids kubelet and getsubids -g kubelet must each print one line. Or remove the user kubelet to get the default range.",
@@ -135,6 +135,13 @@ messages! { Kubelet;
         sample: "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
         cause: "The runtime class of the pod names a handler without support for user namespaces, such as one that runs virtual machines.",
         fix: "Use another runtime class, or omit hostUsers: a virtual machine already isolates the pod.",
+        page: "runbooks/checks/cri_userns_handler.md",
+    }
+    HandlerUnknown = "kubelet-handler-unknown" {
+        says: ["the handler \"…\" is not known"],
+        sample: "the handler \"\" is not known",
+        cause: "The kubelet asks which handlers of the runtime support user namespaces, and the runtime has not reported this one (\"\" is the default): it is too old to report handlers (containerd before 2.0, CRI-O before 1.30), or the kubelet has read its status too early.",
+        fix: "Update the runtime. If it is new enough, restart the kubelet after the runtime has started; crictl info shows the handlers.",
         page: "runbooks/checks/cri_userns_handler.md",
     }
     GateOff = "kubelet-gate-off" {

@@ -15,6 +15,13 @@ messages! { Nri;
         fix: "Remove reject_namespace_adjustment (CRI-O: nri_validator_reject_namespace_adjustment), or set delegation.privilegedCgroupNamespace to false.",
         page: "runbooks/checks/nri_required.md",
     }
+    PluginClosed = "nri-plugin-closed" {
+        says: ["closing plugin …usernsd, failed to handle event"],
+        sample: "closing plugin 90-usernsd, failed to handle event 4: context deadline exceeded",
+        cause: "The runtime waited longer for an answer of usernsd than its time limit for plugins allows (2 s by default), and has disconnected it. Containers that started meanwhile were set up without usernsd.",
+        fix: "usernsd doctor shows whether it is connected again (nri_enabled, plugin_running); the agent's resync repairs what it missed. If it happens often, the node is overloaded: raise plugin_request_timeout (CRI-O: nri_plugin_request_timeout) and restart the runtime.",
+        page: "runbooks/checks/nri_enabled.md",
+    }
     NoService = "nri-no-service" {
         says: ["failed to connect to NRI service", "failed to connect to NRI/Runtime"],
         sample: "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",

@@ -324,6 +324,19 @@ messages! { Oci;
         cause: "A volume is to be mounted below /sys or /proc on a directory that does not exist in the container's own, and nobody can create directories there.",
         fix: "Remove that volume from the pod, or mount it elsewhere (/host/sys/kernel/tracing).",
     }
+    SetnsExit = "runc-setns-exit" {
+        says: ["running exec setns process for init caused \"exit status …"],
+        sample: "container_linux.go:296: starting container process caused \"process_linux.go:245: running exec setns process for init caused \\\"exit status 40\\\"\"",
+        cause: "The step of an old runc that creates or joins namespaces failed; the number is a place in its code. Most often user namespaces are switched off (user.max_user_namespaces is 0 on RHEL 7), or seccomp or AppArmor forbids them.",
+        fix: "sysctl user.max_user_namespaces must be above 0: usernsd bootstrap --apply-sysctl. Update runc (1.2 at least), whose message has the reason.",
+        page: "runbooks/checks/max_user_namespaces.md",
+    }
+    NoConsole = "dev-console-missing" {
+        says: ["/dev/console: no such file or directory"],
+        sample: "failed to create containerd container: open /var/lib/containerd/tmpmounts/containerd-mount1/dev/console: no such file or directory",
+        cause: "The image has no /dev/console, on which the runtime mounts the container's terminal, and in a user namespace it cannot create one in the image's files (containerd#13129, observed with images of a single program on GKE).",
+        fix: "Add the file to the image: RUN mkdir -p /dev && touch /dev/console, or COPY an empty file there.",
+    }
     NetnsDenied = "network-namespace-denied" {
         says: [
             "failed to setup netns: …permission denied",

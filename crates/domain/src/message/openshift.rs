@@ -115,4 +115,11 @@ messages! { Openshift;
         cause: "A MachineConfig contains a file with setuid, setgid or the sticky bit; the Machine Config Operator rejects that.",
         fix: "Write the mode as a decimal number of at most 511 (0777).",
     }
+    RenderedMissing = "rendered-config-missing" {
+        says: ["machineconfig.machineconfiguration.openshift.io \"rendered-…\" not found"],
+        sample: "Node ip-10-0-1-1 is reporting: \"machineconfig.machineconfiguration.openshift.io \\\"rendered-master-0b1\\\" not found\"",
+        cause: "A node's annotation machineconfiguration.openshift.io/currentConfig or desiredConfig names a rendered MachineConfig that does not exist: it was deleted, or, right after installation, the operator renders something else than the bootstrap node did because a manifest (a MachineConfig, a KubeletConfig) was added meanwhile.",
+        fix: "oc get machineconfig shows which rendered ones exist. On a new cluster put MachineConfigs into the installation's manifests. Otherwise set both annotations of the node and /etc/machine-config-daemon/currentconfig to an existing one of the pool, as Red Hat's knowledge base describes.",
+        page: "prepare-openshift.md",
+    }
 }

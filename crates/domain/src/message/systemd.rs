@@ -153,4 +153,27 @@ messages! { Systemd;
         cause: "The service has DynamicUser= with StateDirectory=, CacheDirectory= or LogsDirectory=, whose owners systemd maps with an ID-mapped mount from version 257 on. In this container the directory cannot be mapped: it is a mount that is mapped already, or its file system does not support it.",
         fix: "Disable DynamicUser= with a drop-in for the service and give it a user, or move the directory off the volume.",
     }
+    Credentials = "systemd-credentials" {
+        says: ["Failed to set up credentials", "Failed at step CREDENTIALS spawning", "status=243/CREDENTIALS"],
+        sample: "systemd-journald.service: Failed to set up credentials: Permission denied",
+        cause: "systemd mounts a file system for the credentials of a service (LoadCredential=, ImportCredential=; many of its own services have them from version 254 on), and the container is not allowed to mount it: AppArmor forbids mounts.",
+        fix: "With hostUsers: false set appArmorProfile.type: Unconfined for the container; usernsd.io/systemd: \"true\" sets up the rest. Or empty ImportCredential= and LoadCredential= with a drop-in for the service.",
+        page: "recipes/systemd-server.md",
+    }
+    DbusBroker = "systemd-dbus-broker" {
+        says: [
+            "setresgid(…) = -1 EINVAL",
+            "dbus-broker…setresgid…Invalid argument",
+            "_drop_permissions @ …: Invalid argument",
+        ],
+        sample: "dbus-broker-launch[51]: ERROR util_audit_drop_permissions @ ../src/util/audit.c +63: Invalid argument",
+        cause: "dbus-broker cannot become the user dbus, because it runs in a user namespace without that ID. systemd 258 starts it in a namespace of its own in containers where the manager lacks rights (systemd#39563); or the container's mapping is too small.",
+        fix: "Update systemd in the image to 258.2 or later, or go back to 257. If cat /proc/self/uid_map in the container shows fewer than 65536 IDs, use hostUsers: false.",
+    }
+    InvocationId = "systemd-invocation-id" {
+        says: ["trusted.invocation_id xattr on …ignoring", "trusted.invocation_id' xattr on …ignoring"],
+        sample: "Failed to set 'trusted.invocation_id' xattr on control group /init.scope, ignoring: Operation not permitted",
+        cause: "Attributes of the class trusted can be set only by the host's root. systemd uses user.invocation_id instead.",
+        fix: "Nothing has to be done: the message is harmless.",
+    }
 }

@@ -867,3 +867,140 @@ proptest! {
         let _ = log::Understood::of(&line);
     }
 }
+
+/// Lines of public reports; the comment names the report.
+#[test]
+fn lines_of_public_reports_are_known() {
+    are(&[
+        // shadow#459
+        ("useradd: Can't get unique subordinate UID range", "useradd-no-range"),
+        ("useradd: can't create subordinate user IDs", "useradd-no-range"),
+        // runc#1740
+        (
+            r#"container_linux.go:296: starting container process caused "process_linux.go:245: running exec setns process for init caused \"exit status 40\"""#,
+            "runc-setns-exit",
+        ),
+        // buildah#5622
+        (
+            "ApplyLayer stdout: stderr: remount /, flags: 0x44000: permission denied exit status 1",
+            "engine-mount-denied",
+        ),
+        // containers/storage#156, gvisor#13314
+        (
+            "error joining user namespace: setns /proc/12/ns/user: invalid argument",
+            "join-user-namespace-invalid",
+        ),
+        // machine-config-operator#2010
+        (
+            r#"Node master-0 is reporting: "machineconfig.machineconfiguration.openshift.io \"rendered-master-0b1\" not found""#,
+            "rendered-config-missing",
+        ),
+        // kubernetes#131623
+        (r#"failed to get runtime handler: the handler "" is not known"#, "kubelet-handler-unknown"),
+        // systemd#39563
+        ("setresgid(81, 81, 81) = -1 EINVAL (Invalid argument)", "systemd-dbus-broker"),
+        // systemd#34809
+        ("systemd-journald.service: Failed to set up credentials: Protocol error", "systemd-credentials"),
+        // systemd#29526
+        (
+            "Failed to set 'trusted.invocation_id' xattr on control group /init.scope, ignoring: Operation not permitted",
+            "systemd-invocation-id",
+        ),
+        // containerd#10905
+        (
+            r#"containerd: failed to load TOML: invalid disabled plugin URI "cri" expect io.containerd.x.vx"#,
+            "containerd-disabled-plugin-uri",
+        ),
+        // containerd#12612
+        (
+            "invalid plugin config: `mirrors` cannot be set when `config_path` is provided",
+            "containerd-registry-mirrors",
+        ),
+        // containerd#13129
+        (
+            "failed to create containerd container: open /x/dev/console: no such file or directory",
+            "dev-console-missing",
+        ),
+        // sysbox#130
+        (
+            "error: unpacking of archive failed on file /usr/bin/x: cpio: chown failed - Operation not permitted",
+            "chown-denied",
+        ),
+        // rootlesskit#269
+        ("failed to mount overlay: operation not permitted  storage-driver=overlay2", "overlay-denied"),
+        // buildah#3666, containers/storage#967
+        (
+            "kernel does not support overlay fs: unable to create kernel-style whiteout: operation not permitted",
+            "overlay-on-overlay",
+        ),
+        ("'overlay' is not supported over overlayfs, a mount_program is required", "overlay-on-overlay"),
+        // stacker#150
+        (
+            "error: failed adding idmap entry: {true false 205743 0 1}: Host id is in the range of subids",
+            "host-id-in-subordinate-range",
+        ),
+        // lxc#2764
+        ("lxc-usernsexec failed: No such file or directory - Failed to open tty", "lxc-usernsexec"),
+        // cri-o#10014
+        ("open /var/run/secrets/kubernetes.io/serviceaccount/token: permission denied", "crio-token-denied"),
+        (
+            "closing plugin 90-usernsd, failed to handle event 4: context deadline exceeded",
+            "nri-plugin-closed",
+        ),
+        (
+            "rpc error: code = Unimplemented desc = unknown service runtime.v1.RuntimeService",
+            "containerd-no-cri",
+        ),
+        (
+            r#"no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = "crun"`"#,
+            "containerd-no-default-runtime",
+        ),
+    ]);
+}
+
+/// Each of these once had the advice of another.
+#[test]
+fn messages_that_are_alike_have_causes_of_their_own() {
+    are(&[
+        (
+            r#"monitor fields translation: failed to translate monitor fields for runtime crun: exec: "conmon": executable file not found in $PATH"#,
+            "crio-conmon-missing",
+        ),
+        (
+            "failed to translate monitor fields for runtime crun: invalid conmon path: stat /usr/bin/conmon: no such file or directory",
+            "crio-conmon-missing",
+        ),
+        (
+            "failed to translate monitor fields for runtime crun: conmon cgroup should be 'pod' or a systemd slice",
+            "crio-monitor-cgroup",
+        ),
+        (
+            "failed to translate monitor fields for runtime crun: cgroupfs manager conmon cgroup should be 'pod' or empty, but got: 'kube.slice'",
+            "crio-monitor-cgroup",
+        ),
+        (
+            "failed to translate monitor fields for runtime crun: parse conmon version: Invalid character(s)",
+            "crio-conmon-version",
+        ),
+        ("failed to translate monitor fields for runtime crun: something new", "crio-monitor-fields"),
+        ("Error fetching ranges", "getsubids-no-range"),
+        ("kubelet[812]: Error fetching ranges", "kubelet-no-range"),
+        (
+            r#"error retrieving additional uids for user "kubelet": Error fetching ranges: exit status 1"#,
+            "kubelet-no-range",
+        ),
+        ("chown: changing ownership of '/dev/stdout': Operation not permitted", "stdio-denied"),
+        ("chown: /dev/stderr: Operation not permitted", "stdio-denied"),
+        ("chown: changing ownership of '/data': Operation not permitted", "chown-denied"),
+        (
+            r#"Error creating ID mappings: No subuid ranges found for user "dockremap" in /etc/subuid"#,
+            "dockremap-subordinate-ids",
+        ),
+        (r#"No subuid ranges found for user "build" in /etc/subuid"#, "no-subordinate-ids"),
+        // Docker's wording, without a hint.
+        (
+            "failed to register layer: failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument",
+            "node-ids-insufficient",
+        ),
+    ]);
+}

@@ -441,7 +441,7 @@ pub const SOURCES: &[Source] = &[
         ] },
         File { path: "internal/cri/config/config.go", texts: &[
             Text::listed("`default_runtime_name` is empty", Reason::Other),
-            Text::listed("no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = \"…\"", Reason::Other),
+            Text::known("no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = \"…\"", Containerd::NoDefaultRuntime.id()),
             Text::listed("`cni.bin_dir` and `cni.bin_dirs` cannot be set at the same time", Reason::Other),
             Text::known("runtime …: `cgroup_writable` is only supported on cgroup v2", Containerd::CgroupV1.id()),
             Text::listed("`privileged_without_host_devices_all_devices_allowed` requires `privileged_without_host_devices` to be enabled", Reason::Other),
@@ -848,7 +848,7 @@ pub const SOURCES: &[Source] = &[
         ] },
         File { path: "src/getsubids.c", texts: &[
             Text::listed("Usage: … [-g] user", Reason::Usage),
-            Text::known("Error fetching ranges", Kubelet::NoRange.id()),
+            Text::known("Error fetching ranges", Application::GetsubidsRange.id()),
             Text::listed("subid_init", Reason::Internal),
         ] },
         File { path: "lib/idmapping.c", texts: &[
