@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Which module may name a peer's crate.
 const ONE_DOOR: &[(&str, &[&str])] = &[
-    ("ring::digest", &["linux/host", "report/page"]),
+    ("ring::digest", &["linux/host", "prepare/machineconfig", "report/page"]),
     ("toml_edit", &["prepare/runtime_files"]),
     ("zbus", &["peers/systemd"]),
     ("tonic", &["peers/cri", "proto/"]),

@@ -105,7 +105,7 @@ pub fn add_environment_file(text: &str, variables: &mut Variables) {
     }
 }
 
-/// What a text with variables and specifiers may stand for; `None` if a variable is assigned nowhere, or for a specifier,
+/// The values of a text with variables and specifiers; `None` if a variable is assigned nowhere, or for a specifier,
 /// whose value depends on the running system.
 #[must_use]
 pub fn expand(text: &str, variables: &Variables) -> Option<Vec<String>> {

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags, fchmod, fchown,
-    fgetxattr, flistxattr, fsetxattr, fstat, fsync, mkdirat, openat, openat2, statat, unlinkat,
+    fgetxattr, fsetxattr, fstat, fsync, mkdirat, openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 use thiserror::Error;

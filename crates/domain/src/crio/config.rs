@@ -594,7 +594,7 @@ fn fits(value: &Value, wanted: &str) -> bool {
             | (Value::Bool(_), "boolean")
             | (Value::Integer(_), "integer")
             // A duration is a text such as "10s", or a number of nanoseconds.
-            | (Value::Text(_) | Value::Integer(_) | Value::Other(_), "duration")
+            | (Value::Text(_) | Value::Integer(_), "duration")
             | (Value::List(_), "slice")
             | (Value::Table(_), "table")
     )

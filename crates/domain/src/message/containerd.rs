@@ -126,7 +126,7 @@ messages! { Containerd;
         ],
         sample: "validate CRI v1 runtime API for endpoint \"unix:///run/containerd/containerd.sock\": rpc error: code = Unimplemented desc = unknown service runtime.v1.RuntimeService",
         cause: "containerd runs without its CRI plugin: disabled_plugins names it, as in the file of Docker's package containerd.io, or it could not be loaded, for example because of a default_runtime_name without a table.",
-        fix: "The check containerd_config of usernsd doctor shows the line. Take cri out of disabled_plugins, or correct what containerd's log says of the plugin (\"failed to load plugin\"), and restart containerd.",
+        fix: "The check containerd_config of usernsd doctor shows the line. Take cri out of disabled_plugins, or correct the plugin's error in containerd's log (\"failed to load plugin\"), and restart containerd.",
         page: "runbooks/checks/containerd_config.md",
     }
     NoDefaultRuntime = "containerd-no-default-runtime" {

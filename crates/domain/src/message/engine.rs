@@ -367,7 +367,7 @@ messages! { Engine;
         ],
         sample: "error joining user namespace: setns /proc/self/ns/user: invalid argument",
         cause: "The kernel refuses to join a user namespace in which the process already is, and any from a process with more than one thread or with shared file system state. gVisor refuses each.",
-        fix: "Stop what is left of the engine's earlier process and let it start anew: podman system migrate, or remove pause.pid in its runtime directory. Rootless engines do not run under gVisor; use hostUsers: false with runc or crun.",
+        fix: "Stop what is left of the engine's earlier process and start it again: podman system migrate, or remove pause.pid in its runtime directory. Rootless engines do not run under gVisor; use hostUsers: false with runc or crun.",
     }
     HostIdInSubids = "host-id-in-subordinate-range" {
         says: ["failed adding idmap entry: …Host id is in the range of subids"],

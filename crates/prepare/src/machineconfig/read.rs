@@ -364,7 +364,7 @@ fn verify(content: &[u8], hash: &str) -> Result<(), &'static str> {
     if found.eq_ignore_ascii_case(hex) {
         Ok(())
     } else {
-        Err("has other contents than its verification.hash says")
+        Err("has other contents than those of its verification.hash")
     }
 }
 

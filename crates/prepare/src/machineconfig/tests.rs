@@ -227,7 +227,7 @@ fn an_invalid_machineconfig_is_refused_with_the_reason() {
         ("{path: /x, contents: {compression: gzip, source: 'data:,x'}}", "is no gzip"),
         (
             "{path: /x, contents: {source: 'data:,x', verification: {hash: sha256-00}}}",
-            "other contents than its verification.hash",
+            "other contents than those of its verification.hash",
         ),
         ("{path: /x, contents: {source: 'data:,x', verification: {hash: md5-00}}}", "neither sha256"),
         ("{path: /x, user: {id: 1000}}", "owned by another"),

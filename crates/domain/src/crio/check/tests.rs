@@ -298,7 +298,8 @@ fn the_default_handlers_missing_program_is_blamed_on_the_line_that_chooses_it() 
 #[test]
 fn monitors_have_a_cgroup_that_the_manager_can_make() {
     const HANDLER: &str = "crio/runtime/runtimes/crun/monitor_cgroup";
-    let cases: [(&str, &[(&str, &str)], bool); 14] = [
+    type Case = (&'static str, &'static [(&'static str, &'static str)], bool);
+    let cases: [Case; 14] = [
         ("1.36.3", &[("crio/runtime/conmon_cgroup", "kube")], false),
         ("1.36.3", &[("crio/runtime/conmon_cgroup", "pod")], true),
         ("1.36.3", &[("crio/runtime/conmon_cgroup", "kube.slice")], true),
