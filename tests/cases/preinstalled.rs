@@ -64,6 +64,35 @@ fn crio_launches_what_bootstrap_installs() {
     installs_and_undoes(Runtime::Crio, "crio.service");
 }
 
+/// A pod with the node's PID namespace and root chooses the name of its process, and the program behind it.
+#[test]
+fn the_node_starts_no_program_that_a_container_names_as_the_plugin() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    // It has no arguments, and a parent that lives. One in the node's mount namespace, as no container is, is taken for
+    // the plugin, so that the checks below can fail.
+    for (unshare, is_taken) in [("--mount", false), ("--uts", true)] {
+        let script = format!("mkfifo /run/f; exec 3<>/run/f; exec -a {PROGRAM} cat <&3");
+        let _impostor = node.spawn(["unshare", unshare, "--fork", "--kill-child", "bash", "-c", &script]);
+        let pid = wait_for("the impostor", || processes(&node).first().cloned());
+        let mut traces = String::new();
+        for command in ["bootstrap --diff", "bootstrap", "doctor --no-agent -o json"] {
+            let line =
+                format!("strace -f -qq -e trace=execve,execveat -o /run/trace usernsd {command} >/run/said");
+            node.exec(["bash", "-c", &line]);
+            traces += &node.run(["cat", "/run/trace"]);
+        }
+        let said = node.run(["cat", "/run/said"]);
+        assert_eq!(said.contains("another program runs, and usernsd"), is_taken, "{said}");
+        let of_processes: Vec<&str> =
+            traces.lines().filter(|line| line.contains("exec") && line.contains("/proc/")).collect();
+        let own = |line: &&str| !line.contains("/proc/self/exe");
+        assert!(!of_processes.iter().any(own), "process {pid}: {of_processes:#?}");
+        assert!(traces.contains("runc"), "the trace shows no program: {traces}");
+        node.run(["bash", "-c", &format!("kill -9 {pid}; rm /run/f")]);
+        wait_for("its end", || processes(&node).is_empty().then_some(()));
+    }
+}
+
 /// A node whose runtime requires the plugin for all pods starts no others without it, never locks itself out,
 /// and is served by an agent that starts last.
 fn requires(node: &Node, unit: &str) {

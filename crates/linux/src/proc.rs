@@ -175,11 +175,14 @@ impl Proc {
 
     /// Root's processes in this PID namespace that were started without arguments from a program whose file name
     /// `is_of` accepts, and whose parent is alive; each with whether it is stopped (proc_pid_status(5), states `T`
-    /// and `t`). A container cannot imitate one, unless it has root and the PID namespace of the node.
+    /// and `t`). Only those in process 1's mount namespace, if that can be read (CAP_SYS_PTRACE), so none of a
+    /// container's. A process chooses its arguments itself, so the program that it runs can be any other one, and
+    /// must not be started.
     ///
     /// # Errors
     /// Processes cannot be listed.
     pub fn of_program(&self, is_of: impl Fn(&str) -> bool) -> io::Result<Vec<(u32, bool)>> {
+        let hosts = self.host_namespace("mnt").ok();
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.root)? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -201,17 +204,16 @@ impl Proc {
             let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
             let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
             let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            if std::str::from_utf8(name).is_ok_and(&is_of) {
+            let is_in_hosts_mounts = || {
+                hosts.is_none_or(|hosts| {
+                    self.open(pid).and_then(|process| process.namespace("mnt")).is_ok_and(|own| own == hosts)
+                })
+            };
+            if std::str::from_utf8(name).is_ok_and(&is_of) && is_in_hosts_mounts() {
                 found.push((pid, matches!(status.state, Some('T' | 't'))));
             }
         }
         Ok(found)
-    }
-
-    /// A path from which a process's program can be started even if its file was removed (proc_pid_exe(5)).
-    #[must_use]
-    pub fn program(&self, pid: u32) -> PathBuf {
-        self.root.join(pid.to_string()).join("exe")
     }
 
     /// Device and inode of the program that a process runs, which may have been replaced on disk since; `None` if

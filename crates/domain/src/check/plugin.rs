@@ -161,9 +161,10 @@ pub fn differ(running: Option<&str>, installed: Option<&str>) -> String {
             format!("usernsd {running} runs, and another build of usernsd {installed} is installed")
         }
         _ => {
-            let [running, installed] =
-                [running, installed].map(|version| version.unwrap_or("of unknown version"));
-            format!("usernsd {running} runs, and usernsd {installed} is installed")
+            let running =
+                running.map_or("another program".to_owned(), |version| format!("usernsd {version}"));
+            let installed = installed.unwrap_or("of unknown version");
+            format!("{running} runs, and usernsd {installed} is installed")
         }
     }
 }
@@ -285,7 +286,7 @@ mod tests {
     fn builds_and_unknown_versions_differ_too() {
         let build = "usernsd 0.1.0 runs, and another build of usernsd 0.1.0 is installed";
         assert_eq!(differ(Some("0.1.0"), Some("0.1.0")), build);
-        let unknown = "usernsd of unknown version runs, and usernsd 0.1.0 is installed";
+        let unknown = "another program runs, and usernsd 0.1.0 is installed";
         assert_eq!(differ(None, Some("0.1.0")), unknown);
         assert!(differ(None, None).ends_with("usernsd of unknown version is installed"));
     }

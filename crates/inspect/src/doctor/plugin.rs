@@ -64,7 +64,12 @@ impl Doctor {
         let strays = strays.filter_map(|name| directory.join(name).ok()).filter(is_executable);
         Ok(PluginFacts {
             strays: strays.map(|path| path.to_string()).collect(),
-            process: if answers { self.process(path.as_ref(), launched) } else { Err(NO_ANSWER.to_owned()) },
+            process: match answers {
+                true => {
+                    self.process(path.as_ref(), installed.as_ref().ok().and_then(Option::as_ref), launched)
+                }
+                false => Err(NO_ANSWER.to_owned()),
+            },
             is_newer_than_runtime: path.as_ref().and_then(|path| self.is_newer(path, runtime, systemd)),
             adjusts_namespaces: wish.adjusts_namespaces,
             runtime,
@@ -118,17 +123,27 @@ impl Doctor {
         Ok((!places.iter().any(is_there)).then(|| format!("it needs {loader}, which the node does not have")))
     }
 
-    /// The process that a runtime launched.
-    fn process(&self, path: Option<&HostPath>, launched: &BTreeMap<u32, String>) -> Probe<Option<Process>> {
+    /// The process that a runtime launched. Its program is never started, because its name is of its own choice: a
+    /// container with the node's PID namespace may have started it.
+    fn process(
+        &self,
+        path: Option<&HostPath>,
+        installed: Option<&Installed>,
+        launched: &BTreeMap<u32, String>,
+    ) -> Probe<Option<Process>> {
         self.is_running()?;
         let proc = Proc::new(&self.place.root.join("proc"));
         let found = proc.of_program(is_file_name).map_err(|error| chain(&error))?;
         let identity = path.and_then(|path| self.root.identity(path).ok().flatten());
-        Ok(found.first().map(|(pid, is_stopped)| Process {
-            pid: *pid,
-            is_stopped: *is_stopped,
-            is_installed: identity.zip(proc.program_of(*pid)).map(|(one, other)| one == other),
-            version: launched.get(pid).cloned().or_else(|| self.version(&proc.program(*pid))),
+        Ok(found.first().map(|(pid, is_stopped)| {
+            let is_installed = identity.zip(proc.program_of(*pid)).map(|(one, other)| one == other);
+            let same = installed.filter(|_| is_installed == Some(true));
+            Process {
+                pid: *pid,
+                is_stopped: *is_stopped,
+                is_installed,
+                version: launched.get(pid).cloned().or_else(|| same.and_then(|one| one.version.clone())),
+            }
         }))
     }
 

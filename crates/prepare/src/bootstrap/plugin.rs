@@ -45,17 +45,17 @@ pub fn version(program: &Path) -> Option<String> {
     (output.success && !version.is_empty()).then(|| version.chars().take(80).collect())
 }
 
-/// The versions of the running plugin and of the program at `installed`; `None` if both are the same program,
-/// or one reports no version. `root` must be this system's own.
+/// The version of the program at `installed`, if the running plugin is another program; `None` if both are the same,
+/// or it reports no version. `root` must be this system's own. The process's program is not started to ask for its
+/// version: a process chooses its own name.
 pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> {
     let proc = Proc::new(&root.path().join("proc"));
     let (pid, _) = proc.of_program(is_file_name).ok()?.into_iter().next()?;
     if proc.program_of(pid) == root.identity(installed).ok()? {
         return None;
     }
-    let running = version(&proc.program(pid))?;
     let installed = version(&root.path().join(installed.as_str()))?;
-    Some(differ(Some(&running), Some(&installed)))
+    Some(differ(None, Some(&installed)))
 }
 
 /// The observed state of the plugin.

@@ -147,7 +147,7 @@ impl Services {
         Ok(Services { systemd, running })
     }
 
-    /// [`unread`] for these services; for a plugin's program with both versions, if they can be determined.
+    /// [`unread`] for these services; for a plugin's program with its version, if another one runs.
     ///
     /// # Errors
     /// A file cannot be read.
