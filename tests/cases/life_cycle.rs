@@ -98,6 +98,90 @@ fn a_greedy_container_leaves_room_for_the_others_of_its_pod_on_crio() {
     }
 }
 
+#[test]
+fn a_container_that_closes_its_cgroup_harms_no_other_on_containerd() {
+    for handler in ["", "crun"] {
+        let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
+        a_closed_cgroup(&node, handler);
+    }
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn a_container_that_closes_its_cgroup_harms_no_other_on_crio() {
+    for handler in ["", "crun"] {
+        let options = Options { runtime: Runtime::Crio, ..Options::default() };
+        let Some(node) = crate::agent::node_with_binary(options) else { return };
+        a_closed_cgroup(&node, handler);
+    }
+}
+
+/// The owner of a cgroup may take the permissions on it from everyone else, and the agent has no capability to ignore
+/// that.
+fn a_closed_cgroup(node: &Node, handler: &str) {
+    let pods = Pods::connect(node);
+    let agent = Agent::start(node);
+    let pod = pods.run_pod(&writable().handler(handler));
+    let spec = |name: &str| ContainerSpec::sleeping().named(name);
+    let own = |container: &Container| match handler {
+        "crun" => container.cgroup.join("container"),
+        _ => container.cgroup.clone(),
+    };
+    let bound = |container: &Container| -> u32 {
+        let text = fs::read_to_string(own(container).join("cgroup.max.descendants")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let is_right = |agent: &Agent<'_>, container: &Container, what: &str| {
+        let outcome = agent.outcome(container);
+        // Newer OCI runtimes hand the cgroup over themselves, and leave its limits to the agent.
+        assert!(["delegated", "already_right"].contains(&outcome.as_str()), "{what}: {outcome}");
+        assert_eq!(owner(&own(container)).0, BASE, "{what}");
+    };
+    // The whole cgroup, single files of it, a child, and a threaded one in a deep tree; the script, and whether the
+    // agent can still read what it needs.
+    let scripts = [
+        ("chmod 0 .", false),
+        ("mkdir -p a/b/c/d; echo threaded >a/b/c/d/cgroup.type; chmod 0 a/b/c", true),
+        ("mkdir x; echo 1 >x/cgroup.freeze; chmod 0 x .", false),
+        ("chmod 0 cgroup.procs cgroup.threads cgroup.subtree_control", true),
+        ("mkdir x; chmod 0 x", true),
+    ];
+    let mut made = Vec::new();
+    for (index, (script, _)) in scripts.into_iter().enumerate() {
+        let container = pods.run(&pod, &spec(&format!("c{index}")));
+        // The one before has closed its cgroup.
+        is_right(&agent, &container, script);
+        assert!(makes_a_cgroup(&pods, &container, "mine") && bound(&container) > 0, "{script}");
+        assert_eq!(pods.exec(&container, &["/bin/rmdir", "/sys/fs/cgroup/mine"]).code, 0);
+        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("cd /sys/fs/cgroup && {script}")]);
+        assert_eq!(said.code, 0, "{script}: {said:?}");
+        made.push(container);
+    }
+    // An agent that starts inspects all of them again.
+    let check = |agent: &Agent<'_>| {
+        for ((script, is_readable), container) in scripts.into_iter().zip(&made) {
+            let want = if is_readable { "already_right" } else { "closed" };
+            assert_eq!(agent.outcome(container), want, "{script}");
+            assert_eq!(agent.record(container)["isolation"], "good", "{script}");
+        }
+        for action in ["chown_cgroup", "set_limits"] {
+            assert_eq!(agent.metric("usernsd_fix_failures_total", &[("action", action)]), 0.0);
+        }
+        assert_eq!(agent.metric("usernsd_scrape_collector_success", &[("collector", "cgroup")]), 1.0);
+        assert!(agent.metric("usernsd_pod_cgroup_descendants", &[]) > 0.0);
+    };
+    agent.kill();
+    let agent = Agent::start(node);
+    check(&agent);
+    assert!(node.run(["usernsd", "ps", "-o", "wide"]).contains("closed"));
+    let last = pods.run(&pod, &spec("last"));
+    is_right(&agent, &last, "last");
+    // Once the container permits it again, it is read again.
+    agent.kill();
+    assert_eq!(pods.exec(&made[0], &["/bin/chmod", "755", "/sys/fs/cgroup"]).code, 0);
+    assert_eq!(Agent::start(node).outcome(&made[0]), "already_right");
+}
+
 fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     let pods = Pods::connect(node);
     let agent = Agent::start(node);

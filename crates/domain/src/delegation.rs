@@ -100,6 +100,8 @@ pub enum Skip {
     NotDelegated,
     /// The cgroup would be delegated, but the agent is in observe-only mode.
     ObserveOnly,
+    /// The container, which owns the cgroup, has taken the permissions on it from everyone else.
+    Closed,
     /// The cgroup or the process is gone.
     Gone,
     /// The container is being created: the process in its cgroup is the OCI runtime's, or a command's that
@@ -136,6 +138,7 @@ words! {
         ForeignOwner = "foreign_owner",
         NotDelegated = "not_delegated",
         ObserveOnly = "observe_only",
+        Closed = "closed",
         Gone = "gone",
         BeingMade = "being_made",
         Unproven = "unproven",
@@ -164,6 +167,10 @@ impl Skip {
             Skip::ForeignOwner => "the cgroup belongs to a host ID that is not mapped into the container",
             Skip::NotDelegated => "systemd reports that the unit is not delegated (Delegate=no)",
             Skip::ObserveOnly => "the cgroup would be handed over, but delegation.mechanism is \"none\"",
+            Skip::Closed => {
+                "the container has its cgroup, and permits nobody else to read it (chmod); whether it is still right is not \
+                 known"
+            }
             Skip::Gone => "the container ended before its cgroup could be handed over",
             Skip::BeingMade => "the container is being created, and will be inspected again soon",
             Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
@@ -325,6 +332,22 @@ impl Limits {
         u32::try_from(share).unwrap_or(pod)
     }
 
+    /// The number of cgroups that a pod's cgroups hold or may come to hold, if `closed` of them cannot be read, because
+    /// their containers permit it to nobody. `taken` is that number for the others, and `used` the number of cgroups
+    /// in the closed ones, by the pod's own count.
+    ///
+    /// Their limits are unknown. Each is taken to have what a container gets that starts now, which leaves as much
+    /// for the next one as if it could be read.
+    #[must_use]
+    pub fn taken_with_closed(pod: u32, taken: u64, closed: u32, used: u64) -> u64 {
+        // More of them get nothing.
+        let assumed = (0..closed.min(32)).fold(0_u64, |assumed, _| {
+            let share = Limits::share(pod, taken.saturating_add(assumed), 0);
+            assumed.saturating_add(u64::from(share)).saturating_add(1)
+        });
+        taken.saturating_add(assumed.max(used))
+    }
+
     /// The part of the pod's cgroups that no container gets: one of this many.
     const KEPT_PART: u32 = 8;
     /// Minimum of that part: two containers of CRI-O with crun, each with its scope, the cgroup in it and
@@ -359,6 +382,26 @@ mod tests {
 
     const RULES: Rules =
         Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
+
+    /// A container that hides its number of cgroups takes nothing from the next one.
+    #[test]
+    fn a_closed_cgroup_counts_as_one_that_could_be_read() {
+        let first = Limits::share(250, 1, 0);
+        let open = Limits::share(250, 2 + u64::from(first), 0);
+        assert_eq!((first, open), (109, 54));
+        // By its number if that is known to be higher, else as the first of two containers.
+        for used in [0, 1, 110] {
+            let taken = Limits::taken_with_closed(250, 1, 1, used);
+            assert_eq!((taken, Limits::share(250, taken, 0)), (111, open), "{used}");
+        }
+        assert!(Limits::share(250, Limits::taken_with_closed(250, 1, 1, 150), 0) < open);
+        assert_eq!(Limits::taken_with_closed(250, 7, 0, 0), 7);
+        // However many there are, the next one gets something.
+        let shares =
+            [2, 3, 4, 5].map(|closed| Limits::share(250, Limits::taken_with_closed(250, 1, closed, 0), 0));
+        assert!(shares.is_sorted_by(|one, next| one > next) && shares[3] > 0, "{shares:?}");
+        assert!(Limits::taken_with_closed(250, 1, u32::MAX, u64::MAX) == u64::MAX);
+    }
 
     /// A privileged container of runc's: everything is ready but the owner.
     fn facts() -> Facts {

@@ -385,6 +385,7 @@ impl Why {
                     .to_owned()
             }
             Skip::ForeignOwner => "find out whose it is: usernsd whois ID, with the owner above".to_owned(),
+            Skip::Closed => "in the container, as the owner of its cgroup: chmod 755 /sys/fs/cgroup; chmod 644 /sys/fs/cgroup/cgroup.*".to_owned(),
             Skip::NotDelegated => "systemctl show -p Delegate UNIT, with the unit above".to_owned(),
             _ => AGENT_LOG.to_owned(),
         });

@@ -255,7 +255,9 @@ impl CgroupState {
             | Skip::ForeignOwner
             | Skip::NotDelegated
             | Skip::ObserveOnly => CgroupState::OwnerWrong,
-            Skip::NotUnified | Skip::Gone | Skip::BeingMade | Skip::Unproven => CgroupState::Unknown,
+            Skip::NotUnified | Skip::Closed | Skip::Gone | Skip::BeingMade | Skip::Unproven => {
+                CgroupState::Unknown
+            }
         }
     }
 }

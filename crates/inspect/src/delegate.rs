@@ -358,7 +358,9 @@ impl Delegator {
             Err(CgroupError::NotRoots(above)) => Opened::Stopped(above.clone()),
             Err(CgroupError::Escapes(path)) => Opened::Escapes(path.clone()),
             // Opening it showed nothing.
-            Err(CgroupError::Gone(_) | CgroupError::Call { .. }) => return Ok(opened?),
+            Err(CgroupError::Gone(_) | CgroupError::Closed { .. } | CgroupError::Call { .. }) => {
+                return Ok(opened?);
+            }
         };
         evidence.check(Point::Opened)?;
         evidence.check(Point::Ancestors)?;
@@ -398,15 +400,20 @@ impl Delegator {
     /// of a PID namespace.
     fn oldest_process(&self, scope: &Cgroup, must_be_first: bool) -> Result<(Process, Vec<u32>), Stop> {
         let mut pids = scope.processes()?;
+        let mut closed = None;
         if pids.is_empty() {
             for name in scope.children()? {
                 match scope.child(&name).and_then(|child| child.processes()) {
                     Ok(found) => pids.extend(found),
-                    Err(error) if error.is_gone() => {}
-                    // A threaded cgroup has no cgroup.procs to read (EOPNOTSUPP): no init in it.
+                    Err(error) if error.is_closed() => closed = Some(error),
+                    // One that is gone, or a threaded one, which has no cgroup.procs to read (EOPNOTSUPP): no init
+                    // in it.
                     Err(_) => {}
                 }
             }
+        }
+        if let Some(error) = closed.filter(|_| pids.is_empty()) {
+            return Err(error.into());
         }
         // Unless the PID counter has wrapped, the oldest process has the lowest PID.
         pids.sort_unstable();
@@ -455,7 +462,11 @@ impl Delegator {
         let child = match below {
             None => None,
             Some(within) => {
-                let processes = scope.file_owner("cgroup.procs")?.unwrap_or(HostId::ROOT);
+                let processes = match scope.file_owner("cgroup.procs") {
+                    // The owner that closed the directory has its files too.
+                    Err(error) if error.is_closed() => scope.owner(),
+                    found => found?.unwrap_or(HostId::ROOT),
+                };
                 let owners = ScopeOwners { directory: scope.owner(), processes };
                 proof::runtimes_child(scope.path(), owners, within)
             }
@@ -609,14 +620,23 @@ impl Delegator {
         let mut below = own.path().components().skip(pod.path().components().count());
         let top = below.next().unwrap_or_default();
         let mut taken = 1 + below.count() as u64;
+        let used = descendants(own)?;
+        let mut others = descendants(pod)?.saturating_sub(taken.saturating_add(used));
+        let mut closed = 0;
         for name in pod.children()?.iter().filter(|name| *name != top) {
             match pod.child(name).and_then(|beside| most_held(&beside, most)) {
-                Ok(held) => taken = taken.saturating_add(held),
+                Ok(held) => {
+                    taken = taken.saturating_add(held.most);
+                    others = others.saturating_sub(held.now);
+                }
                 Err(error) if error.is_gone() => {}
+                // A container that closes its cgroup must not keep this one from getting its own.
+                Err(error) if error.is_closed() => closed += 1,
                 Err(error) => return Err(error.into()),
             }
         }
-        let share = Limits::share(most, taken, descendants(own)?);
+        let taken = Limits::taken_with_closed(most, taken, closed, others);
+        let share = Limits::share(most, taken, used);
         done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
         Ok(())
     }

@@ -85,6 +85,16 @@ pub enum CgroupError {
     /// The path leads through a link or into another file system.
     #[error("cgroup {0} leads out of the cgroup tree")]
     Escapes(CgroupPath),
+    /// Its owner, who is not root, has taken the permission from everyone else (chmod).
+    #[error("{what}: its owner, host ID {owner}, permits it to nobody else (mode {mode:04o})")]
+    Closed {
+        /// The attempted operation.
+        what: String,
+        /// The owner of the directory or the file.
+        owner: u32,
+        /// The mode of the directory or the file.
+        mode: u32,
+    },
     /// Another system call failed.
     #[error("{what}: {errno}")]
     Call {
@@ -111,6 +121,21 @@ impl CgroupError {
         }
     }
 
+    /// The error of a call on the cgroup `dir` or on its file `name`. Root without CAP_DAC_OVERRIDE is refused what
+    /// the owner of a delegated cgroup forbids; what else refuses it, such as a security module, is a fault.
+    fn refused(dir: impl AsFd, name: &str, what: String, errno: Errno) -> CgroupError {
+        let closed = |stat: &Stat, needed: u32| {
+            let bits = if stat.st_gid == 0 { stat.st_mode >> 3 } else { stat.st_mode };
+            (stat.st_uid != 0 && bits & needed != needed).then_some((stat.st_uid, stat.st_mode & 0o7777))
+        };
+        let directory = || closed(&fstat(&dir).ok()?, 0o5);
+        let file = || closed(&statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?, 0o4);
+        match (errno == Errno::ACCESS).then(|| directory().or_else(file)).flatten() {
+            Some((owner, mode)) => CgroupError::Closed { what, owner, mode },
+            None => CgroupError::call(what, errno),
+        }
+    }
+
     /// An interface file holds what the kernel never writes.
     #[must_use]
     pub fn unreadable(path: &CgroupPath, file: &str, text: &str) -> CgroupError {
@@ -122,6 +147,12 @@ impl CgroupError {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, CgroupError::Gone(_))
+    }
+
+    /// Whether the cgroup's owner permits nobody else to use it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, CgroupError::Closed { .. })
     }
 }
 
@@ -253,8 +284,14 @@ impl CgroupRoot {
     /// See [`CgroupError`].
     pub fn read_of(&self, path: &CgroupPath, name: &str) -> Result<String, CgroupError> {
         let below = format!("{}/{name}", path.as_str().trim_start_matches('/'));
-        let fd = open_below(&self.dir, &below, OFlags::RDONLY)
-            .map_err(|errno| CgroupError::opening(path, errno))?;
+        let fd = open_below(&self.dir, &below, OFlags::RDONLY).map_err(|errno| {
+            match (errno, open_below(&self.dir, path.as_str().trim_start_matches('/'), DIRECTORY)) {
+                (Errno::ACCESS, Ok(dir)) => {
+                    CgroupError::refused(dir, name, format!("reading {below}"), errno)
+                }
+                _ => CgroupError::opening(path, errno),
+            }
+        })?;
         let mut bytes = [0; 4096];
         let failed = |errno| match errno {
             Errno::NODEV => CgroupError::Gone(below.clone()),
@@ -384,8 +421,10 @@ impl Cgroup {
     /// See [`CgroupError`]; [`CgroupError::Gone`] if there is none.
     pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
         let Some(path) = self.path().join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
-        let dir =
-            open_below(&self.dir, name, DIRECTORY).map_err(|errno| CgroupError::opening(&path, errno))?;
+        let dir = open_below(&self.dir, name, DIRECTORY).map_err(|errno| match errno {
+            Errno::ACCESS => CgroupError::refused(&self.dir, ".", format!("opening cgroup {path}"), errno),
+            errno => CgroupError::opening(&path, errno),
+        })?;
         let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
         let mut above = self.above.clone();
         above.push(Held { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
@@ -432,7 +471,12 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
-        let opening = |errno| CgroupError::opening(self.path(), errno);
+        let opening = |errno| match errno {
+            Errno::ACCESS => {
+                CgroupError::refused(&self.dir, ".", format!("listing cgroup {}", self.path()), errno)
+            }
+            errno => CgroupError::opening(self.path(), errno),
+        };
         let dir = self.readable().map_err(opening)?;
         // It may have been read before.
         seek(dir, SeekFrom::Start(0)).map_err(opening)?;
@@ -457,7 +501,9 @@ impl Cgroup {
                 Ok(Some(HostId(stat.st_uid)))
             }
             Ok(_) | Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path()), errno)),
+            Err(errno) => {
+                Err(CgroupError::refused(&self.dir, name, format!("stat of {}/{name}", self.path()), errno))
+            }
         }
     }
 
@@ -502,7 +548,9 @@ impl Cgroup {
         chownat(&self.dir, name, Some(Uid::from_raw(owner.0)), None, AtFlags::SYMLINK_NOFOLLOW).map_err(
             |errno| match errno {
                 Errno::NOENT => CgroupError::Gone(format!("{}/{name}", self.path())),
-                errno => CgroupError::call(format!("chown of {}/{name}", self.path()), errno),
+                errno => {
+                    CgroupError::refused(&self.dir, name, format!("chown of {}/{name}", self.path()), errno)
+                }
             },
         )
     }
@@ -525,7 +573,7 @@ impl Cgroup {
         let what = || format!("reading {}/{name}", self.path());
         let fd = open_below(&self.dir, name, OFlags::RDONLY).map_err(|errno| match errno {
             Errno::NOENT | Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
-            errno => CgroupError::call(what(), errno),
+            errno => CgroupError::refused(&self.dir, name, what(), errno),
         })?;
         let failed = |errno| match errno {
             Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
@@ -549,7 +597,7 @@ impl Cgroup {
         let what = || format!("writing {text:?} to {}/{name}", self.path());
         let fd = open_below(&self.dir, name, OFlags::WRONLY).map_err(|errno| match errno {
             Errno::NOENT | Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
-            errno => CgroupError::call(what(), errno),
+            errno => CgroupError::refused(&self.dir, name, what(), errno),
         })?;
         File::from(fd).write_all(text.as_bytes()).map_err(|error| {
             match Errno::from_io_error(&error).unwrap_or(Errno::IO) {

@@ -54,6 +54,7 @@ impl Containers {
             // An operator can act on these; the others are normal.
             Outcome::Skipped(
                 skip @ (Skip::Unproven
+                | Skip::Closed
                 | Skip::ForeignOwner
                 | Skip::NotDelegated
                 | Skip::UnmappedOwner

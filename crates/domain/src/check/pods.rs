@@ -6,6 +6,7 @@ use super::{Category, Check, Checked, MANY, Outcome, Probe, Problem};
 use crate::adjust::asks_for_writable;
 use crate::assessment::Assessment;
 use crate::container::CgroupMount;
+use crate::delegation::Skip;
 use crate::node::SurveyedPod;
 use crate::pod::Pod;
 use crate::record::{Outcome as Handled, Record};
@@ -44,7 +45,7 @@ pub fn checks(facts: Probe<&PodFacts<'_>>) -> Vec<Checked> {
         } else {
             Check::PodIdOverlap.skipped("/etc/subuid and its like cannot be read")
         },
-        done(Check::PodCgroupOwner, facts.owners(), &seen),
+        done(Check::PodCgroupOwner, facts.owners(), &format!("{seen}{}", facts.closed())),
         match &facts.asked {
             Err(why) => Check::PodCgroupWritable.skipped(why.clone()),
             Ok(asked) if asked.is_empty() => Check::PodCgroupWritable.skipped("no pod asks for one"),
@@ -175,6 +176,16 @@ impl PodFacts<'_> {
         wrong.take(MANY).map(problem).collect()
     }
 
+    /// The containers of which it is not known, because they permit nobody else to read their cgroup: a sentence's end.
+    fn closed(&self) -> String {
+        let closed = self.containers().filter(|(_, record)| record.outcome == Handled::Skipped(Skip::Closed));
+        let names: Vec<String> = closed.take(MANY).map(|(pod, record)| container(pod, record)).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            names => format!("; unknown for {}, which closed its cgroup (chmod)", names.join(", ")),
+        }
+    }
+
     fn read_only(&self, asked: &Annotations) -> Vec<Problem> {
         let read_only = self.containers().filter_map(|(pod, record)| {
             let is_writable = record.mount? == CgroupMount::ReadWrite;
@@ -214,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::container::{CriId, PodRef};
-    use crate::delegation::{Limits, Skip};
+    use crate::delegation::Limits;
     use crate::guard::Verdict;
     use crate::idmap::HostId;
     use crate::idmap::IdMap;

@@ -57,7 +57,7 @@ fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
 #[test]
 fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
     // Nothing is known of the cgroup, and that is worth an explanation.
-    let unknown = [Skip::NotUnified, Skip::Gone, Skip::Unproven];
+    let unknown = [Skip::NotUnified, Skip::Closed, Skip::Gone, Skip::Unproven];
     for skip in Skip::ALL {
         for wish in [OptInResult::Nothing, OptInResult::Missed] {
             let story = ExplainFacts { wish, ..story(Now::Skip(skip, None)) };

@@ -9,13 +9,21 @@ use usernsd_linux::cgroupfs::{Cgroup, CgroupError};
 /// The most cgroups that an OCI runtime creates within a container's own: crun creates one.
 const RUNTIMES_CGROUPS: usize = 8;
 
-/// The most cgroups that a cgroup directly below a pod's may come to contain, itself included.
-pub(super) fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
+/// How many cgroups a cgroup directly below a pod's contains, itself included.
+pub(super) struct Contained {
+    pub(super) now: u64,
+    /// The most that it may come to contain.
+    pub(super) most: u64,
+}
+
+/// What a cgroup directly below a pod's contains.
+pub(super) fn most_held(cgroup: &Cgroup, pod: u32) -> Result<Contained, CgroupError> {
     let held = held(cgroup)?;
+    let contained = |most| Contained { now: held.used.saturating_add(1), most };
     // crun's limit is set one level deeper. In a directory that belongs to root, only root can have created
     // directories.
     if held.bound != Limit::Max || held.used == 0 || cgroup.owner() != HostId::ROOT {
-        return Ok(held.most(pod));
+        return Ok(contained(held.most(pod)));
     }
     let mut most = 1_u64;
     for name in cgroup.children()?.iter().take(RUNTIMES_CGROUPS) {
@@ -25,7 +33,7 @@ pub(super) fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(most.max(held.most(pod)))
+    Ok(contained(most.max(held.most(pod))))
 }
 
 fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {

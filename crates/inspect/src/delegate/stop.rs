@@ -21,6 +21,7 @@ impl From<CgroupError> for Stop {
             CgroupError::NotRoots(_) | CgroupError::Escapes(_) => {
                 Stop::Skip(Skip::Unproven, Some(chain(&error)))
             }
+            CgroupError::Closed { .. } => Stop::Skip(Skip::Closed, Some(chain(&error))),
             CgroupError::Call { .. } => Stop::Failed(chain(&error)),
         }
     }

@@ -113,7 +113,7 @@ impl PodCgroups {
         let mut read = |result: Result<(u64, Limit), CgroupError>| match result {
             Ok(found) => Some(found),
             Err(error) => {
-                if !error.is_gone() {
+                if !error.is_gone() && !error.is_closed() {
                     debug!(error = %chain(&error), "a cgroup cannot be read");
                     *succeeded = false;
                 }
