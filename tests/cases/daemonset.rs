@@ -209,13 +209,17 @@ fn the_exporter_can_do_nothing_to_the_host() {
 #[test]
 fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
     use nix::libc::{
-        AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, SIGKILL, SOCK_DGRAM,
-        SOCK_RAW, SOCK_STREAM, SYS_bpf, SYS_clone3, SYS_close, SYS_execve, SYS_fork, SYS_init_module,
-        SYS_io_uring_setup, SYS_kill, SYS_mount, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_ptrace,
-        SYS_setns, SYS_setuid, SYS_socket, SYS_unshare,
+        AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, F_SETOWN,
+        RLIMIT_NOFILE, SIGKILL, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, SYS_bpf, SYS_clone3, SYS_close,
+        SYS_execve, SYS_fcntl, SYS_fork, SYS_init_module, SYS_io_uring_setup, SYS_ioctl, SYS_kill, SYS_mount,
+        SYS_pidfd_open, SYS_pidfd_send_signal, SYS_prlimit64, SYS_ptrace, SYS_setns, SYS_setuid, SYS_socket,
+        SYS_tgkill, SYS_unshare,
     };
 
     use crate::inject::Stopped;
+
+    /// `asm-generic/sockios.h`
+    const FIOSETOWN: i64 = 0x8901;
 
     let Some(node) = node(Options::default()) else { return };
     let agent = in_the_pod(&node);
@@ -245,6 +249,19 @@ fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
     for family in network.iter().chain(&kernel) {
         all_work(&socket(&stopped, *family));
     }
+    // Calls that name another process: its limits, a signal, and who gets a descriptor's signals.
+    let on_another = |process: &Stopped, pid: i64| {
+        let mut answers = process.call(SYS_prlimit64, [pid, RLIMIT_NOFILE.into(), 0]);
+        answers.extend(process.call(SYS_tgkill, [pid, pid, 0]));
+        for fd in process.call(SYS_socket, [AF_UNIX.into(), SOCK_STREAM.into(), 0]) {
+            answers.extend(process.call(SYS_fcntl, [fd, F_SETOWN.into(), pid]));
+            answers.extend(process.call(SYS_ioctl, [fd, FIOSETOWN, 0]));
+            process.call(SYS_close, [fd, 0, 0]);
+        }
+        answers
+    };
+    let answers = on_another(&stopped, 1);
+    assert!(!answers.contains(&-i64::from(ENOSYS)), "{answers:?}");
     drop(stopped);
 
     for (container, families, refused) in
@@ -273,6 +290,7 @@ fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
         ] {
             all_are(&process.call(call, [0, 0, 0]), ENOSYS);
         }
+        all_are(&on_another(&process, 1), ENOSYS);
         if container == "exporter" {
             // The only remaining way to send a signal to a process fails as well.
             for pid in [1, DaemonPod.pid(&node, "agent").parse().unwrap()] {

@@ -1,8 +1,8 @@
 //! The system calls that this process may make (seccomp(2)).
 //!
 //! The filter is an allow list: a call that is not on it fails with ENOSYS, so that libraries try an older one. No
-//! call on it starts another program or changes another process, a namespace, a module or a mount; and only sockets
-//! of the requested families can be created.
+//! call on it starts another program or changes a namespace, a module or a mount, and only one changes another process:
+//! pidfd_send_signal(2), which the agent needs. Only sockets of the requested families can be created.
 //!
 //! Files may be opened for writing: openat2(2) has its flags in memory, where no filter can see them. Which files, is
 //! up to [`landlock`](super::landlock); and the capability to write another process's memory is held by a process
@@ -53,9 +53,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
     libc::SYS_flock,
-    libc::SYS_ioctl,
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fstat,
@@ -127,7 +125,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,
     // This process and the machine.
@@ -140,7 +137,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getegid,
     libc::SYS_getgroups,
     libc::SYS_getrusage,
-    libc::SYS_prlimit64,
     libc::SYS_capget,
     libc::SYS_uname,
     libc::SYS_sysinfo,
@@ -214,7 +210,6 @@ const STAT: &[libc::c_long] = &[
     libc::SYS_restart_syscall,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -226,16 +221,23 @@ const READING: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_lseek,
     libc::SYS_fstat,
-    libc::SYS_fcntl,
     libc::SYS_getdents64,
 ];
+
+/// Commands of fcntl(2) by which a descriptor sends signals to a process that the caller chooses.
+const SIGNALLING: [libc::c_int; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
+/// `linux/fcntl.h`; the same on every architecture that has a filter.
+const F_SETSIG: libc::c_int = 10;
+const F_SETOWN_EX: libc::c_int = 15;
+/// The same as requests to ioctl(2) on a socket: FIOSETOWN, SIOCSPGRP (`asm-generic/sockios.h`).
+const SIGNALLING_SOCKETS: [libc::c_int; 2] = [0x8901, 0x8902];
 
 /// Allows only reading files and directories, and writing to open descriptors.
 ///
 /// # Errors
 /// See [`FilterError`].
 pub fn confine_to_reading() -> Result<(), FilterError> {
-    let program = only(&[STAT, READING].concat()).map_err(FilterError::Make)?;
+    let program = only(&[STAT, READING].concat(), &[libc::SYS_fcntl]).map_err(FilterError::Make)?;
     apply_filter_all_threads(&program).map_err(FilterError::Apply)
 }
 
@@ -244,13 +246,16 @@ pub fn confine_to_reading() -> Result<(), FilterError> {
 /// # Errors
 /// See [`FilterError`].
 pub fn confine_to_stat() -> Result<(), FilterError> {
-    let program = only(STAT).map_err(FilterError::Make)?;
+    let program = only(STAT, &[]).map_err(FilterError::Make)?;
     apply_filter_all_threads(&program).map_err(FilterError::Apply)
 }
 
-fn only(calls: &[libc::c_long]) -> Result<BpfProgram, seccompiler::BackendError> {
+/// Only `calls`, and `bounded` with the arguments that [`bounded`] permits.
+fn only(calls: &[libc::c_long], more: &[libc::c_long]) -> Result<BpfProgram, seccompiler::BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let calls = calls.iter().map(|call| (*call, vec![])).collect();
+    let mut calls: BTreeMap<i64, Vec<SeccompRule>> = calls.iter().map(|call| (*call, vec![])).collect();
+    let bounded = bounded()?.into_iter();
+    calls.extend(bounded.filter(|(call, _)| *call == libc::SYS_tgkill || more.contains(call)));
     filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)
 }
 
@@ -272,6 +277,7 @@ fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendE
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
+    calls.extend(bounded()?);
     // The other filter checks these.
     calls.insert(libc::SYS_socket, vec![]);
     calls.insert(libc::SYS_socketpair, vec![]);
@@ -293,6 +299,26 @@ fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendE
     let sockets = [(libc::SYS_socket, other()?), (libc::SYS_socketpair, other()?)].into_iter().collect();
     let sockets = filter(sockets, SeccompAction::Allow, errno(libc::EAFNOSUPPORT), arch)?;
     Ok([sockets, known])
+}
+
+/// Calls whose arguments name a process or are commands, with the arguments that change no other process: a process
+/// of root may set the limits of root's others and send them signals.
+fn bounded() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let none_of = |argument, values: &[libc::c_int]| {
+        let differs =
+            |value: &libc::c_int| condition(argument, SeccompCmpOp::Ne, i64::from(*value).unsigned_abs());
+        SeccompRule::new(values.iter().map(differs).collect::<Result<_, _>>()?).map(|rule| vec![rule])
+    };
+    // This process by its number, which raise(3) and abort(3) use.
+    let own = when(0, SeccompCmpOp::Eq, std::process::id().into())?;
+    Ok([
+        (libc::SYS_tgkill, vec![own]),
+        // 0 is the calling process.
+        (libc::SYS_prlimit64, vec![when(0, SeccompCmpOp::Eq, 0)?]),
+        (libc::SYS_fcntl, none_of(1, &SIGNALLING)?),
+        (libc::SYS_ioctl, none_of(1, &SIGNALLING_SOCKETS)?),
+    ]
+    .into())
 }
 
 fn filter(
@@ -429,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_observer_can_open_and_change_nothing() {
-        let program = only(STAT).unwrap();
+        let program = only(STAT, &[]).unwrap();
         let files: Vec<_> = ALLOWED.iter().chain(OLDER).filter(|call| !STAT.contains(call)).collect();
         for call in [libc::SYS_openat, libc::SYS_openat2, libc::SYS_recvmsg, libc::SYS_fchownat] {
             assert!(files.contains(&&call));
@@ -439,6 +465,34 @@ mod tests {
         }
         assert_eq!(run(&program, HERE, libc::SYS_newfstatat, [0; 6]), ALLOW);
         assert_eq!(run(&program, I386, libc::SYS_newfstatat, [0; 6]), KILL);
+    }
+
+    #[test]
+    fn only_the_process_itself_can_be_limited_and_signalled() {
+        let own = u64::from(std::process::id());
+        let with = |first: u64, second: u64| [first, second, 0, 0, 0, 0];
+        for (call, good, bad) in [
+            (libc::SYS_prlimit64, vec![with(0, 7)], vec![with(1, 7), with(own + 1, 7)]),
+            (libc::SYS_tgkill, vec![with(own, 1)], vec![with(1, 1), with(own + 1, 1), with(0, 1)]),
+            (libc::SYS_fcntl, vec![with(3, 1), with(3, 1030)], vec![with(3, 8), with(3, 10), with(3, 15)]),
+            // The kernel reads 32 bits.
+            (libc::SYS_ioctl, vec![with(3, 0x5421)], vec![with(3, 0x8901), with(3, 0x8902 | 1 << 32)]),
+        ] {
+            for (arguments, want) in
+                good.iter().map(|good| (good, ALLOW)).chain(bad.iter().map(|bad| (bad, ABSENT)))
+            {
+                assert_eq!(answer(call, *arguments), want, "{call} {arguments:?}");
+            }
+            for (calls, more) in [(STAT.to_vec(), &[][..]), ([STAT, READING].concat(), &[libc::SYS_fcntl])] {
+                let program = only(&calls, more).unwrap();
+                for arguments in &bad {
+                    assert_eq!(run(&program, HERE, call, *arguments), ABSENT, "{call} {arguments:?}");
+                }
+                let is_there = call == libc::SYS_tgkill || more.contains(&call);
+                let want = if is_there { ALLOW } else { ABSENT };
+                assert_eq!(run(&program, HERE, call, good[0]), want, "{call}");
+            }
+        }
     }
 
     #[test]
