@@ -90,6 +90,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
         None
     } else {
         let mut readable = confinement::read_by_another(root)?;
+        readable.extend(bundles(settings));
         readable.extend(own_files(settings));
         Some(readable)
     };
@@ -105,10 +106,17 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     Ok(Prepared { inspector, listener, reviews, v1, open })
 }
 
-/// Where the files are that the agent reads again while it runs: they may lie in the node's /etc.
+/// The directories of the files that the agent reads again while it runs, if it serves HTTP: they may lie in the node's
+/// /etc. The whole directories, because the files are replaced by a rename.
 fn own_files(settings: &Settings) -> Vec<PathBuf> {
-    let tls = settings.protection.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
+    let served = settings.protection.tls.iter().filter(|_| settings.http.is_some());
+    let tls = served.flat_map(|(certificate, key)| [certificate, key]);
     tls.filter_map(|path| path.parent()).map(Path::to_owned).collect()
+}
+
+/// Where the runtimes keep the containers' bundles.
+fn bundles(settings: &Settings) -> Vec<PathBuf> {
+    settings.runtime.bundle_dirs.iter().map(|dir| settings.host_root.join(dir.above())).collect()
 }
 
 /// Where the agent writes. Those of its own are made here: later nothing could be made beside them.

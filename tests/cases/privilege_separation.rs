@@ -204,9 +204,18 @@ fn an_attacker_in_the_agent_cannot_open_a_key() {
     node.write("/etc/subgid", "containers:200000:6553600\n");
     node.write("/etc/kubernetes/pki/ca.key", "PRIVATE KEY");
     node.write("/etc/kubernetes/admin.conf", "kind: Config\n");
+    let below_var = [
+        "/var/lib/etcd/member/snap/db",
+        "/var/lib/kubelet/pki/kubelet-client-current.pem",
+        "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~secret/s/token",
+        "/var/lib/rancher/k3s/server/token",
+    ];
+    below_var.iter().for_each(|path| node.write(path, "PRIVATE KEY"));
+    node.write("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\nmaxPods: 110\n");
     let agent = Agent::with(&node, CONFIGURATION);
     let runtime = node.run(["systemctl", "show", "containerd", "--value", "--property=MainPID"]);
     let keys = ["/etc/kubernetes/pki/ca.key", "/etc/kubernetes/admin.conf", "/etc/shadow", "/etc/subuid"];
+    let keys = [&keys[..], &below_var].concat();
     let ways = [
         "".to_owned(),
         "/proc/1/root".to_owned(),

@@ -88,7 +88,12 @@ fn the_service_runs_hardened_and_stops() {
     let verdict = node.exec(["systemd-analyze", "verify", "/etc/systemd/system/usernsd.service"]);
     assert!(verdict.status.success(), "{verdict:?}");
     assert_eq!(String::from_utf8_lossy(&verdict.stderr).trim(), "");
+    node.write("/var/lib/etcd/member/key", "KEY");
     start(&node);
+    // Not even another process of its mount namespace, with all capabilities, sees the cluster's database.
+    let inside = ["nsenter", "--mount", "--target", &property(&node, "MainPID")];
+    let read = |path: &str| node.exec([&inside[..], &["cat", path]].concat()).status.success();
+    assert!(read("/etc/hostname") && !read("/var/lib/etcd/member/key"));
     assert_eq!(property(&node, "ActiveState"), "active");
     // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE (19) is held by the observer, which the agent starts.
     for (set, want) in

@@ -63,10 +63,13 @@ pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
     Ok(Split::Apart)
 }
 
-/// Starts the reader, a process that reads `/etc` below `root` for this one. Must be called before another
-/// thread exists. Returns the paths that this process still reads by itself, for [`confine`]: everything
-/// except that directory.
-/// reads by itself: all but that directory.
+/// What the agent itself reads on a node whose root is its own: processes, cgroups, programs, the runtimes' sockets and
+/// bundles, and bootstrap's results. Not the keys, secrets and databases below `/var/lib`.
+const OWN_ROOT: [&str; 7] = ["/proc", "/sys", "/usr", "/lib", "/opt", "/run", "/var/lib/usernsd"];
+
+/// Starts the reader, a process that reads a few files below `root` for this one. Must be called before another
+/// thread exists. Returns the paths that this process still reads by itself, for [`confine`]: in a container,
+/// whose mounts are all that it sees of the node, everything except the node's `/etc`.
 ///
 /// # Errors
 /// See [`ConfinementError`].
@@ -77,6 +80,9 @@ pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
         let reader = reader::installed().ok_or(Errno::ACCESS)?;
         reader.read(what, path)
     });
+    if root == Path::new("/") {
+        return Ok(OWN_ROOT.map(PathBuf::from).into());
+    }
     Ok(all_but(&root.join("etc")))
 }
 

@@ -295,7 +295,8 @@ section! {
         /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
         /// Certificate, followed by its chain up to a root, in PEM: agent and exporter serve with TLS 1.2
-        /// or later, and reload changed files by themselves. Empty: no TLS.
+        /// or later, and reload changed files by themselves. The agent may then read the whole directory.
+        /// Empty: no TLS.
         tls_certificate_file: String = String::new();
         /// The certificate's key, in PEM.
         tls_key_file: String = String::new();

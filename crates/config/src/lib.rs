@@ -348,6 +348,14 @@ impl BundleDir {
     pub fn of(&self, id: &CriId) -> PathBuf {
         PathBuf::from(self.0.trim_start_matches('/').replace("{id}", id.as_str()))
     }
+
+    /// The directory that contains those of all containers.
+    #[must_use]
+    pub fn above(&self) -> PathBuf {
+        let fixed = self.0.split("{id}").next().unwrap_or_default();
+        let directory = fixed.rsplit_once('/').map_or("", |(directory, _)| directory);
+        PathBuf::from(directory.trim_start_matches('/'))
+    }
 }
 
 // === impl Settings, Overrides ===

@@ -1,5 +1,7 @@
-//! Which files of the node's `/etc` the agent may read. Its opener (`usernsd_linux::host::opener`) opens no others,
-//! so that a compromised agent cannot read the keys there. `docs/security.md` lists the files.
+//! Which files the agent may read of the node's `/etc` and of `/var/lib`. Its reader (`usernsd_linux::host::reader`)
+//! opens no others, so that a compromised agent cannot read the keys there. `docs/security.md` lists the files.
+
+use crate::paths;
 
 /// How much of a file the agent may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +52,15 @@ const BELOW: [(&str, &str); 8] = [
 const UNITS: &str = "etc/systemd/system/";
 const KUBELETS: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 
-/// Whether a file below the root may be read. The names in a directory always may.
+/// Whether a file below the root may be read. The names in a directory may, unless this is [`Readable::No`].
 #[must_use]
 pub fn readable(path: &str) -> Readable {
     let is_plain = path.split('/').all(|name| !matches!(name, "" | "." | ".."));
-    if !is_plain || !path.starts_with("etc/") {
+    if !is_plain {
         return Readable::No;
+    }
+    if !path.starts_with("etc/") {
+        return below_var(path);
     }
     let is_below = |(directory, ending): &(&str, &str)| path.starts_with(directory) && path.ends_with(ending);
     let is_unit =
@@ -67,6 +72,26 @@ pub fn readable(path: &str) -> Readable {
         return Readable::Yes;
     }
     Readable::IfKubelets
+}
+
+/// The kubelet's flags, of kubeadm and of MicroK8s.
+const FILES_BELOW_VAR: [&str; 2] =
+    ["var/lib/kubelet/kubeadm-flags.env", "var/snap/microk8s/current/args/kubelet"];
+
+/// The kubelet's files below `/var`, and usernsd's own: the configuration, wherever it is, and its records of the IDs that pods hold. Pods
+/// write to their volumes, which are below the same directory, but deeper.
+fn below_var(path: &str) -> Readable {
+    let pods = paths::KUBELETS.iter().find_map(|kubelet| {
+        let below = path.strip_prefix(kubelet.as_str())?.strip_prefix('/')?;
+        (below == paths::PODS).then_some("").or_else(|| below.strip_prefix(paths::PODS)?.strip_prefix('/'))
+    });
+    match pods.map(|pods| pods.split('/').collect::<Vec<_>>()).as_deref() {
+        Some([_] | [_, "userns"]) => Readable::Yes,
+        Some(_) => Readable::No,
+        None if FILES_BELOW_VAR.contains(&path) || path.starts_with("var/lib/usernsd/") => Readable::Yes,
+        None if path.starts_with("var/lib/") => Readable::IfKubelets,
+        None => Readable::No,
+    }
 }
 
 /// Whether it is an environment file of a kubelet's unit, by its name.
@@ -119,6 +144,31 @@ mod tests {
             ["etc/crio/../kubernetes/pki/ca.key", "etc//passwd", "/etc/passwd", "root/x", "etc/./passwd", ""]
         {
             assert_eq!(readable(path), Readable::No, "{path}");
+        }
+    }
+
+    #[test]
+    fn of_the_files_below_var_only_the_kubelets_are_readable() {
+        use Readable::{IfKubelets, No, Yes};
+        for (path, want) in [
+            ("var/lib/kubelet/config.yaml", IfKubelets),
+            ("var/lib/kubelet/kubeadm-flags.env", Yes),
+            ("var/lib/usernsd/bootstrap.json", Yes),
+            ("var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", IfKubelets),
+            ("var/lib/kubelet/pki/kubelet-client-current.pem", IfKubelets),
+            ("var/lib/etcd/member/snap/db", IfKubelets),
+            ("var/lib/kubelet/pods", Yes),
+            ("var/lib/kubelet/pods/u1", Yes),
+            ("var/lib/kubelet/pods/u1/userns", Yes),
+            ("var/lib/k0s/kubelet/pods/u1/userns", Yes),
+            ("var/lib/kubelet/pods/u1/etc-hosts", No),
+            ("var/lib/kubelet/pods/u1/volumes/kubernetes.io~secret/s/userns", No),
+            ("var/lib/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/v/pods/x/userns", No),
+            ("var/lib/kubelet/pods/../pki/x", No),
+            ("var/tmp/x", No),
+            ("data/kubelet/config.yaml", No),
+        ] {
+            assert_eq!(readable(path), want, "{path}");
         }
     }
 
