@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use usernsd_config::{Overrides, Settings};
+use usernsd_domain::privilege::HOOKS;
 use usernsd_domain::record::Outcome;
 use usernsd_inspect::hook::{self, Hooked};
+use usernsd_linux::privilege::keep_only;
+use usernsd_linux::seccomp::{self, Families};
 
 /// Delegates the cgroup of the container whose state is on the standard input.
 ///
@@ -24,6 +27,10 @@ pub fn run(config: Option<&Path>) -> ExitCode {
 
 fn try_run(config: Option<&Path>) -> anyhow::Result<Hooked> {
     let settings = Settings::load(config, Overrides::default())?;
+    // Before it reads what a pod's author may have written. No Landlock: it would hide the container's namespaces, and an
+    // observer of its own would take longer than everything else.
+    keep_only(&HOOKS)?;
+    seccomp::confine(Families::Unix)?;
     Ok(hook::run(&settings.host_root, settings.rules, settings.limits, std::io::stdin().lock())?)
 }
 

@@ -18,7 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use usernsd_domain::privilege::{KEPT, OBSERVERS};
+use usernsd_domain::privilege::{HOOKS, KEPT, OBSERVERS};
 use usernsd_linux::host::reader::{Reader, What};
 use usernsd_linux::landlock::{self, Enforced, Place, Writing};
 use usernsd_linux::privilege::keep_only;
@@ -279,6 +279,49 @@ fn an_attacker_in_the_agent_cannot_write_to_another_process() {
             before.open(victim.0.id()).unwrap().kill().unwrap();
         }
     });
+}
+
+#[test]
+fn only_its_own_limits_can_be_changed() {
+    in_a_process("only_its_own_limits_can_be_changed", || {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+        let victim = Victim::new("sleep", &["1000"]);
+        let pid = Pid::from_raw(i32::try_from(victim.0.id()).unwrap());
+        let few = || Rlimit { current: Some(64), maximum: Some(64) };
+        let limit = |pid| prlimit(pid, Resource::Core, few()).map(drop);
+        assert_eq!(limit(pid), Ok(()), "without the list it can");
+        confine(Families::Unix).unwrap();
+        assert_eq!(limit(pid), Err(rustix::io::Errno::NOSYS));
+        assert_eq!(limit(None), Ok(()));
+        drop(victim);
+    });
+}
+
+#[test]
+fn the_hook_gives_up_its_privileges_before_it_reads() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("not root: there is no capability to drop");
+        return;
+    }
+    let mut hook = Command::new(env!("CARGO_BIN_EXE_usernsd"));
+    hook.arg("hook").stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut hook = hook.spawn().unwrap();
+    let pid = hook.id();
+    // It waits for the container's state.
+    let begun = std::time::Instant::now();
+    while status_of(pid, "Seccomp") != "2" && begun.elapsed().as_secs() < 60 {
+        assert!(hook.try_wait().unwrap().is_none(), "it ended without a state");
+        thread::yield_now();
+    }
+    let kept: u64 = HOOKS.iter().map(|capability| 1 << capability.number).sum();
+    for (set, want) in [("CapEff", kept), ("CapPrm", kept), ("CapBnd", kept), ("CapInh", 0)] {
+        assert_eq!(status_of(pid, set), format!("{want:016x}"), "{set}");
+    }
+    assert_eq!((status_of(pid, "NoNewPrivs").as_str(), status_of(pid, "Seccomp").as_str()), ("1", "2"));
+    drop(hook.stdin.take());
+    // A container starts whatever becomes of its hook.
+    assert!(hook.wait().unwrap().success());
 }
 
 fn status_of(pid: u32, key: &str) -> String {

@@ -25,6 +25,16 @@ pub const KEPT: [Capability; 2] = [
     },
 ];
 
+/// The capabilities of the OCI hook, which the OCI runtime starts with all of its own.
+pub const HOOKS: [Capability; 2] = [
+    Capability { name: "CAP_CHOWN", number: 0, reason: "hand the container's cgroup over" },
+    Capability {
+        name: "CAP_SYS_PTRACE",
+        number: 19,
+        reason: "read the namespaces of the container's process",
+    },
+];
+
 /// The capability of the observer, a process that the agent and the launched plugin start. It also permits writing to
 /// other processes' memory, so the process that holds it can open no file.
 pub const OBSERVERS: [Capability; 1] =
