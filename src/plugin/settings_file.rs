@@ -1,11 +1,12 @@
 //! The launched plugin's settings: those that the runtime passed on, until the file on the node has others.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use rustix::fs::OFlags;
+use rustix::process::geteuid;
 
 use usernsd_config::PluginSettings;
 
@@ -46,7 +47,7 @@ impl SettingsFile {
     }
 
     /// Reads the file if it changed; returns whether the settings are other ones now. A file that is missing,
-    /// cannot be read, or does not name its own path changes nothing.
+    /// cannot be read, names no file, or that another user than this process's may write, changes nothing.
     pub(super) fn has_changed(&mut self) -> bool {
         let Some(path) = &self.path else { return false };
         let Ok(found) = fs::metadata(path) else { return false };
@@ -62,7 +63,15 @@ impl SettingsFile {
         // Does not wait if a pipe has taken the file's place, because the runtime waits for this.
         let opened =
             fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
-        let read = opened.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+        let read = opened.and_then(|file| {
+            // The opened file is examined, because the path may lead to another one by now.
+            let found = file.metadata()?;
+            let is_own = found.uid() == geteuid().as_raw() && found.mode() & 0o022 == 0;
+            if !is_own {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            file.take(MAX_BYTES).read_to_string(&mut text)
+        });
         if read.is_err() {
             return false;
         }
@@ -95,6 +104,20 @@ mod tests {
         fs::write(&path, text("report")).unwrap();
         assert!(file.has_changed() && !file.has_changed());
         assert_eq!(file.settings().guard, GuardPolicy::Report);
+        let mode = |mode| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode));
+        fs::write(&path, text("refuse")).unwrap();
+        mode(0o664).unwrap();
+        assert!(!file.has_changed(), "a group may write it");
+        mode(0o644).unwrap();
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(!file.has_changed(), "it is another user's");
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        }
+        assert!(file.has_changed());
+        assert_eq!(file.settings().guard, GuardPolicy::Refuse);
+        fs::write(&path, text("report")).unwrap();
+        assert!(file.has_changed());
         fs::write(&path, "").unwrap();
         assert!(!file.has_changed(), "somebody is about to write it");
         fs::remove_file(&path).unwrap();
