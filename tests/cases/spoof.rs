@@ -200,36 +200,48 @@ fn a_container_gains_nothing_by_its_own_user_namespace() {
     assert_eq!(hidden.owner(""), (0, 0));
 }
 
+/// The file with the PID of a running container's init process has another process's number: of the node, of another
+/// container with the same mapping, of one in the same pod, and of a command in the container itself.
 #[test]
 fn a_reused_pid_is_not_the_container() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let watcher = Watcher::new(node.cgroup_root());
     let (pod, container) = privileged();
-    let ended = pods.run(&pods.run_pod(&pod), &container);
-    let pid = pods.status(&ended).pid;
-    pods.stop(&ended);
-    watcher.register(&ended.id, &RANGE);
-    // The kernel assigns the next PID; this takes several tries, because other processes fork too.
-    let script = format!(
-        "for try in $(seq 100); do echo {} >/proc/sys/kernel/ns_last_pid; sleep 1000 <&- >/dev/null 2>&1 & \
-         [ $! = {pid} ] && exit 0; kill $!; done; exit 1",
-        pid - 1
-    );
-    // It must not have a parent that reaps it.
-    node.run(["bash", "-c", &script]);
-    let cmdline = node.path(&format!("proc/{pid}/cmdline"));
-    wait_for("the PID's next bearer", || {
-        fs::read_to_string(&cmdline).unwrap().starts_with("sleep").then_some(())
-    });
+    let sandbox = pods.run_pod(&pod);
+    let made: Vec<Container> =
+        (0..4).map(|index| pods.run(&sandbox, &container.clone().named(&format!("c{index}")))).collect();
+    let right = pods.run(&sandbox, &container.clone().named("right"));
+    let beside = pods.run(&pods.run_pod(&pod), &container);
+    let alone = node.spawn(["sleep", "2147483647"]);
+    pods.exec(&made[3], &["/bin/sh", "-c", "sleep 2147483646 >/dev/null 2>&1 &"]);
+    let command = node.run(["pgrep", "-f", "sleep 2147483646"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", alone.pid())).unwrap();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    let foreign = [
+        numbers.split_whitespace().last().unwrap().to_owned(),
+        pods.status(&beside).pid.to_string(),
+        pods.status(&right).pid.to_string(),
+        command.lines().last().unwrap().to_owned(),
+    ];
+    for (container, pid) in made.iter().zip(&foreign) {
+        fs::write(bundle(&node, container, "init.pid"), pid).unwrap();
+    }
+    for container in made.iter().chain([&right, &beside]) {
+        watcher.register(&container.id, &RANGE);
+    }
     watcher.during(|| {
-        let agent = Agent::start(&node);
-        let record = agent.ps().into_iter().find(|record| record["id"] == ended.id.as_str());
-        // Forgotten, or known to have ended: either way it has no owner.
-        if let Some(record) = record {
-            assert!(matches!(record["outcome"].as_str(), Some("gone" | "unproven")), "{record:#}");
+        // NRI and CRI have the right PIDs; at the start of the agent the bundle's is read.
+        let agent = Agent::with(&node, "nri: {enabled: false}\n");
+        for (container, pid) in made.iter().zip(&foreign) {
+            assert!(pods.is_running(container));
+            assert_eq!(agent.outcome(container), "unproven", "{pid}");
+            assert_eq!(
+                (container.owner(""), agent.record(container)["isolation"].as_str()),
+                ((0, 0), Some("unknown"))
+            );
         }
-        assert!(!agent.log().contains("chown_cgroup"));
+        assert_eq!(agent.outcome(&right), "delegated");
         agent.kill();
     });
 }

@@ -10,7 +10,7 @@ use crate::fakes::nri_runtime::{self, Fault, Kind};
 use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
-use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Trigger};
+use usernsd_agent::containers::{Containers, NotEnded, PodFacts, Policies, Refusal, Trigger};
 use usernsd_agent::decide::Decider;
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::launched::reports::Reports;
@@ -35,7 +35,7 @@ use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::pairing::{CallWay, Caller};
 use usernsd_domain::record::Source;
-use usernsd_domain::repair::{MissedPolicy, RepairRule, RepairRules};
+use usernsd_domain::repair::{Missed, MissedPolicy, RepairRule, RepairRules};
 use usernsd_domain::report::{Created, Done, Named, NotGranted, Report};
 use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_domain::unit::Scope;
@@ -73,19 +73,23 @@ impl Rig {
         fs::create_dir(path("cgroup")).unwrap();
         fs::create_dir_all(path("proc/1/ns")).unwrap();
         fs::write(path("proc/1/ns/user"), "").unwrap();
-        let rules =
-            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
         let handles = NodeHandles {
             cgroups: CgroupRoot::open(&path("cgroup")).unwrap(),
             proc: Proc::new(&path("proc")),
             delegate_list: DelegateList::fallback(),
         };
+        Rig::with(handles, directory, patience)
+    }
+
+    fn with(handles: NodeHandles, directory: tempfile::TempDir, patience: Duration) -> Rig {
+        let rules =
+            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
         let inspector = Inspector::new(handles, rules, Limits::DEFAULT).unwrap();
         let adjust = AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true };
         let store = Store::new(SystemTime::now());
         let metrics =
             Metrics::new(store.clone(), Arc::new(|_| Survey::empty()), Exposition::default()).unwrap();
-        fs::create_dir(path("run")).unwrap();
+        fs::create_dir(directory.path().join("run")).unwrap();
         let userdb = UserDb::new(directory.path());
         let systemd_user = Some(Arc::new(SystemdUser::new(userdb, HostId(65_536))));
         let (ask_runtime, questions) = ask::channel(patience, NEVER);
@@ -94,6 +98,24 @@ impl Rig {
         let decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, systemd_user);
         let containers = Containers::new(decider, store, metrics);
         Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
+    }
+
+    /// A rig with the machine's own cgroups and these processes of it. This test's own is the first one, because the
+    /// machine's may be hidden from it.
+    fn on_this_machine(cgroups: &std::path::Path, processes: &[u32]) -> Rig {
+        let directory = tempfile::tempdir().unwrap();
+        let proc = directory.path().join("proc");
+        fs::create_dir(&proc).unwrap();
+        std::os::unix::fs::symlink(format!("/proc/{}", std::process::id()), proc.join("1")).unwrap();
+        for pid in processes {
+            std::os::unix::fs::symlink(format!("/proc/{pid}"), proc.join(pid.to_string())).unwrap();
+        }
+        let handles = NodeHandles {
+            cgroups: CgroupRoot::open(cgroups).unwrap(),
+            proc: Proc::new(&proc),
+            delegate_list: DelegateList::fallback(),
+        };
+        Rig::with(handles, directory, Duration::ZERO)
     }
 
     fn socket(&self, name: &str) -> PathBuf {
@@ -1206,4 +1228,78 @@ async fn each_report_goes_to_one_agent() {
     reports.describe("digest".into(), vec!["odd".into()]);
     let FromPlugin::Hello(hello) = last.next().await else { panic!() };
     assert_eq!((hello.settings.as_str(), hello.problems.len(), hello.dropped), ("digest", 1, 0));
+}
+
+/// A container's cgroup on this machine, with a process; both end with the test.
+struct Running {
+    cgroup: PathBuf,
+    process: std::process::Child,
+}
+
+impl Running {
+    fn new(cgroup: PathBuf) -> Running {
+        fs::create_dir_all(&cgroup).unwrap();
+        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).unwrap();
+        Running { cgroup, process }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+/// The source that names the process can be wrong: a number is reused, or a container has moved its processes.
+#[test]
+fn only_a_process_of_the_container_itself_is_ended() {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mount =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|one| one[2] == "cgroup2");
+    let Some(mount) = mount.filter(|_| nix::unistd::geteuid().is_root()) else {
+        println!("skipped: needs root and a cgroup v2 mount");
+        return;
+    };
+    let pod = format!("usernsd-end-{}", std::process::id());
+    let top = std::path::Path::new(mount[1]).join(&pod);
+    let [own, other] = ["a", "b"].map(|name| name.repeat(64));
+    let [mut lost, mut victim] = [&own, &other].map(|id| Running::new(top.join(id)));
+    let this = std::process::id();
+    let rig = Rig::on_this_machine(mount[1].as_ref(), &[lost.process.id(), victim.process.id(), this]);
+    let asked = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+    rig.containers.pods().note("s", asked);
+    // It runs as the host's root, although its pod asked for a user namespace.
+    let mut container = Container {
+        id: CriId::parse(&own).unwrap(),
+        sandbox_id: "s".into(),
+        name: "c".into(),
+        pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
+        annotations: Arc::default(),
+        pid: None,
+        cgroups_path: format!("/{pod}/{own}"),
+        user_namespace: false,
+        cgroup_namespace: true,
+        mounts: Vec::new(),
+        specified: SpecifiedNamespaces::default(),
+        process_uid: None,
+        env_names: Vec::new(),
+    };
+    // Another container's process, and this test's own.
+    for pid in [victim.process.id(), this] {
+        container.pid = Some(pid);
+        let ended = rig.containers.end(&container, Missed::UserNamespace, |_| Ok(()));
+        assert!(matches!(ended, Err(NotEnded::NotSo)), "{pid}: {ended:?}");
+    }
+    assert!(victim.process.try_wait().unwrap().is_none() && lost.process.try_wait().unwrap().is_none());
+    // The container's own is ended, so the checks above can fail.
+    container.pid = Some(lost.process.id());
+    let ended = rig.containers.end(&container, Missed::UserNamespace, |_| Ok(()));
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&lost.process.wait().unwrap()), Some(9));
+    assert!(victim.process.try_wait().unwrap().is_none());
+    drop((lost, victim));
+    fs::remove_dir(top).unwrap();
 }
