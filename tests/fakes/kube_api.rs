@@ -224,6 +224,16 @@ impl Api {
             ("patch nodes/status", _) if content == "application/strategic-merge-patch+json" => {
                 self.remove(&seen)
             }
+            ("create tokenreviews", _) => {
+                let mut review = seen.body.clone();
+                review["status"] = json!({"authenticated": true, "user": {"username": "prometheus"}});
+                object(&review)
+            }
+            ("create subjectaccessreviews", _) => {
+                let mut review = seen.body.clone();
+                review["status"] = json!({"allowed": true});
+                object(&review)
+            }
             ("create events", [.., namespace, _]) => self.create_event(namespace, &seen.body),
             ("patch events", [.., name]) if content == "application/merge-patch+json" => {
                 self.patch_event(name, &seen.body)
@@ -268,7 +278,7 @@ impl Api {
         };
         let lines = stream::unfold(state, |mut state| async move {
             let line = state.next().await?;
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from(format!("{line}\n"))), state))
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(written(&line) + "\n")), state))
         });
         Body::from_stream(lines).into_response()
     }
@@ -406,6 +416,8 @@ fn what(method: &Method, path: &[&str], query: &HashMap<String, String>) -> Stri
         ["api", "v1", "pods"] => ("pods", false, ""),
         ["api", "v1", kind @ ("namespaces" | "nodes"), _] => (*kind, true, ""),
         ["api", "v1", "nodes", _, "status"] => ("nodes", true, "/status"),
+        ["apis", "authentication.k8s.io", "v1", "tokenreviews"] => ("tokenreviews", false, ""),
+        ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"] => ("subjectaccessreviews", false, ""),
         ["apis", "events.k8s.io", "v1", "namespaces", _, "events"] => ("events", false, ""),
         ["apis", "events.k8s.io", "v1", "namespaces", _, "events", _] => ("events", true, ""),
         _ => ("unknown", false, ""),
@@ -427,7 +439,13 @@ fn object(value: &Value) -> Response<Body> {
 }
 
 fn axum_json(code: StatusCode, value: &Value) -> Response<Body> {
-    (code, [("content-type", "application/json")], value.to_string()).into_response()
+    (code, [("content-type", "application/json")], written(value)).into_response()
+}
+
+/// The form in which Go's `encoding/json` writes a value: safe within HTML. No key has such characters.
+fn written(value: &Value) -> String {
+    let escapes = [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026")];
+    escapes.into_iter().fold(value.to_string(), |text, (from, to)| text.replace(from, to))
 }
 
 fn status(code: u16, message: &str, retry_after: u64) -> Response<Body> {

@@ -345,25 +345,52 @@ async fn a_watch_that_lies_is_bounded_and_the_next_list_counts() {
     assert!(most <= 2_500, "{most} pods were kept");
 }
 
-/// The largest objects that an API server keeps, and as many of them as a node has.
+/// The largest objects that an API server keeps, in the longest form in which it writes them.
 #[tokio::test]
 async fn pods_at_their_limits_are_judged_like_others() {
     let api = Api::default();
-    // 63 and 253 characters; 256 KiB of annotations, and managed fields as large as etcd takes.
+    // 63 and 253 characters; 256 KiB of annotations, and as much of everything as etcd takes: 1.5 MiB.
     let largest = |number: usize| {
         let mut largest = pod(&format!("{}{number:03}", "n".repeat(250)), false, 70_000);
         largest["metadata"]["annotations"] = json!({"example.com/a": "\u{1b}".repeat(256 << 10)});
-        largest["metadata"]["managedFields"] = json!([{"manager": "m".repeat(900 << 10)}]);
+        largest["spec"]["volumes"] = json!([{"name": "<&>".repeat((1236 << 10) / 3)}]);
         largest
     };
-    (0..6).for_each(|number| api.put_pod(largest(number)));
+    let length = largest(0).to_string().replace(['<', '>', '&'], "\\u003c").len();
+    assert!(length > 8 << 20, "{length}");
+    (0..3).for_each(|number| api.put_pod(largest(number)));
     let cluster = Cluster::start(api, options()).await;
     cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.found().len() == 6).await;
+    cluster.until(|cluster| cluster.found().len() == 3).await;
     cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
-    cluster.api.put_pod(largest(6));
-    cluster.until(|cluster| cluster.found().len() == 7).await;
+    cluster.api.put_pod(largest(3));
+    cluster.until(|cluster| cluster.found().len() == 4).await;
     assert_eq!(cluster.api.count("list pods"), 1);
+    for request in ["list_pods", "watch_pods"] {
+        let line = format!("usernsd_kube_request_failures_total{{request=\"{request}\"}} 0");
+        assert!(cluster.metric(&line), "{request}");
+    }
+    cluster.end().await;
+}
+
+/// No API server sends such a pod. It must not make the others invisible, neither in the list nor on the watch.
+#[tokio::test]
+async fn a_pod_that_is_longer_than_any_affects_no_other() {
+    let api = Api::default();
+    let mut endless = pod("endless", false, 70_000);
+    endless["spec"]["volumes"] = json!([{"name": "x".repeat(17 << 20)}]);
+    api.put_pod(endless.clone());
+    api.put_pod(pod("web", false, 70_000));
+    let patient = Pace { silence: Duration::from_secs(60), ..pace() };
+    let cluster = Cluster::start(api, Options { pace: patient, ..options() }).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.found().len() == 2).await;
+    cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
+    endless["metadata"]["uid"] = json!("uid-another");
+    cluster.api.put_pod(endless);
+    cluster.put_and_find("late").await;
+    assert!(cluster.metric("usernsd_kube_request_failures_total{request=\"watch_pods\"} 1"));
+    assert_eq!((cluster.api.count("list pods"), cluster.api.count("watch pods")), (1, 1));
     cluster.end().await;
 }
 
@@ -410,6 +437,28 @@ async fn an_expired_token_is_read_again() {
     assert!(cluster.metric("usernsd_kube_up 0"));
     std::fs::write(&cluster.token, "second").unwrap();
     cluster.until(|cluster| cluster.found().len() == 1).await;
+    assert!(cluster.metric("usernsd_kube_up 1"));
+    cluster.end().await;
+}
+
+/// As the kubelet does it once an hour: the token of an open watch becomes invalid.
+#[tokio::test]
+async fn a_token_that_is_rotated_during_a_watch_costs_no_list() {
+    let api = Api::default();
+    api.put_pod(pod("web", false, 70_000));
+    api.lock().tokens = vec!["first".into()];
+    let cluster = Cluster::start(api, options()).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.found().len() == 1 && cluster.api.count("watch pods") >= 1).await;
+    cluster.api.lock().tokens = vec!["second".into()];
+    std::fs::write(&cluster.token, "second").unwrap();
+    let is_renewed = |cluster: &Cluster| {
+        let inner = cluster.api.lock();
+        inner.requests.iter().any(|seen| seen.what == "watch pods" && seen.token == "second")
+    };
+    cluster.until(is_renewed).await;
+    cluster.put_and_find("late").await;
+    assert_eq!((cluster.api.count("list pods"), cluster.found().len()), (1, 2));
     assert!(cluster.metric("usernsd_kube_up 1"));
     cluster.end().await;
 }
@@ -621,11 +670,16 @@ async fn lists_become_rare_if_the_place_of_a_watch_is_lost_repeatedly() {
 async fn an_endless_answer_is_given_up() {
     let api = Api::default();
     api.fail("watch pods", Fault::Endless(32 << 20));
-    let large = json!({"metadata": {"annotations": {"x": "y".repeat(9 << 20)}}}).to_string();
+    let large = json!({"metadata": {"annotations": {"x": "y".repeat(17 << 20)}}}).to_string();
     api.fail("get nodes", Fault::Garbage(Box::leak(large.into_boxed_str())));
-    let cluster = Cluster::start(api, Options { condition: ConditionPolicy::On, ..options() }).await;
+    let pace = Pace { silence: Duration::from_secs(3), ..pace() };
+    let cluster = Cluster::start(api, Options { condition: ConditionPolicy::On, pace, ..options() }).await;
     cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.api.count("list pods") == 2 && cluster.api.count("get nodes") == 2).await;
+    // A watch whose line does not end is one on which nothing arrives.
+    cluster
+        .until(|cluster| cluster.api.count("watch pods") >= 2 && cluster.api.count("get nodes") == 2)
+        .await;
+    assert_eq!(cluster.api.count("list pods"), 1);
     for request in ["watch_pods", "get_node"] {
         let line = format!("usernsd_kube_request_failures_total{{request=\"{request}\"}} 1");
         assert!(cluster.metric(&line), "{request}");

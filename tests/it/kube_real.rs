@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::apiserver::{Server, USER, ask};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::node::Exposition;
-use usernsd_peers::kube::{Access, Kube, Review};
+use usernsd_peers::kube::{Access, Kube, PodChange, Review};
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
 use usernsd_report::http::STATE_RIGHT;
@@ -87,6 +88,51 @@ async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
     ] {
         assert_eq!(reviewer.review("exporter", path).await.unwrap(), want, "{path}");
     }
+}
+
+/// A tenant's largest pod: etcd takes 1.5 MiB, and the API server writes `<` in six bytes.
+#[tokio::test]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
+async fn the_largest_pod_that_the_api_server_stores_hides_no_other() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let admin = server.admin().await;
+    let name = json!({"name": "team-a"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": name});
+    ask(&admin, "POST", "/api/v1/namespaces", Some(namespace)).await.unwrap();
+    let pod = |name: &str, text: usize| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "team-a"}, "spec":
+            {"nodeName": "worker-1", "containers": [{"name": "web", "image": "i", "args": ["<".repeat(text)]}]}})
+    };
+    let create = async |name: &str, text: usize| {
+        ask(&admin, "POST", "/api/v1/namespaces/team-a/pods", Some(pod(name, text))).await
+    };
+    // What fits into 1.5 MiB, to 16 KiB.
+    let largest = (1472..=1536).rev().step_by(16);
+    let kube = Kube::new(Access::Kubeconfig(server.kubeconfig("admin")));
+    let mut stored = None;
+    for kib in largest.clone() {
+        if create("largest", kib << 10).await.is_ok() {
+            stored = Some(kib);
+            break;
+        }
+    }
+    let stored = stored.expect("a pod of 1.4 MiB");
+    create("web", 1).await.unwrap();
+    let text = ask(&admin, "GET", "/api/v1/namespaces/team-a/pods/largest", None).await.unwrap();
+    assert!(text.len() > 8 << 20, "{stored} KiB are {} bytes", text.len());
+    let list = kube.list_pods("worker-1").await.unwrap();
+    let names: Vec<&str> = list.pods.iter().map(|pod| pod.name.as_str()).collect();
+    assert_eq!((names, list.malformed), (vec!["largest", "web"], 0));
+    let mut watch = kube.watch_pods("worker-1", &list.version, Duration::from_secs(60)).await.unwrap();
+    create("largest-2", stored << 10).await.unwrap();
+    create("web-2", 1).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        if let PodChange::Applied(pod) = watch.next().await.unwrap().unwrap().0 {
+            seen.push(pod.name);
+        }
+    }
+    assert_eq!(seen, ["largest-2", "web-2"]);
 }
 
 #[tokio::test]

@@ -25,9 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(295);
 /// Minimum time between two reloads of the certificates while the server cannot be reached.
 const RENEWAL: Duration = Duration::from_secs(60);
-/// The longest answer that is read, in bytes. The largest is a Node, with all its images and others'
-/// annotations; the API server stores no object larger than some 3 MiB.
-const MAX_ANSWER: usize = 8 << 20;
+/// The longest object that is read into memory, in bytes: an answer, or an event of a watch. etcd takes
+/// requests of up to 1.5 MiB (`--max-request-bytes`), and the API server writes `<`, `>`, `&` and control
+/// characters in six bytes each (Go's `encoding/json`): 9 MiB, and what an object has besides texts.
+pub(super) const MAX_OBJECT: usize = 16 << 20;
 /// The longest error answer (a Status) that is read, in bytes.
 const MAX_STATUS: usize = 64 << 10;
 /// Upper bound applied to a `Retry-After`.
@@ -97,7 +98,7 @@ pub enum KubeError {
     /// The address has no listener, or the answer is not HTTP.
     #[error("the API server cannot be reached: {0}")]
     Away(String),
-    /// An answer, or one line of it, is longer than this many bytes; the rest was not read.
+    /// An answer, or one line of it, is longer than this many bytes, and was not kept.
     #[error("the API server's answer is longer than {} MiB, and was not read", .0 >> 20)]
     TooLong(usize),
     /// The answer cannot be read.
@@ -226,7 +227,7 @@ impl Kube {
     ) -> Result<T, KubeError> {
         let answer = async {
             let response = self.send(request.map_err(KubeError::unsendable)?).await?;
-            let text = whole(response.into_body(), MAX_ANSWER).await?;
+            let text = whole(response.into_body(), MAX_OBJECT).await?;
             serde_json::from_slice(&text).map_err(|error| KubeError::Malformed(chain(&error)))
         };
         in_time(answer).await

@@ -1,13 +1,15 @@
 //! This node's pods: one list, then a watch.
 //!
 //! Of a pod, only what [`PodSpec`] holds is kept, with limits: a node's 250 pods take some 13 MB in the API's
-//! form, and their authors can make them a hundred times as large. So a list is read pod by pod as it
-//! arrives. It is not requested in pages: `resourceVersion=0`, the answer from the API server's memory, has
+//! form, and their authors can make them a hundred times as large. So a list is read as it arrives, field by
+//! field. It is not requested in pages: `resourceVersion=0`, the answer from the API server's memory, has
 //! no pages, and for each page from etcd, all the pods of the cluster would have to be read (apiserver,
 //! `storage/cacher/delegator`).
 
+mod lenient;
 mod list;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -17,11 +19,14 @@ use http_body_util::BodyExt;
 use hyper::header::{ACCEPT_ENCODING, HeaderValue};
 use kube::core::params::{ListParams, VersionMatch, WatchParams};
 use kube::core::{Request, Status as ApiStatus, WatchEvent};
-use serde::Deserialize;
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use serde::de::{DeserializeSeed, Error as _, MapAccess};
+use serde::{Deserialize, Deserializer};
+use tokio_util::bytes::BytesMut;
+use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
-use super::client::{Kube, KubeError, brief, in_time};
+use super::client::{Kube, KubeError, MAX_OBJECT, brief, in_time};
+use lenient::{Entry, Field, Into as IntoField, object};
 use usernsd_domain::chain::chain;
 use usernsd_domain::scc;
 use usernsd_domain::user_mapping::PodSpec;
@@ -37,8 +42,6 @@ const MAX_CONTAINERS: usize = 128;
 const MAX_GROUPS: usize = 128;
 /// The longest name of a container (a DNS label).
 const MAX_NAME: usize = 63;
-/// The longest pod that is read, in bytes: the API server stores none larger than some 3 MiB.
-const MAX_POD: usize = 8 << 20;
 
 /// The pods at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,28 +66,29 @@ pub enum PodChange {
 }
 
 /// The fields of a pod that are read.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default)]
 struct Pod {
     metadata: Meta,
-    #[serde(default)]
     spec: Spec,
-    #[serde(default)]
     status: Status,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 struct Meta {
     name: String,
     namespace: String,
     uid: String,
     resource_version: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default)]
+struct Annotations {
+    mirror: String,
+    admitted_by: String,
+}
+
+#[derive(Debug, Clone, Default)]
 struct Spec {
     host_users: Option<bool>,
     security_context: Security,
@@ -93,24 +97,21 @@ struct Spec {
     ephemeral_containers: Vec<Container>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default)]
 struct Security {
     run_as_user: Option<i64>,
     run_as_group: Option<i64>,
     fs_group: Option<i64>,
-    supplemental_groups: Option<Vec<i64>>,
+    supplemental_groups: Vec<Option<i64>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default)]
 struct Container {
     name: String,
-    security_context: Option<Security>,
+    security_context: Security,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default)]
 struct Status {
     phase: String,
     container_statuses: Vec<ContainerStatus>,
@@ -118,24 +119,59 @@ struct Status {
 }
 
 /// `user` is set by Kubernetes 1.31 and later, if the runtime reports it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 struct ContainerStatus {
     name: String,
-    user: Option<User>,
+    user: User,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 struct User {
-    linux: Option<LinuxUser>,
+    linux: LinuxUser,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 struct LinuxUser {
     uid: Option<i64>,
 }
+
+object!(Pod { "metadata" => metadata, "spec" => spec, "status" => status });
+object!(Meta {
+    "name" => name,
+    "namespace" => namespace,
+    "uid" => uid,
+    "resourceVersion" => resource_version,
+    "annotations" => annotations,
+});
+object!(Annotations { MIRROR => mirror, scc::ADMITTED_BY => admitted_by });
+object!(Spec {
+    "hostUsers" => host_users,
+    "securityContext" => security_context,
+    "containers" => containers,
+    "initContainers" => init_containers,
+    "ephemeralContainers" => ephemeral_containers,
+});
+object!(Security {
+    "runAsUser" => run_as_user,
+    "runAsGroup" => run_as_group,
+    "fsGroup" => fs_group,
+    "supplementalGroups" => supplemental_groups,
+});
+object!(Container { "name" => name, "securityContext" => security_context });
+object!(Status {
+    "phase" => phase,
+    "containerStatuses" => container_statuses,
+    "initContainerStatuses" => init_container_statuses,
+});
+object!(ContainerStatus { "name" => name, "user" => user });
+object!(User { "linux" => linux });
+object!(LinuxUser { "uid" => uid });
+
+/// An object of a list; `None` if it is no pod.
+struct Item(Option<Pod>);
+
+/// The lines of a watch. A line that is too long is skipped, and yields [`KubeError::TooLong`].
+struct Lines(LinesCodec);
 
 // === impl Kube ===
 
@@ -157,7 +193,8 @@ impl Kube {
     /// watch after `time`.
     ///
     /// # Errors
-    /// See [`KubeError`]; the stream yields them too. [`KubeError::Malformed`] does not end the stream.
+    /// See [`KubeError`]; the stream yields them too. After [`KubeError::Malformed`] and
+    /// [`KubeError::TooLong`], which are about one event, it continues.
     pub async fn watch_pods(
         &self,
         node: &str,
@@ -174,7 +211,7 @@ impl Kube {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let body = in_time(self.send(request)).await?.into_body();
         let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-        let lines = FramedRead::new(bytes, LinesCodec::new_with_max_length(MAX_POD));
+        let lines = FramedRead::new(bytes, Lines(LinesCodec::new_with_max_length(MAX_OBJECT)));
         Ok(lines.filter_map(|line| std::future::ready(read(line))).boxed())
     }
 }
@@ -185,11 +222,13 @@ fn selector(node: &str) -> String {
 }
 
 /// Parses one line of a watch; `None` for an incomplete line.
-fn read(line: Result<String, LinesCodecError>) -> Option<Result<(PodChange, Option<String>), KubeError>> {
+fn read(
+    line: Result<Result<String, KubeError>, io::Error>,
+) -> Option<Result<(PodChange, Option<String>), KubeError>> {
     let line = match line {
-        Ok(line) => line,
-        Err(LinesCodecError::MaxLineLengthExceeded) => return Some(Err(KubeError::TooLong(MAX_POD))),
-        Err(LinesCodecError::Io(error)) => return Some(Err(KubeError::Away(brief(&error)))),
+        Ok(Ok(line)) => line,
+        Ok(Err(error)) => return Some(Err(error)),
+        Err(error) => return Some(Err(KubeError::Away(brief(&error)))),
     };
     Some(match serde_json::from_str::<WatchEvent<Pod>>(&line) {
         Ok(event) => change(event),
@@ -218,7 +257,51 @@ fn change(event: WatchEvent<Pod>) -> Result<(PodChange, Option<String>), KubeErr
     }
 }
 
+// === impl Lines ===
+
+impl Lines {
+    fn told(
+        line: Result<Option<String>, LinesCodecError>,
+    ) -> Result<Option<Result<String, KubeError>>, io::Error> {
+        match line {
+            Ok(line) => Ok(line.map(Ok)),
+            // The codec discards the rest of the line.
+            Err(LinesCodecError::MaxLineLengthExceeded) => Ok(Some(Err(KubeError::TooLong(MAX_OBJECT)))),
+            Err(LinesCodecError::Io(error)) => Err(error),
+        }
+    }
+}
+
+impl Decoder for Lines {
+    type Item = Result<String, KubeError>;
+    type Error = io::Error;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Self::Item>, io::Error> {
+        Lines::told(self.0.decode(bytes))
+    }
+
+    fn decode_eof(&mut self, bytes: &mut BytesMut) -> Result<Option<Self::Item>, io::Error> {
+        Lines::told(self.0.decode_eof(bytes))
+    }
+}
+
 // === impl Pod ===
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Item, D::Error> {
+        let (mut pod, is_odd) = (Pod::default(), Cell::new(false));
+        IntoField { field: &mut pod, is_odd: &is_odd }.deserialize(deserializer)?;
+        let Meta { name, namespace, uid, resource_version, .. } = &pod.metadata;
+        let is_named = [name, namespace, uid, resource_version].iter().all(|text| !text.is_empty());
+        Ok(Item((is_named && !is_odd.get()).then_some(pod)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Pod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pod, D::Error> {
+        Item::deserialize(deserializer)?.0.ok_or_else(|| D::Error::custom("an object that is no pod"))
+    }
+}
 
 impl Pod {
     fn has_ended(&self) -> bool {
@@ -244,11 +327,10 @@ impl From<Pod> for PodSpec {
         let common = spec.security_context;
         let declared = [spec.containers, spec.init_containers, spec.ephemeral_containers].concat();
         let mut users = BTreeMap::new();
-        let mut groups: Vec<u32> =
-            common.supplemental_groups.into_iter().flatten().filter_map(|gid| id(Some(gid))).collect();
+        let mut groups: Vec<u32> = common.supplemental_groups.into_iter().filter_map(id).collect();
         groups.extend(id(common.run_as_group));
         for container in declared {
-            let own = container.security_context.unwrap_or_default();
+            let own = container.security_context;
             groups.extend(id(own.run_as_group));
             if let Some(user) = id(own.run_as_user.or(common.run_as_user)) {
                 keep(&mut users, container.name, user);
@@ -256,7 +338,7 @@ impl From<Pod> for PodSpec {
         }
         // The running user is more specific than the requested one: the image may set it.
         for status in status.container_statuses.into_iter().chain(status.init_container_statuses) {
-            if let Some(user) = status.user.and_then(|user| id(user.linux?.uid)) {
+            if let Some(user) = id(status.user.linux.uid) {
                 keep(&mut users, status.name, user);
             }
         }
@@ -265,9 +347,9 @@ impl From<Pod> for PodSpec {
         // Drops the smallest IDs: the large ones are those that may not fit into the mapping.
         groups.drain(..groups.len().saturating_sub(MAX_GROUPS));
         groups.shrink_to_fit();
-        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
-        let node_uid = annotation(MIRROR).filter(|uid| uid.len() <= MAX_UID).map(str::to_owned);
-        let held_to_range = annotation(scc::ADMITTED_BY).is_some_and(scc::is_held_to_range);
+        let Annotations { mirror, admitted_by } = metadata.annotations;
+        let node_uid = Some(mirror).filter(|uid| (1..=MAX_UID).contains(&uid.len()));
+        let held_to_range = scc::is_held_to_range(&admitted_by);
         PodSpec {
             namespace: metadata.namespace,
             name: metadata.name,

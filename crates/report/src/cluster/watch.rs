@@ -37,12 +37,8 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
             sleep(cluster.pace.base.mul_f64(random())).await;
             continue;
         };
-        // The resource version is no longer available, the server does not support the watch, or its events
-        // cannot be parsed.
-        if matches!(
-            error,
-            KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_) | KubeError::TooLong(_)
-        ) {
+        // The resource version is no longer available, or the server does not support the watch.
+        if matches!(error, KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_)) {
             version = None;
         }
         cluster.pause(&mut backoff, &error).await;
@@ -91,7 +87,8 @@ async fn watch(
                 }
                 apply(change, told);
             }
-            Some(Err(error @ KubeError::Malformed(_))) => {
+            // About one pod: the others' events follow, and the position is theirs.
+            Some(Err(error @ (KubeError::Malformed(_) | KubeError::TooLong(_)))) => {
                 cluster.metrics.request_failed(Request::WatchPods);
                 debug!(error = %chain(&error), "an event of the watch of pods cannot be read");
             }

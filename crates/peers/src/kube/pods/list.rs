@@ -1,5 +1,5 @@
-//! Reads a list of pods as it arrives: only one pod is in memory as a whole; of earlier ones only the kept
-//! fields.
+//! Reads a list of pods as it arrives: only the fields that are kept are ever in memory, so neither a pod nor
+//! a list is too long. How long the whole takes is bounded by the request's time limit.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,17 +11,16 @@ use hyper::body::{Buf, Bytes};
 use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{KubeError, MAX_POD, Pod, PodList, brief};
+use super::{Item, KubeError, PodList, brief};
 use usernsd_domain::chain::chain;
 use usernsd_domain::user_mapping::PodSpec;
 
-/// The longest list, in bytes. A node has some hundred pods that have not ended, of at most a megabyte each;
-/// the text of the list does not stay in memory.
-const MAX_LIST: usize = 1 << 30;
+/// The longest object of a list, in bytes. An API server sends no longer one: it accepts objects of up to 3 MiB
+/// (apiserver, `MaxRequestBodyBytes`) and writes each byte as six at most.
+const ENDLESS: usize = 64 << 20;
 /// The most pods that are kept: more than a node has.
 const MAX_PODS: usize = 2500;
 /// Chunks of the body that wait to be parsed.
@@ -31,10 +30,8 @@ const WAITING: usize = 4;
 pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
     let (parts, received) = mpsc::channel(WAITING);
     let parsed = spawn_blocking(move || parse(received));
-    let mut left = MAX_LIST;
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(|error| KubeError::Away(brief(&error)))?.into_data() else { continue };
-        left = left.checked_sub(part.len()).ok_or(KubeError::TooLong(MAX_LIST))?;
         // The parser stops early if the answer is no list.
         if parts.send(part).await.is_err() {
             break;
@@ -45,12 +42,12 @@ pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
 }
 
 fn parse(received: mpsc::Receiver<Bytes>) -> Result<PodList, KubeError> {
-    let budget = Rc::new(Cell::new(MAX_POD));
+    let budget = Rc::new(Cell::new(ENDLESS));
     let parts = Parts { received, part: Bytes::new(), budget: Rc::clone(&budget) };
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(parts));
     let list = List(&budget).deserialize(&mut deserializer);
     list.and_then(|list| deserializer.end().map(|()| list)).map_err(|error| {
-        if error.is_io() { KubeError::TooLong(MAX_POD) } else { KubeError::Malformed(chain(&error)) }
+        if error.is_io() { KubeError::TooLong(ENDLESS) } else { KubeError::Malformed(chain(&error)) }
     })
 }
 
@@ -147,12 +144,12 @@ impl<'de> Visitor<'de> for Items<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let Items(budget, list) = self;
         // An item that is no pod must not spoil the others.
-        while let Some(item) = items.next_element::<Box<RawValue>>()? {
-            budget.set(MAX_POD);
-            match serde_json::from_str::<Pod>(item.get()) {
-                Err(_) => list.malformed += 1,
-                Ok(pod) if pod.has_ended() || list.pods.len() >= MAX_PODS => {}
-                Ok(pod) => list.pods.push(PodSpec::from(pod)),
+        while let Some(Item(pod)) = items.next_element()? {
+            budget.set(ENDLESS);
+            match pod {
+                None => list.malformed += 1,
+                Some(pod) if pod.has_ended() || list.pods.len() >= MAX_PODS => {}
+                Some(pod) => list.pods.push(PodSpec::from(pod)),
             }
         }
         Ok(())
@@ -193,16 +190,40 @@ mod tests {
     }
 
     #[test]
-    fn a_list_may_be_longer_than_any_pod_and_no_pod_longer_than_its_limit() {
-        let list = |count: usize, padding| {
-            let items: Vec<Value> =
-                (0..count).map(|number| pod(&number.to_string(), "Running", padding)).collect();
-            json!({"metadata": {"resourceVersion": "9"}, "items": items}).to_string()
-        };
-        let text = list(12, MAX_POD / 10);
-        assert!(text.len() > MAX_POD);
-        assert_eq!(parsed(&text, 1 << 16).unwrap().pods.len(), 12);
-        assert_eq!(parsed(&list(1, MAX_POD), 1 << 16), Err(KubeError::TooLong(MAX_POD)));
+    fn values_of_another_type_spoil_one_pod() {
+        for odd in [
+            r#"{"metadata":{"name":{"a":[1]},"namespace":"n","uid":"u","resourceVersion":"4"}}"#,
+            r#"{"metadata":{"name":"x","namespace":"n","uid":"u"}}"#,
+            r#"{"metadata":{"name":"x","namespace":"n","uid":"u","resourceVersion":"4"},"spec":{"containers":"y"}}"#,
+            r#"{"metadata":{"name":"x","namespace":"n","uid":"u","resourceVersion":"4"},"spec":{"hostUsers":1.5}}"#,
+            r#"{"metadata":{"name":"x","namespace":"n","uid":"u","resourceVersion":"4"},"spec":[{"a":true}]}"#,
+            r#""x""#,
+            "7",
+            "[[]]",
+        ] {
+            let text = format!(
+                r#"{{"metadata":{{"resourceVersion":"9"}},"items":[{},{odd},{}]}}"#,
+                pod("a", "Running", 0),
+                pod("b", "Running", 0)
+            );
+            let list = parsed(&text, 50).unwrap();
+            let names: Vec<&str> = list.pods.iter().map(|pod| pod.name.as_str()).collect();
+            assert_eq!((names, list.malformed), (vec!["a", "b"], 1), "{odd}");
+        }
+        let null = r#"{"metadata":{"name":"x","namespace":"n","uid":"u","resourceVersion":"4","annotations":null},
+            "spec":{"containers":null,"securityContext":null}}"#;
+        let list =
+            parsed(&format!(r#"{{"metadata":{{"resourceVersion":"9"}},"items":[{null}]}}"#), 50).unwrap();
+        assert_eq!((list.pods.len(), list.malformed), (1, 0));
+    }
+
+    #[test]
+    fn a_pod_of_any_length_is_read_and_an_endless_answer_is_not() {
+        // Annotations that are not read are not kept, however long they are.
+        let long = |padding| json!({"metadata": {"resourceVersion": "9"}, "items": [pod("a", "Running", padding), pod("b", "Running", 0)]});
+        let list = parsed(&long(20 << 20).to_string(), 1 << 16).unwrap();
+        assert_eq!((list.pods.len(), list.malformed), (2, 0));
+        assert_eq!(parsed(&long(ENDLESS).to_string(), 1 << 16), Err(KubeError::TooLong(ENDLESS)));
     }
 
     #[test]
