@@ -140,7 +140,9 @@ impl RuntimeWatch {
             self.containers.metrics().stream_reconnected();
         }
         if !shared {
-            info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
+            info!(
+                "this version of the runtime gives each event to one subscriber only; leaving them to the kubelet"
+            );
         }
         // Subscribe first, then list, so that nothing is missed in between.
         let mut reached = self.resync_all(cri, trigger).await;
@@ -567,12 +569,16 @@ fn named(mut container: Container, listed: &ListedContainer) -> Container {
     container
 }
 
-/// CRI-O before 1.28 gives each event to one subscriber only, so that another subscriber takes it from the
-/// kubelet.
+/// Whether every subscriber gets each event. CRI-O before 1.28 and containerd before 2.0 have one channel for
+/// all of them (`containerEventsChan`), so that another subscriber takes events from the kubelet.
 fn events_are_shared(name: &str, version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    RuntimeKind::named(name) != Some(RuntimeKind::Crio) || (major, minor) >= (1, 28)
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match RuntimeKind::named(name) {
+        Some(RuntimeKind::Crio) => version >= (1, 28),
+        Some(RuntimeKind::Containerd) => version >= (2, 0),
+        None => true,
+    }
 }
 
 #[cfg(test)]
@@ -590,14 +596,19 @@ mod tests {
     }
 
     #[test]
-    fn events_are_left_to_the_kubelet_if_crio_cannot_share_them() {
+    fn events_are_left_to_the_kubelet_if_the_runtime_cannot_share_them() {
         for (name, version, want) in [
             ("cri-o", "1.27.9", false),
             ("cri-o", "1.28.0", true),
             ("cri-o", "1.36.3", true),
             ("cri-o", "2.0.0", true),
             ("cri-o", "", false),
-            ("containerd", "1.7.0", true),
+            ("containerd", "v1.7.31", false),
+            ("containerd", "1.7.24~ds1-8", false),
+            ("containerd", "v2.0.0-rc.1", true),
+            ("containerd", "2.1.9+unknown", true),
+            ("containerd", "", false),
+            ("something", "1.0", true),
         ] {
             assert_eq!(events_are_shared(name, version), want, "{name} {version}");
         }
