@@ -28,7 +28,7 @@ pub fn run(args: SupportBundleArgs) -> anyhow::Result<ExitCode> {
     let node = node(Settings::load(file.as_deref(), overrides)?);
     let now = SystemTime::now();
     let runtime = compose::runtime()?;
-    let Bundle { files, missing } = runtime.block_on(collect(&node, now, args.redact));
+    let Bundle { files, missing, .. } = runtime.block_on(collect(&node, now, args.redact));
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if args.output == Path::new("-") {
         archive::write(std::io::stdout().lock(), DIRECTORY, &files, seconds).context("writing to stdout")?;

@@ -35,6 +35,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
         "# hunter2-comment\n[crio.api]\ntls_key = \"hunter2-tls\"\n[crio.runtime]\ndefault_runtime = \"crun\"\n\
          default_env = [\"X=hunter2-crio\"]\n",
     );
+    node.write("/etc/crio/crio.conf.d/50-gone-corp.conf", "[crio.runtime]\ndefault_runtime = \"crun\"\n");
     node.write(
         "/var/lib/kubelet/config.yaml",
         "maxPods: 250\nstaticPodURLHeader: {Auth: [hunter2-kubelet]}\n",
@@ -55,6 +56,10 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     // The agent's log, as the journal would have it.
     assert!(agent.log().contains("hunter2-annotation"), "it contains the annotation: {}", agent.log());
     node.run(["sh", "-c", "systemd-cat -t usernsd cat /run/usernsd-test/log && journalctl --sync"]);
+    // Names of pods that no longer exist.
+    let gone = "2026-11-21T08:52:00.123456Z  WARN waiting for the removal of pod gone-team/gone-web: gone-box error=x";
+    node.write("/run/gone", gone);
+    node.run(["sh", "-c", "systemd-cat -t usernsd cat /run/gone && journalctl --sync"]);
 
     node.run(["usernsd", "support-bundle", "-o", "/run/plain.tar.gz"]);
     assert_eq!(fs::metadata(node.path("run/plain.tar.gz")).unwrap().mode() & 0o7777, 0o600);
@@ -84,6 +89,8 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     assert!(plain["metrics.txt"].contains("usernsd_build_info"));
     assert!(plain["cgroup-mount.txt"].contains(" - cgroup2 "));
     assert!(plain["log.txt"].contains("box-secret"), "{}", plain["log.txt"]);
+    assert!(plain["log.txt"].contains("gone-team/gone-web"), "{}", plain["log.txt"]);
+    assert!(plain["crio.json"].contains("50-gone-corp.conf"), "{}", plain["crio.json"]);
     assert!(plain["cgroups.json"].contains("nr_descendants"), "{}", plain["cgroups.json"]);
 
     node.run(["usernsd", "support-bundle", "--redact", "-o", "/run/redacted.tar.gz"]);
@@ -94,6 +101,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     }
     let uid = json(&plain, "state.json")["containers"][0]["pod"]["uid"].as_str().unwrap().to_owned();
     for (name, text) in &redacted {
+        assert!(!text.contains("gone-"), "{name}: {text}");
         for secret in ["team-secret", "web-secret", "box-secret", &uid, &uid.replace('-', "_")] {
             assert!(!text.contains(secret), "{name} has {secret}: {text}");
         }

@@ -53,6 +53,90 @@ fn the_admission_policies_match_the_code() {
     file("daemonset/components/admission-required/policy.yaml", &admission::required_policy());
 }
 
+/// The texts between quotes in a source, up to its unit tests.
+fn literals(source: &str) -> String {
+    let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let mut found = String::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(['"', '/', '\'']) {
+        rest = &rest[at..];
+        if rest.starts_with("//") {
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+        } else if let Some(after) = rest.strip_prefix("'\"'") {
+            rest = after;
+        } else if let Some(text) = rest.strip_prefix('"') {
+            let mut chars = text.chars();
+            while let Some(char) = chars.next().filter(|char| *char != '"') {
+                let is_escape = char == '\\' && chars.next().is_some();
+                found.push(if is_escape { ' ' } else { char });
+            }
+            found.push('\n');
+            rest = chars.as_str();
+        } else {
+            rest = &rest[1..];
+        }
+    }
+    found
+}
+
+/// The words of every message of the program and of the kernel's errors.
+fn own_words() -> BTreeSet<String> {
+    let crates = ["agent", "config", "domain", "inspect", "linux", "peers", "prepare", "report", "tasks"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts: Vec<String> =
+        (1..=133).map(|number| std::io::Error::from_raw_os_error(number).to_string()).collect();
+    let mut directories: Vec<PathBuf> =
+        crates.iter().map(|name| root.join(format!("crates/{name}/src"))).collect();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !["tests", "coverage", "redact"].contains(&name) {
+                directories.push(path);
+            } else if name.ends_with(".rs") && !["tests.rs", "redact.rs"].contains(&name) {
+                texts.push(literals(&std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut words = BTreeSet::new();
+    for text in texts {
+        // A placeholder is no word of the text.
+        let parts = text.split('{').enumerate();
+        let text: String = parts
+            .map(|(number, part)| match part.split_once('}').filter(|_| number > 0) {
+                Some((_, after)) => format!(" {after}"),
+                None => part.to_owned(),
+            })
+            .collect();
+        let found = text.split(|char: char| !char.is_ascii_alphanumeric() && !"-._".contains(char));
+        let found = found.map(|word| word.trim_matches(['-', '.', '_']).to_ascii_lowercase());
+        words.extend(
+            found.filter(|word| word.len() <= 40 && word.starts_with(|char: char| char.is_ascii_lowercase())),
+        );
+    }
+    words
+}
+
+/// The words that a support bundle without names may contain. One that is missing makes a bundle less readable, so the
+/// list may be some messages behind the sources.
+#[test]
+fn the_words_of_redacted_bundles_are_those_of_the_messages() {
+    let own = own_words();
+    let want: String = own.iter().map(|word| format!("{word}\n")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/domain/src/redact/words.txt");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &want).unwrap();
+    }
+    let listed = std::fs::read_to_string(&path).unwrap();
+    let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+    let missing: Vec<&String> = own.difference(&listed).collect();
+    assert!(missing.len() < 100, "UPDATE=1 cargo nextest run --test it docs:: adds {missing:?}");
+    // Names of other people's pods are not in it.
+    for name in ["payments", "acme", "web", "frontend"] {
+        assert!(!listed.contains(name), "{name}");
+    }
+}
+
 /// Every test that the section on attackers in docs/security.md names exists.
 #[test]
 fn tests_that_the_security_page_names_exist() {

@@ -1,6 +1,11 @@
-//! Removes names from texts: each known name is replaced, always by the same word.
+//! Removes names from texts: each known name is replaced, always by the same word, and words that may be unknown names
+//! are left out.
+
+mod vocabulary;
 
 use std::collections::BTreeMap;
+
+pub use vocabulary::{own_words, without_uids};
 
 /// Known names with their replacements.
 #[derive(Debug, Clone, Default)]
@@ -84,9 +89,9 @@ const PLAIN: [&str; 23] = [
     "version",
 ];
 
-/// A line of the agent's log without names, known or unknown: time, level and sentence are this program's own; of the
-/// other fields, only known safe ones are kept. `hashed` returns the replacement of a name, given its kind. `None`
-/// for a line of another format.
+/// A line of the agent's log without names, known or unknown: of time, level and sentence, only this program's own words
+/// are kept; of the other fields, only known safe ones. `hashed` returns the replacement of a name, given its kind.
+/// `None` for a line of another format.
 #[must_use]
 pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
     let mut words = line.split_ascii_whitespace();
@@ -97,19 +102,24 @@ pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<Str
         return None;
     }
     let mut out = format!("{time} {level}");
+    // Words between two fields: the sentence, or the rest of the field before them.
+    let mut said = String::new();
     // Whether the field that continues after blanks is kept; the first words are the sentence.
     let mut stays = true;
     for word in words {
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| is_key(key)) else {
             if stays {
-                out.extend([" ", word]);
+                said.extend([" ", word]);
             }
             continue;
         };
+        out += &own_words(&said, hashed);
+        said.clear();
         stays = PLAIN.contains(&key);
         let shown = log_field(key, value.trim_matches('"'), hashed);
         out.extend([" ", key, "=", &shown]);
     }
+    out += &own_words(&said, hashed);
     Some(out)
 }
 
@@ -120,7 +130,8 @@ pub fn log_field(key: &str, value: &str, hashed: &dyn Fn(&str, &str) -> String) 
     let is_id = IDS.contains(&key) && value.bytes().all(|byte| byte.is_ascii_hexdigit());
     match kind {
         Some(kind) => hashed(kind, value),
-        None if PLAIN.contains(&key) || is_id => value.to_owned(),
+        None if is_id => value.to_owned(),
+        None if PLAIN.contains(&key) => own_words(value, hashed),
         None => "(left out)".to_owned(),
     }
 }
@@ -155,7 +166,8 @@ mod tests {
                 " DEBUG checked the node summary=1 error, 2 passed. It is not.",
                 "DEBUG checked the node summary=1 error, 2 passed. It is not.",
             ),
-            (" WARN x detail=a pod=web says b", "WARN x detail=(left out) pod=pod-3"),
+            (" WARN ended detail=a pod=web says b", "WARN ended detail=(left out) pod=pod-3"),
+            (" WARN no pod acme/zzyzx, no acme-web", "WARN no pod (left out)/(left out), no (left out)"),
         ] {
             assert_eq!(log_line(&format!("{time}{line}"), &hashed).unwrap(), format!("{time} {want}"));
         }
