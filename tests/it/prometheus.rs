@@ -66,9 +66,16 @@ fn answer(
     }
     let who = request.split('/').nth(1).unwrap_or_default();
     let scrape = scrapes.get(who).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
-    let body = match Node::ALL.into_iter().find(|node| node.name() == who) {
-        Some(node) => exposition::exposition(catalogue, node, scrape),
-        None => exposition::kubelet(scrape),
+    let body = match (who, Node::ALL.into_iter().find(|node| node.name() == who)) {
+        (_, Some(node)) => exposition::exposition(catalogue, node, scrape),
+        // Two agents of a node: one that has counted for long, and one that has just started.
+        ("before", None) => {
+            "usernsd_refusals_total{reason=\"lost_isolation\"} 5\nusernsd_node_ready 1\n".into()
+        }
+        ("after", None) => {
+            "usernsd_refusals_total{reason=\"lost_isolation\"} 0\nusernsd_node_ready 1\n".into()
+        }
+        (_, None) => exposition::kubelet(scrape),
     };
     let length = body.len();
     write!(
@@ -150,6 +157,34 @@ fn every_expression_returns_data() {
     assert!(!log.contains("level=error") && !log.contains("duplicate"), "{log}");
 }
 
+#[test]
+fn agents_of_one_node_that_overlap_count_for_themselves() {
+    let Some(program) = tools::found_or_skip("prometheus") else { return };
+    let address = serve(rules::catalogue()).to_string();
+    let agents = ["before", "after"].map(|pod| ("worker-1", address.clone(), format!("/{pod}/metrics")));
+    let prometheus = Prometheus::start(&program, &server::configuration(&agents, &[]), None);
+    let number = |expr: &str| -> f64 {
+        let found = prometheus.query(expr).unwrap();
+        found.first().map_or(0.0, |series| series["value"][1].as_str().unwrap().parse().unwrap())
+    };
+    let started = Instant::now();
+    while number("sum(count_over_time(usernsd_refusals_total[15m]))") < 12.0 {
+        assert!(started.elapsed() < PATIENCE, "{}", prometheus.log());
+        thread::sleep(Duration::from_millis(500));
+    }
+    let rules = Rules::read();
+    let alert = rules.alerts.iter().find(|alert| alert.name == "UsernsdStartRefused").unwrap();
+    assert_eq!(prometheus.query(&alert.expr).unwrap(), Vec::<Value>::new(), "a restart that did not happen");
+    for (expr, want) in [
+        ("count(usernsd_refusals_total)", 2.0),
+        ("count(up{job=\"usernsd\"})", 2.0),
+        // A node's series are the same before and after a roll-out.
+        ("count(usernsd_node_ready)", 1.0),
+    ] {
+        assert_eq!(number(expr), want, "{expr}");
+    }
+}
+
 /// `honorLabels` and the relabelings: series about pods keep their labels, and those about the node have none
 /// of the agent's pod.
 fn labels_are_ours(prometheus: &Prometheus) {
@@ -163,7 +198,7 @@ fn labels_are_ours(prometheus: &Prometheus) {
         assert!(labels["instance"].as_str().unwrap().starts_with("worker-"), "{labels}");
     }
     for build in prometheus.query("usernsd_build_info").unwrap() {
-        for label in ["pod", "container", "endpoint"] {
+        for label in ["pod", "container", "endpoint", "agent_pod"] {
             assert!(build["metric"].get(label).is_none(), "{build}");
         }
     }

@@ -38,6 +38,9 @@ fn expected(nodes: Nodes, expr: &str, want: &[(&str, f64)]) -> Value {
         json!({"series": r#"up{job="etcd", instance="master-1"}"#, "values": "0"}),
     ];
     for (instance, up, agent, ready) in nodes {
+        // An agent that is being replaced, and does not answer any more.
+        let before = format!(r#"up{{job="usernsd", instance="{instance}", agent_pod="usernsd-before"}}"#);
+        series.push(json!({"series": before, "values": "0"}));
         let said = [
             ("up", Some(up)),
             ("usernsd_exporter_agent_up", agent.as_ref()),

@@ -11,16 +11,16 @@ const GOOD_AT_1: &[Step] = &[(None, "red"), (Some(0.9), "orange"), (Some(1.0), "
 const FILLING: &[Step] = &[(None, "green"), (Some(0.8), "orange"), (Some(0.9), "red")];
 const NEUTRAL: &[Step] = &[(None, "blue")];
 
-/// 1 if the agent answers. If an exporter serves for it, `up` is the exporter's. The selection of all jobs
-/// matches any job, and `up` exists for every job.
-const AGENT: &str = r#"min by (cluster, instance) (usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
-const AGENT_HERE: &str = r#"min(usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
-const AGENTS_DOWN: &str =
-    r#"count((up{S, job="usernsd"} == 0) or (usernsd_exporter_agent_up{S} == 0)) or vector(0)"#;
+/// 1 if the agent answers. If an exporter serves for it, `up` is the exporter's. A node has two targets while
+/// its agent is being replaced, and one that answers is enough. The selection of all jobs matches any job, and
+/// `up` exists for every job.
+const AGENT: &str = r#"min by (cluster, instance) (usernsd_exporter_agent_up{S}) or max by (cluster, instance) (up{S, job="usernsd"})"#;
+const AGENT_HERE: &str = r#"min(min by (cluster, instance) (usernsd_exporter_agent_up{S}) or max by (cluster, instance) (up{S, job="usernsd"}))"#;
+const AGENTS_DOWN: &str = r#"count((min by (cluster, instance) (usernsd_exporter_agent_up{S}) or max by (cluster, instance) (up{S, job="usernsd"})) == 0) or vector(0)"#;
 /// A node without data is not ready.
-const READY: &str = r#"min by (cluster, instance) (usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
-const READY_HERE: &str = r#"min(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
-const SHARE_READY: &str = r#"avg(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
+const READY: &str = r#"min by (cluster, instance) (usernsd_node_ready{S}) or 0 * max by (cluster, instance) (up{S, job="usernsd"})"#;
+const READY_HERE: &str = r#"min(min by (cluster, instance) (usernsd_node_ready{S}) or 0 * max by (cluster, instance) (up{S, job="usernsd"}))"#;
+const SHARE_READY: &str = r#"avg(min by (cluster, instance) (usernsd_node_ready{S}) or 0 * max by (cluster, instance) (up{S, job="usernsd"}))"#;
 
 const HOST_ROOT: &str = r#"count(usernsd_pod_host_root_id{S, id_type="uid"} == 0 and on (cluster, instance, namespace, pod) usernsd_pod_info{S, userns!="host"}) or vector(0)"#;
 /// IDs that are in no pool belong to no other owner.

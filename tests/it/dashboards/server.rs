@@ -50,18 +50,19 @@ fn relabeling(of: &Value) -> Value {
 }
 
 /// The scrape configuration that the operator would generate from the PodMonitor. An agent is its node's
-/// name, address and path; `beside` contains other jobs.
+/// name, address and path, and runs in a pod of its own; `beside` contains other jobs.
 pub(crate) fn configuration(agents: &[(&str, String, String)], beside: &[Value]) -> Value {
     let monitor: Value = serde_saphyr::from_str(&read("dashboards/podmonitor.yaml")).unwrap();
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
-    let relabelings: Vec<Value> =
-        endpoint["relabelings"].as_array().unwrap().iter().map(relabeling).collect();
-    let target = |(node, address, path): &(&str, String, String)| {
+    let relabelings =
+        |key: &str| endpoint[key].as_array().unwrap().iter().map(relabeling).collect::<Vec<Value>>();
+    let target = |(number, (node, address, path)): (usize, &(&str, String, String))| {
+        let pod = format!("usernsd-x7f2{number}");
         json!({"targets": [address], "labels": {
             // The operator's own relabelings: the location of the agent's pod.
-            "job": "usernsd/usernsd", "namespace": "usernsd", "pod": "usernsd-x7f2q",
+            "job": "usernsd/usernsd", "namespace": "usernsd", "pod": pod,
             "container": "agent", "endpoint": "metrics",
-            "__meta_kubernetes_pod_node_name": node,
+            "__meta_kubernetes_pod_node_name": node, "__meta_kubernetes_pod_name": pod,
             "__metrics_path__": path,
         }})
     };
@@ -70,8 +71,9 @@ pub(crate) fn configuration(agents: &[(&str, String, String)], beside: &[Value])
         "honor_labels": endpoint["honorLabels"],
         "sample_limit": monitor["spec"]["sampleLimit"],
         "label_value_length_limit": monitor["spec"]["labelValueLengthLimit"],
-        "relabel_configs": relabelings,
-        "static_configs": agents.iter().map(target).collect::<Vec<_>>(),
+        "relabel_configs": relabelings("relabelings"),
+        "metric_relabel_configs": relabelings("metricRelabelings"),
+        "static_configs": agents.iter().enumerate().map(target).collect::<Vec<_>>(),
     })];
     jobs.extend_from_slice(beside);
     json!({

@@ -19,6 +19,7 @@ pub struct HttpMetrics {
     registry: Registry,
     renewals: IntCounter,
     failures: IntCounter,
+    not_before: IntGauge,
     not_after: IntGauge,
     refused: IntCounter,
     refusals: IntCounterVec,
@@ -54,6 +55,13 @@ impl HttpMetrics {
                 IntCounter::new(
                     "usernsd_http_certificate_failures_total",
                     "New certificates that could not be used; the previous one stayed in use.",
+                )?,
+            )?,
+            not_before: add(
+                &registry,
+                IntGauge::new(
+                    "usernsd_http_certificate_not_before_seconds",
+                    "When the validity of the certificate in use begins, in seconds since 1970; 0 without TLS.",
                 )?,
             )?,
             not_after: add(
@@ -116,13 +124,16 @@ impl HttpMetrics {
     fn look_at(&self, InUse { file, certificate, standing }: &InUse) {
         let file = file.display();
         let Some(certificate) = certificate else {
+            self.not_before.set(0);
             self.not_after.set(0);
             warn!("the certificate in {file} has no expiry date in a supported form");
             return;
         };
         let since =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.not_after.set(i64::try_from(since(certificate.not_after)).unwrap_or(i64::MAX));
+        let seconds = |time| i64::try_from(since(time)).unwrap_or(i64::MAX);
+        self.not_before.set(seconds(certificate.not_before));
+        self.not_after.set(seconds(certificate.not_after));
         match standing {
             Standing::Valid => {
                 info!("the certificate in {file} expires at {}", rfc3339(certificate.not_after));
