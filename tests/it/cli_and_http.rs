@@ -531,15 +531,31 @@ fn http_on_loopback_refuses_the_names_of_other_hosts() {
         assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("usernsd_x"), "{host}: {answer}");
     }
     assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
-    // If everyone may connect, any name for this machine is accepted.
+    // If everyone may connect, the same holds for a connection to the loopback address, as that of a port
+    // forward or of a browser on the node; to any other address, any name for this machine is accepted.
     let open =
         http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap();
     let port = open.address().port();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: worker-3\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    assert!(answer.contains("usernsd_x"), "{answer}");
+    let get = |from: &str, host: &str| {
+        let mut stream = TcpStream::connect((from, port)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    for host in ["evil.example", "worker-3:9564"] {
+        let answer = get("127.0.0.1", host);
+        assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("usernsd_x"), "{host}: {answer}");
+    }
+    assert!(get("127.0.0.1", "localhost:9564").contains("usernsd_x"));
+    // Needs no other machine: a UDP socket that is connected has the address that others would see.
+    let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if own.connect("192.0.2.1:9").is_err() {
+        eprintln!("SKIPPED the rest: this machine has no address but the loopback's");
+        return;
+    }
+    let own = own.local_addr().unwrap().ip().to_string();
+    assert!(get(&own, "worker-3").contains("usernsd_x"), "{own}");
 }
 
 /// Whether the server has not closed this connection.

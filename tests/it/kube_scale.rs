@@ -14,15 +14,18 @@ use usernsd_domain::node::Exposition;
 use usernsd_peers::kube::Kube;
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
+use usernsd_report::gate::Gatekeeper;
+use usernsd_report::http::Admission;
 use usernsd_report::metrics::ExporterMetrics;
 use usernsd_report::metrics::cluster::ClusterMetrics;
 use usernsd_report::state::State;
 
 /// Number of simulated nodes; the table is for 5,000.
-const NODES: usize = 16;
+const NODES: u32 = 16;
 const DAY: u64 = 86_400;
 /// Interval at which a pod is replaced on each node, in seconds.
 const CHURN: u64 = 600;
+const SCRAPES: Duration = Duration::from_secs(30);
 const PODS: usize = 40;
 const NAMESPACES: usize = 10;
 
@@ -45,8 +48,17 @@ fn state() -> State {
     .unwrap()
 }
 
-/// Simulates a day of one node: the number of requests of each kind in the first hour and in the day.
-async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
+/// Reads the metrics at the interval of `dashboards/podmonitor.yaml`, until it is aborted.
+async fn scrape(keeper: Gatekeeper, first: Duration) {
+    tokio::time::sleep(first).await;
+    loop {
+        assert_eq!(keeper.admit([10, 128, 0, 1].into(), "token", "/metrics").await, Admission::Granted);
+        tokio::time::sleep(SCRAPES).await;
+    }
+}
+
+/// Simulates a day of one node, the `node`th: the number of requests of each kind in the first hour and in the day.
+async fn day(node: u32) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let api = Api::default();
     for number in 0..NAMESPACES {
         let annotations = json!({"openshift.io/sa.scc.uid-range": "1000/1000"});
@@ -68,6 +80,9 @@ async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let kube = Arc::new(Kube::of(api.client()));
     let misfits = watch::Sender::new(Arc::default());
     let task = tokio::spawn(cluster::run(options, kube, heard, counted, misfits));
+    let keeper = Gatekeeper::new(Kube::of(api.client()));
+    // Prometheus spreads the nodes' scrapes over its interval.
+    let scraper = tokio::spawn(scrape(keeper, SCRAPES * node / NODES));
     let mut at_start = BTreeMap::new();
     for generation in 1..=DAY / CHURN {
         tokio::time::sleep(Duration::from_secs(CHURN)).await;
@@ -88,7 +103,9 @@ async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
         api.put_pod(pod(number, generation));
     }
     assert!(!task.is_finished(), "a task ended by itself");
+    assert!(!scraper.is_finished(), "a scrape was refused");
     task.abort();
+    scraper.abort();
     assert_eq!(api.lock().unexpected, Vec::<String>::new());
     (at_start, api.counts())
 }
@@ -107,8 +124,8 @@ fn table(page: &str, head: &str) -> Vec<(String, f64, f64)> {
 #[tokio::test(start_paused = true)]
 async fn the_page_has_the_measured_figures() {
     let mut nodes = tokio::task::JoinSet::new();
-    (0..NODES).for_each(|_| {
-        nodes.spawn(day());
+    (0..NODES).for_each(|node| {
+        nodes.spawn(day(node));
     });
     let (mut first, mut whole) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
     while let Some(counts) = nodes.join_next().await {

@@ -37,6 +37,30 @@ pub struct Limiter {
     whole: Bucket,
 }
 
+/// Lets clients ask in turn: each has a bucket of its own, below the one of all. While more clients ask than that one
+/// permits, those that have asked the least come first.
+#[derive(Debug)]
+pub struct Turns<C> {
+    all: Bucket,
+    fresh: Bucket,
+    /// The clients that have asked recently.
+    clients: BTreeMap<C, Bucket>,
+    /// The clients that wait for their turn, by ticket.
+    waiting: BTreeMap<u64, C>,
+    next: u64,
+}
+
+/// Whether it is a client's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The client may ask now.
+    Now,
+    /// The client has to wait for others.
+    Later,
+    /// The client has asked too much.
+    Refused,
+}
+
 // === impl Backoff ===
 
 impl Backoff {
@@ -148,6 +172,58 @@ impl Limiter {
     }
 }
 
+// === impl Turns ===
+
+impl<C: Ord + Clone> Turns<C> {
+    /// `all` limits everything together, `each` each client.
+    #[must_use]
+    pub fn new(all: Bucket, each: Bucket) -> Turns<C> {
+        Turns { all, fresh: each, clients: BTreeMap::new(), waiting: BTreeMap::new(), next: 0 }
+    }
+
+    /// A ticket for one question of `client`. The caller must give it back with [`Turns::leave`].
+    pub fn enter(&mut self, client: C) -> u64 {
+        let ticket = self.next;
+        self.next += 1;
+        self.waiting.insert(ticket, client);
+        ticket
+    }
+
+    /// Takes a ticket back, used or not.
+    pub fn leave(&mut self, ticket: u64) {
+        self.waiting.remove(&ticket);
+    }
+
+    /// Whether it is the ticket's turn, at time `now`. Uses the ticket and takes the tokens if so.
+    pub fn take(&mut self, ticket: u64, now: Duration) -> Turn {
+        self.all.refill(now);
+        // Full buckets need no memory; there are at most as many others as tokens were taken.
+        self.clients.retain(|_, bucket| {
+            bucket.refill(now);
+            !bucket.is_full()
+        });
+        let Some(client) = self.waiting.get(&ticket).cloned() else { return Turn::Refused };
+        if self.left(&client) < 1.0 {
+            return Turn::Refused;
+        }
+        let others = self.waiting.iter().map(|(ticket, client)| (self.left(client), *ticket));
+        let first = others.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        if self.all.tokens < 1.0 || first.is_none_or(|(_, first)| first != ticket) {
+            return Turn::Later;
+        }
+        self.waiting.remove(&ticket);
+        self.all.tokens -= 1.0;
+        let bucket = self.clients.entry(client).or_insert(Bucket { since: now, ..self.fresh });
+        bucket.tokens -= 1.0;
+        Turn::Now
+    }
+
+    /// The tokens that a client has left.
+    fn left(&self, client: &C) -> f64 {
+        self.clients.get(client).map_or(self.fresh.size, |bucket| bucket.tokens)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -221,7 +297,71 @@ mod tests {
         assert_eq!(spent(&mut limiter, "evil", 60), 0.0);
     }
 
+    fn turns() -> Turns<u32> {
+        Turns::new(Bucket::new(20, Duration::from_millis(200)), Bucket::new(4, seconds(10)))
+    }
+
+    #[test]
+    fn a_client_has_its_own_limit_and_leaves_the_others_theirs() {
+        let mut turns = turns();
+        let mut ask = |client, now| {
+            let ticket = turns.enter(client);
+            let turn = turns.take(ticket, seconds(now));
+            turns.leave(ticket);
+            turn
+        };
+        let flood: Vec<Turn> = (0..1000).map(|_| ask(1, 0)).collect();
+        assert_eq!(flood.iter().filter(|turn| **turn == Turn::Now).count(), 4);
+        assert_eq!(flood.last(), Some(&Turn::Refused));
+        assert_eq!(
+            (ask(2, 0), ask(1, 9), ask(1, 10), ask(1, 10)),
+            (Turn::Now, Turn::Refused, Turn::Now, Turn::Refused)
+        );
+    }
+
+    #[test]
+    fn the_clients_that_have_asked_the_least_come_first() {
+        let mut turns = turns();
+        let now = |turns: &mut Turns<u32>, client| {
+            let ticket = turns.enter(client);
+            assert_eq!(turns.take(ticket, seconds(0)), Turn::Now);
+        };
+        // The bucket of all is empty.
+        (0..10).for_each(|client| (0..2).for_each(|_| now(&mut turns, client)));
+        let flood: Vec<u64> = (0..10).map(|client| turns.enter(client)).collect();
+        let (newcomer, second) = (turns.enter(77), turns.enter(78));
+        let mut asked = |ticket, milliseconds| turns.take(ticket, Duration::from_millis(milliseconds));
+        assert!(flood.iter().all(|ticket| asked(*ticket, 200) == Turn::Later));
+        assert_eq!(
+            (asked(second, 200), asked(newcomer, 200), asked(second, 200)),
+            (Turn::Later, Turn::Now, Turn::Later)
+        );
+        assert_eq!(
+            (asked(flood[0], 400), asked(second, 400), asked(flood[0], 400)),
+            (Turn::Later, Turn::Now, Turn::Later)
+        );
+        assert_eq!((asked(flood[1], 600), asked(flood[0], 600)), (Turn::Later, Turn::Now));
+        // A ticket that was given back delays nobody.
+        turns.leave(flood[1]);
+        assert_eq!(turns.take(flood[2], Duration::from_millis(800)), Turn::Now);
+        assert_eq!(turns.take(flood[1], seconds(60)), Turn::Refused);
+    }
+
     proptest! {
+        #[test]
+        fn turns_are_bounded_in_all(clients in proptest::collection::vec((0..40u32, 0..300u64), 0..500)) {
+            let (mut turns, mut at, mut granted) = (turns(), Duration::ZERO, 0);
+            for (client, milliseconds) in clients {
+                at += Duration::from_millis(milliseconds);
+                let ticket = turns.enter(client);
+                granted += u64::from(turns.take(ticket, at) == Turn::Now);
+                turns.leave(ticket);
+                prop_assert!(granted <= 20 + u64::try_from(at.as_millis()).unwrap() / 200);
+                // A bucket that is not full is refilled within 40 s.
+                prop_assert!(turns.clients.len() <= 220 && turns.waiting.is_empty());
+            }
+        }
+
         #[test]
         fn memory_is_bounded_by_the_tokens_granted(objects in proptest::collection::vec(0..10_000u32, 0..300)) {
             let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));

@@ -1,27 +1,29 @@
 //! Authorisation of HTTP readers by the API server.
 //!
-//! A permission is cached for some seconds, so that a scraper costs the API server little; a denial for
-//! fewer, so that a newly granted permission soon takes effect. If the API server cannot be asked, nobody
-//! is admitted.
+//! A permission is cached for longer than the pause between two scrapes, so that most scrapes cost the API
+//! server nothing; a denial for some seconds, so that a newly granted permission soon takes effect. If the
+//! API server cannot be asked, nobody is admitted.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::http::{Admission, Gate, Protection, TlsFiles};
+use crate::http::{Admission, Claim, Gate, Protection, TlsFiles};
 use crate::metrics::HttpMetrics;
 use usernsd_domain::chain::chain;
-use usernsd_domain::rate_limit::Bucket;
+use usernsd_domain::rate_limit::{Bucket, Turn, Turns};
 use usernsd_peers::kube::{Access, Kube, Review};
 
-/// How long a permission is cached. A revoked token is admitted for no longer than this.
-const GRANTED: Duration = Duration::from_secs(10);
+/// How long a permission is cached, as in the kubelet (`authentication.webhook.cacheTTL`). A revoked token is
+/// admitted for no longer than this.
+pub const GRANTED: Duration = Duration::from_secs(120);
 /// How long a denial is cached.
 const DENIED: Duration = Duration::from_secs(3);
 /// Time limit of a client's wait for the API server; after it the request is refused.
@@ -30,12 +32,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KEPT: usize = 128;
 /// The most questions at a time.
 const AT_ONCE: usize = 4;
-/// The burst of questions, and the pause that permits one more after it, so that invented tokens cost the
-/// API server no more than this.
+/// The burst of questions about clients that are not familiar, and the pause that permits one more after it,
+/// so that invented tokens cost the API server no more than this.
 const BURST: u32 = 20;
 const EVERY: Duration = Duration::from_millis(200);
-/// The most recently admitted clients: their questions have a limit of their own, so that a flood of
-/// invented tokens keeps no scraper out.
+/// The same for each address: enough for a reader with a new token, and for a few behind one address. A
+/// client that invents tokens uses up its own, and whoever shares its address waits with it.
+const ADDRESS_BURST: u32 = 8;
+const ADDRESS_EVERY: Duration = Duration::from_secs(10);
+/// The pause between two looks whether it is a client's turn.
+const LOOK: Duration = Duration::from_millis(50);
+/// The most recently admitted clients: questions about them have a limit of their own, so that a flood of
+/// invented tokens does not delay a scraper that was admitted before.
 const FAMILIAR: usize = 16;
 
 /// Asks the API server, and caches its answers.
@@ -45,10 +53,16 @@ pub struct Gatekeeper {
     kept: Mutex<Vec<Answer>>,
     places: Semaphore,
     familiar: Mutex<VecDeque<(String, String)>>,
-    strangers_questions: Mutex<Bucket>,
+    strangers: Mutex<Turns<IpAddr>>,
     familiar_questions: Mutex<Bucket>,
     /// The moment from which the buckets measure time.
     began: Instant,
+}
+
+/// A stranger's place in the queue; dropping it gives it back.
+struct Ticket<'a> {
+    strangers: &'a Mutex<Turns<IpAddr>>,
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -104,25 +118,32 @@ impl Gatekeeper {
             kept: Mutex::default(),
             places: Semaphore::new(AT_ONCE),
             familiar: Mutex::default(),
-            strangers_questions: Mutex::new(Bucket::new(BURST, EVERY)),
+            strangers: Mutex::new(Turns::new(
+                Bucket::new(BURST, EVERY),
+                Bucket::new(ADDRESS_BURST, ADDRESS_EVERY),
+            )),
             familiar_questions: Mutex::new(Bucket::new(BURST, EVERY)),
             began: Instant::now(),
         }
     }
 
     fn gate(self: Arc<Gatekeeper>) -> Gate {
-        Box::new(move |token, path| {
+        Box::new(move |Claim { client, token, path }| {
             let this = Arc::clone(&self);
-            Box::pin(async move { this.admit(&token, &path).await })
+            Box::pin(async move { this.admit(client, &token, &path).await })
         })
     }
 
-    /// Whether the owner of `token` may get `path`.
-    pub async fn admit(&self, token: &str, path: &str) -> Admission {
+    /// Whether the owner of `token`, at the address `client`, may get `path`.
+    pub async fn admit(&self, client: IpAddr, token: &str, path: &str) -> Admission {
         if let Some(admission) = self.remembered(token, path) {
             return admission;
         }
         let asked = async {
+            if !self.may_ask(client, token, path).await {
+                debug!("not asking the API server: too many questions");
+                return None;
+            }
             let _place = self.places.acquire().await.ok()?;
             // Another connection of the same client may have asked in the meantime.
             match self.remembered(token, path) {
@@ -139,15 +160,27 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether another question about this client may be sent to the API server now.
-    fn may_ask(&self, token: &str, path: &str) -> bool {
+    /// Whether another question about this client may be sent to the API server. Waits for the client's turn.
+    async fn may_ask(&self, client: IpAddr, token: &str, path: &str) -> bool {
         let is_familiar = {
             let familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
             familiar.iter().any(|(its_token, its_path)| its_token == token && its_path == path)
         };
-        let questions = if is_familiar { &self.familiar_questions } else { &self.strangers_questions };
-        self.api.requested_pause().is_none()
-            && questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.began.elapsed())
+        if is_familiar {
+            let mut questions = self.familiar_questions.lock().unwrap_or_else(PoisonError::into_inner);
+            return self.api.requested_pause().is_none() && questions.take(self.began.elapsed());
+        }
+        let ticket = Ticket::new(&self.strangers, client);
+        loop {
+            if self.api.requested_pause().is_some() {
+                return false;
+            }
+            match ticket.turn(self.began.elapsed()) {
+                Turn::Now => return true,
+                Turn::Refused => return false,
+                Turn::Later => sleep(LOOK).await,
+            }
+        }
     }
 
     /// Remembers whether the client was admitted.
@@ -161,10 +194,6 @@ impl Gatekeeper {
     }
 
     async fn ask(&self, token: &str, path: &str) -> Option<Admission> {
-        if !self.may_ask(token, path) {
-            debug!("not asking the API server: too many questions");
-            return None;
-        }
         let admission = match self.api.review(token, path).await {
             Ok(Review::Allowed) => Admission::Granted,
             Ok(Review::Denied) => Admission::Forbidden,
@@ -197,5 +226,24 @@ impl Gatekeeper {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().find(|answer| answer.token == token && answer.path == path)?;
         (found.until > now).then_some(found.admission)
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket<'_> {
+    fn new(strangers: &Mutex<Turns<IpAddr>>, client: IpAddr) -> Ticket<'_> {
+        let number = strangers.lock().unwrap_or_else(PoisonError::into_inner).enter(client);
+        Ticket { strangers, number }
+    }
+
+    fn turn(&self, now: Duration) -> Turn {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).take(self.number, now)
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).leave(self.number);
     }
 }

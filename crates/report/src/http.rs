@@ -14,7 +14,7 @@ mod tls;
 
 use std::future::ready as now;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -30,6 +30,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -116,8 +117,19 @@ pub struct Routes {
     pub ready: Check,
 }
 
-/// Whether the owner of a token may get a path (a nonResourceURL of the API server's RBAC).
-pub type Gate = Box<dyn Fn(String, String) -> BoxFuture<'static, Admission> + Send + Sync>;
+/// Whether a client may read.
+pub type Gate = Box<dyn Fn(Claim) -> BoxFuture<'static, Admission> + Send + Sync>;
+
+/// What a client that wants to read has.
+#[derive(Debug)]
+pub struct Claim {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The client's token.
+    pub token: String,
+    /// The path in the access review (a nonResourceURL of the API server's RBAC).
+    pub path: String,
+}
 
 /// An answer of the [`Gate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +239,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
     if let Some(in_use) = tls.as_ref().and_then(|tls| tls.news(SystemTime::now())) {
         told(Happening::Certificate(in_use));
     }
-    let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
+    let guard = Guard { gate, told: Arc::clone(&told) };
     let runtime = || usernsd_tasks::runtime(1).map_err(HttpError::Start);
     let (taking, serving) = (runtime()?, runtime()?);
     let listener = {
@@ -261,10 +273,16 @@ struct Service {
     told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
 }
 
+/// The two ends of a request's connection.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    client: IpAddr,
+    /// The client has connected to a loopback address, as browsers and "kubectl port-forward" do.
+    is_local: bool,
+}
+
 /// The checks that a request must pass.
 struct Guard {
-    /// Answer only requests to the local machine's names.
-    local_only: bool,
     gate: Option<Gate>,
     told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
 }
@@ -381,7 +399,10 @@ fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Resp
 
 /// Refuses everything except plain reading requests, and adds the common headers to every answer.
 async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
-    let mut response = if guard.local_only && !is_local(request.headers()) {
+    // Every request comes from a connection (`Service::answer`).
+    let ends = request.extensions().get::<Ends>().copied();
+    let ends = ends.unwrap_or(Ends { client: Ipv4Addr::UNSPECIFIED.into(), is_local: true });
+    let mut response = if ends.is_local && !is_local(request.headers()) {
         let text = "this address answers to localhost, 127.0.0.1 and [::1] only\n";
         (StatusCode::MISDIRECTED_REQUEST, typed(TEXT_TYPE, text)).into_response()
     } else if has_body(request.headers()) {
@@ -390,7 +411,7 @@ async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
         let allow = [(header::ALLOW, "GET, HEAD")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, typed(TEXT_TYPE, "GET or HEAD only\n")).into_response()
     } else {
-        match guard.admit(request.uri().path(), token(request.headers())).await {
+        match guard.admit(ends.client, request.uri().path(), token(request.headers())).await {
             Ok(()) => next.run(request).await,
             Err(refusal) => refusal,
         }
@@ -404,12 +425,12 @@ async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
 // === impl Guard ===
 
 impl Guard {
-    async fn admit(&self, path: &str, token: Option<String>) -> Result<(), Response> {
+    async fn admit(&self, client: IpAddr, path: &str, token: Option<String>) -> Result<(), Response> {
         let Some(gate) = &self.gate else { return Ok(()) };
         // Probes have no token.
         let Some((_, right)) = GUARDED.iter().find(|(guarded, _)| *guarded == path) else { return Ok(()) };
         let admission = match token {
-            Some(token) => gate(token, (*right).to_owned()).await,
+            Some(token) => gate(Claim { client, token, path: (*right).to_owned() }).await,
             None => Admission::Unknown,
         };
         let (status, text) = match admission {
@@ -440,7 +461,7 @@ fn token(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Whether the request names this machine. A web page can have its own name resolved to 127.0.0.1 and so read
-/// what is served there, but it cannot change the Host header that the browser sends (DNS rebinding). A
+/// what is served or forwarded there, but it cannot change the Host header that the browser sends (DNS rebinding). A
 /// client without that header is not a browser.
 fn is_local(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
@@ -487,17 +508,29 @@ async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) 
     }
 }
 
+// === impl Ends ===
+
+impl Ends {
+    fn of(stream: &std::net::TcpStream) -> io::Result<Ends> {
+        // The same addresses as over IPv4, in the form of an IPv6 socket.
+        let (client, own) =
+            (stream.peer_addr()?.ip().to_canonical(), stream.local_addr()?.ip().to_canonical());
+        Ok(Ends { client, is_local: own.is_loopback() })
+    }
+}
+
 // === impl Service ===
 
 impl Service {
     /// Serves a connection to its end.
     async fn converse(&self, stream: std::net::TcpStream, place: &Arc<Place<IpAddr>>) -> io::Result<()> {
+        let ends = Ends::of(&stream)?;
         let mut socket = Socket::new(TcpStream::from_std(stream)?);
         // The place becomes free once the kernel holds no unsent bytes of the connection.
         let asked = Arc::clone(place);
         let Some(tls) = &self.tls else {
             return in_time(async {
-                let answered = self.answer(&mut socket, asked).await;
+                let answered = self.answer(&mut socket, ends, asked).await;
                 answered.and(socket.settle().await)
             })
             .await;
@@ -514,7 +547,7 @@ impl Service {
         let served = async {
             let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
             in_time(async {
-                let answered = self.answer(&mut stream, asked).await;
+                let answered = self.answer(&mut stream, ends, asked).await;
                 answered.and(stream.get_mut().0.settle().await)
             })
             .await
@@ -531,11 +564,13 @@ impl Service {
     async fn answer(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
+        ends: Ends,
         place: Arc<Place<IpAddr>>,
     ) -> io::Result<()> {
         let router = TowerToHyperService::new(self.router.clone());
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             place.has_asked();
+            request.extensions_mut().insert(ends);
             router.call(request)
         });
         let connection = http1::Builder::new()
