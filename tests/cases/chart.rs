@@ -174,6 +174,13 @@ fn values_that_mean_nothing_are_refused() {
         (json!({"bootstrap": {"undo": true}, "mode": "observe"}), "mode enforce"),
         (json!({"nodeCondition": true, "topology": "combined"}), "need the exporter"),
         (json!({"prometheusOperator": {"enabled": true}}), "install the Prometheus operator"),
+        (json!({"authorization": true}), "set tls.secretName"),
+        (json!({"authorization": true, "platform": "microshift"}), "set tls.secretName"),
+        (json!({"config": {"http": {"authorization": "kubernetes"}}}), "set authorization=true"),
+        (json!({"config": {"http": {"tlsCertificateFile": "/c", "tlsKeyFile": "/k"}}}), "set tls.secretName"),
+        (json!({"tls": {"secretName": "a"}, "topology": "combined"}), "use topology sidecar"),
+        (json!({"config": {"exporter": {"address": "127.0.0.1:9564"}}}), "reach the pod by its own address"),
+        (json!({"config": {"exporter": {"address": "0.0.0.0:0"}}}), "a port other than 0"),
     ] {
         let error = helm.template(&chart(), &[], &values).unwrap_err();
         assert!(error.contains(word), "{values}: {error}");
@@ -223,6 +230,60 @@ fn the_platform_of_both_runtimes_is_the_component_of_that_name() {
         let values = whole(json!({"platform": "both-runtimes"}));
         let chart = objects(helm.template_by(engine, &chart(), &files, &values).unwrap());
         assert_eq!(chart, overlay, "{engine}: the chart's, the component's");
+    }
+}
+
+/// With TLS, and on another port, probes and Prometheus find the exporter.
+#[test]
+fn a_secret_and_a_port_are_those_of_probes_and_prometheus() {
+    let Some(mut helm) = Helm::start_or_skip() else { return };
+    let mut rendered = |values: Value| objects(helm.template(&chart(), &[], &whole(values)).unwrap());
+    let object = |objects: &Objects, kind: &str| objects[&(kind.to_owned(), "usernsd".to_owned())].clone();
+    let found = rendered(json!({
+        "tls": {"secretName": "pair", "serverName": "metrics.example"}, "authorization": true,
+        "config": {"exporter": {"address": "[::]:9999"}},
+        "prometheusOperator": {"enabled": true, "check": false},
+    }));
+    let pod = object(&found, "DaemonSet")["spec"]["template"]["spec"].clone();
+    let exporter = &pod["containers"][1];
+    assert_eq!(exporter["ports"][0]["containerPort"], 9999);
+    for probe in ["readinessProbe", "livenessProbe"] {
+        let get = &exporter[probe]["httpGet"];
+        assert_eq!((&get["scheme"], &get["port"]), (&json!("HTTPS"), &json!("metrics")), "{probe}");
+    }
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "tls").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "pair");
+    let mounts = exporter["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().any(|mount| mount["mountPath"] == "/etc/usernsd-tls"), "{mounts:?}");
+    let config = &object(&found, "ConfigMap")["data"]["config.yaml"];
+    assert_eq!(
+        config["http"],
+        json!({"authorization": "kubernetes", "tlsCertificateFile":
+        "/etc/usernsd-tls/tls.crt", "tlsKeyFile": "/etc/usernsd-tls/tls.key"})
+    );
+    let monitor = object(&found, "PodMonitor");
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["scheme"], "https");
+    assert_eq!(
+        endpoint["tlsConfig"],
+        json!({"serverName": "metrics.example",
+        "ca": {"secret": {"name": "pair", "key": "ca.crt"}}})
+    );
+
+    let found = rendered(json!({"topology": "combined", "config": {"http": {"address": "0.0.0.0:9999"}}}));
+    let agent = object(&found, "DaemonSet")["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(agent["ports"][0]["containerPort"], 9999);
+    let env = agent["env"].as_array().unwrap().iter().find(|of| of["name"] == "USERNSD_HTTP").unwrap();
+    assert_eq!(env["value"], "0.0.0.0:9999");
+}
+
+#[test]
+fn the_values_name_the_condition_that_is_written() {
+    for file in ["values.yaml", "values.schema.json"] {
+        let text = fs::read_to_string(chart().join(file)).unwrap();
+        let words = text.split(|char: char| !char.is_ascii_alphanumeric());
+        let conditions: Vec<&str> = words.filter(|word| word.starts_with("UserNamespaces")).collect();
+        assert_eq!(conditions, [usernsd_domain::condition::TYPE], "{file}");
     }
 }
 

@@ -22,6 +22,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (or .Values.nodeCondition .Values.authorization) (eq .Values.topology "combined") }}
 {{- fail "nodeCondition and authorization need the exporter, which topology combined does not have" }}
 {{- end }}
+{{- if and .Values.tls.secretName (eq .Values.topology "combined") }}
+{{- fail "tls.secretName is for the exporter, which topology combined does not have: use topology sidecar" }}
+{{- end }}
+{{- if and .Values.authorization (not (include "usernsd.hasTls" .)) }}
+{{- fail "authorization needs TLS, without which readers' tokens could be read on the way: set tls.secretName to a Secret with tls.crt and tls.key" }}
+{{- end }}
+{{- $http := default dict .Values.config.http }}
+{{- if or $http.tlsCertificateFile $http.tlsKeyFile }}
+{{- fail "config.http.tlsCertificateFile and config.http.tlsKeyFile: set tls.secretName instead, which mounts the pair and lets probes and Prometheus use TLS" }}
+{{- end }}
+{{- if eq (default "none" $http.authorization) "kubernetes" }}
+{{- fail "config.http.authorization: set authorization=true instead, which also grants the exporter the rights to ask the API server" }}
+{{- end }}
+{{- if not (include "usernsd.port" .) }}
+{{- fail (printf "%s: probes and Prometheus reach the pod by its own address; name 0.0.0.0 or [::], and a port other than 0" (include "usernsd.address" .)) }}
+{{- end }}
 {{- if and .Values.prometheusOperator.enabled .Values.prometheusOperator.check (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) }}
 {{- fail "prometheusOperator.enabled: the cluster does not know PodMonitor and PrometheusRule (monitoring.coreos.com/v1); install the Prometheus operator, or set prometheusOperator.enabled=false; for \"helm template\", which asks no cluster, set prometheusOperator.check=false" }}
 {{- end }}
@@ -41,7 +57,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "usernsd.hasTls" -}}
-{{- if eq .Values.platform "openshift" }}true{{ end }}
+{{- include "usernsd.tlsSecret" . }}
+{{- end }}
+
+{{/* The Secret with the pair that the exporter serves with. The service CA of OpenShift makes usernsd-tls. */}}
+{{- define "usernsd.tlsSecret" -}}
+{{- if .Values.tls.secretName }}{{ .Values.tls.secretName }}
+{{- else if eq .Values.platform "openshift" }}usernsd-tls{{ end }}
+{{- end }}
+
+{{/* Where metrics are served, and the port of it; no port if nothing outside of the pod could reach it. */}}
+{{- define "usernsd.address" -}}
+{{- $config := include "usernsd.config" . | fromYaml }}
+{{- if eq .Values.topology "combined" }}
+{{- default "0.0.0.0:9564" (default dict $config.http).address }}
+{{- else }}
+{{- $config.exporter.address }}
+{{- end }}
+{{- end }}
+
+{{- define "usernsd.port" -}}
+{{- $address := include "usernsd.address" . }}
+{{- if not (regexMatch "^(127\\.|\\[::1\\]|localhost)" $address) }}
+{{- regexFind ":[1-9][0-9]*$" $address | trimPrefix ":" }}
+{{- end }}
 {{- end }}
 
 {{- define "usernsd.image" -}}
