@@ -151,6 +151,29 @@ $(OUT)/.tools: tests/node/host-packages.txt
 	fi
 	touch $@
 
+# A whole machine: another kernel than this machine's, with controllers and a security module.
+KERNEL := 6.12
+LSM := apparmor
+SUITE := forky
+VM := --kernel $(KERNEL) --lsm $(LSM) --suite $(SUITE)
+# Ownership, controllers, AppArmor, the guard, bootstrap and doctor's checks of the kernel.
+VM_CASES := controllers:: apparmor:: ownership::systemd_runs_on_containerd \
+  ownership::each_container_gets_the_right_owner ownership::the_pod_gets_limits ownership::a_cgroup_that_runc \
+  ownership::a_cgroup_that_crun guard::containerd_a_lost_container_is_refused doctor::each_problem_of_a_live_node \
+  node_bootstrap::containerd_starts node_bootstrap::mapped_mounts
+
+vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|none, SUITE=forky|bookworm
+	tests/node/vm.sh down vm
+	tests/node/vm.sh boot $(VM)
+	tests/node/vm.sh shell vm
+
+vm-test: tools static ## the cases VM_CASES on such a machine
+	tests/node/vm.sh test $(VM) $(VM_CASES)
+
+vm-all: tools static ## the same on every kernel and security module, one after another; results in target/vm/results
+	failed=0; for kernel in 6.1 6.12 7; do for lsm in apparmor none; do \
+	  tests/node/vm.sh test --kernel $$kernel --lsm $$lsm --suite $(SUITE) $(VM_CASES) || failed=1; done; done; exit $$failed
+
 nextest: ## installs cargo-nextest, which runs the tests; from source, some minutes
 	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 
@@ -202,5 +225,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz dashboards lint deny bench build image release reproduce push sign static recording generate tools helm \
+.PHONY: help demo test unit fuzz dashboards lint deny bench build image release reproduce push sign static recording generate tools vm vm-test vm-all helm \
   release-tools nextest promtool node clean

@@ -155,13 +155,15 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "start dbus",
         "mv /run/dbus/away /run/dbus/system_bus_socket",
     );
-    // A file system that never supports mapped mounts.
+    // File systems that never support mapped mounts; kernels without huge pages lack the first.
+    let has_huge_pages = fs::read_to_string("/proc/filesystems").unwrap().contains("hugetlbfs");
+    let unmapped = if has_huge_pages { "hugetlbfs" } else { "ramfs" };
     broken(
         &node,
         "idmapped_mounts",
         "fail",
-        "mount -t hugetlbfs none /var/lib/kubelet",
-        "/var/lib/kubelet lies on hugetlbfs",
+        &format!("mount -t {unmapped} none /var/lib/kubelet"),
+        &format!("/var/lib/kubelet lies on {unmapped}"),
         "move it to ext4, xfs or btrfs",
         "umount /var/lib/kubelet",
     );
@@ -182,7 +184,9 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         broken(&node, "plugin_running", "warn", break_it, says, "restart the runtime", restart);
     }
     // OCI runtimes of old versions.
-    let runc = "/usr/local/libexec/runc";
+    let configured =
+        "sed -n 's/^BinaryName = \"\\(.*runc\\)\"/\\1/p' /etc/containerd/config.toml | head -n 1";
+    let runc = node.run(["sh", "-c", configured]);
     let old = |says: &str| {
         format!("mv {runc} {runc}.new; printf '#!/bin/sh\\n{says}\\n' >{runc}; chmod 755 {runc}")
     };
@@ -192,7 +196,7 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "oci_runtime_version",
         "fail",
         &old("echo runc version 1.1.15"),
-        "/usr/local/libexec/runc is runc version 1.1.15",
+        &format!("{runc} is runc version 1.1.15"),
         "update it",
         &new,
     );
@@ -201,7 +205,7 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "oci_runtime_idmap",
         "fail",
         &old("echo {\\\\\"linux\\\\\":{}}"),
-        "/usr/local/libexec/runc reports that it cannot map the IDs of mounts",
+        &format!("{runc} reports that it cannot map the IDs of mounts"),
         "update it to runc 1.2",
         &new,
     );

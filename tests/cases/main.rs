@@ -31,6 +31,7 @@ mod pods;
 mod agent;
 mod baseline_without_usernsd;
 mod chart;
+mod controllers;
 mod daemon_pod;
 mod daemonset;
 mod distributions;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::node::{Node, Options};
+use crate::node::{Node, Options, is_machine};
 
 /// Where the node has `charts/`, `daemonset/`, `dashboards/` and `examples/` of this source.
 pub(crate) const SOURCE: &str = "/srv/usernsd";
@@ -50,11 +50,15 @@ pub(crate) fn bind(options: &mut Options) {
 /// Builds the image on a node that has been booted with [`bind`]; podman and buildah have it then.
 #[track_caller]
 pub(crate) fn build(node: &Node) {
+    // podman has a default AppArmor profile, and does not read the manifests' appArmorProfile.
+    let profile = if is_machine() { "apparmor_profile = \"unconfined\"\n" } else { "" };
     // Where this machine lacks a controller the node has a wrapper that does without it.
     node.write(
         "/etc/containers/containers.conf",
-        "[containers]\npids_limit = 0\n[engine]\nruntime = \"crun\"\n\
-         [engine.runtimes]\ncrun = [\"/usr/local/libexec/crun\", \"/usr/bin/crun\"]\n",
+        format!(
+            "[containers]\npids_limit = 0\n{profile}[engine]\nruntime = \"crun\"\n\
+             [engine.runtimes]\ncrun = [\"/usr/local/libexec/crun\", \"/usr/bin/crun\"]\n"
+        ),
     );
     node.write("/etc/containers/policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#);
     node.run([

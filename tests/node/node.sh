@@ -19,13 +19,18 @@
 #   node.sh list                   name, PID and owner of each
 #   node.sh sweep                  removes the nodes whose owner, or PID 1, is gone
 #
-# A node is one tree of namespaces and one cgroup. All its mounts are in its own mount
+# On a machine that vm.sh has made, the machine itself is the node: boot configures its runtime and starts it
+# anew, and exec and down are the same. It is a node once.
+#
+# Elsewhere a node is one tree of namespaces and one cgroup. All its mounts are in its own mount
 # namespace, on tmpfs over a shared read-only root, so with its PID 1 everything goes but
 # the empty cgroups and one small directory below /run/usernsd-node.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 states=/run/usernsd-node
+# Exists on a machine that vm.sh has made, and names the suite of its programs.
+machine=/etc/usernsd-machine
 
 die() {
   echo "node.sh: $*" >&2
@@ -42,6 +47,14 @@ cgroup2_mount() {
     fi
   done </proc/mounts
   die "no cgroup2 file system is mounted"
+}
+
+cgroup_of() { # cgroup_of NAME: the root of a node's cgroups
+  if [[ -e $machine ]]; then
+    cgroup2_mount
+  else
+    echo "$(cgroup2_mount)/usernsd-node-$1"
+  fi
 }
 
 # start_of PID: a process's start time tells it from a later one with the same number. Sets
@@ -73,7 +86,12 @@ unlock() { exec 9>&-; }
 
 remove() { # remove NAME: also of a node half made, or half removed
   local name=$1 state=$states/$1 cgroup tries
-  cgroup=$(cgroup2_mount)/usernsd-node-$name
+  cgroup=$(cgroup_of "$name")
+  if [[ -e $machine ]]; then
+    [[ ! -d $cgroup/exec ]] || echo 1 >"$cgroup/exec/cgroup.kill"
+    rm -rf --one-file-system "$state"
+    return
+  fi
   if [[ -d $cgroup ]]; then
     # Everything at once: the node's PID 1, all containers, and who came in by exec.
     if [[ -w $cgroup/cgroup.kill ]]; then
@@ -147,8 +165,12 @@ boot() {
   fi
 
   local image cgroup state=$states/$name
+  if [[ -e $machine ]]; then
+    boot_machine
+    return
+  fi
   image=$("$here/rootfs.sh" "$suite" "$out")
-  cgroup=$(cgroup2_mount)/usernsd-node-$name
+  cgroup=$(cgroup_of "$name")
 
   lock
   sweep
@@ -283,19 +305,7 @@ second_process() {
   : >"$root/run/node-ready"
   mount --bind "$state/ready" "$root/run/node-ready"
 
-  local bind target
-  for bind in "${binds[@]}"; do
-    target=$root/${bind#*:}
-    bind=${bind%%:*}
-    if [[ -d $bind ]]; then
-      mkdir -p "$target"
-    else
-      mkdir -p "$(dirname "$target")"
-      : >"$target"
-    fi
-    mount --bind "$bind" "$target"
-    mount -o remount,bind,ro "$target"
-  done
+  bind_all "$root"
 
   echo "node-$name" >"$root/etc/hostname"
   hostname "node-$name"
@@ -304,12 +314,7 @@ second_process() {
   ip link set lo up
   echo 1 >"$root/proc/sys/net/ipv4/ip_forward"
 
-  cat >"$root/etc/cni/net.d/10-node.conflist" <<'JSON'
-{"cniVersion": "1.0.0", "name": "node", "plugins": [
-  {"type": "ptp", "ipMasq": false,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]],
-            "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/cni-node"}}]}
-JSON
+  configure_network "$root"
   local wants=$root/etc/systemd/system/multi-user.target.wants after=dbus.service
   mkdir -p "$wants"
   case $runtime in
@@ -351,11 +356,89 @@ UNIT
       /lib/systemd/systemd --unit=multi-user.target --show-status=no' </dev/null
 }
 
+# bind_all ROOT: what of this machine the node has.
+bind_all() {
+  local root=$1 bind target
+  for bind in "${binds[@]}"; do
+    target=$root/${bind#*:}
+    bind=${bind%%:*}
+    if [[ -d $bind ]]; then
+      mkdir -p "$target"
+    else
+      mkdir -p "$(dirname "$target")"
+      : >"$target"
+    fi
+    mount --bind "$bind" "$target"
+    mount -o remount,bind,ro "$target"
+  done
+}
+
+configure_network() {
+  cat >"$1/etc/cni/net.d/10-node.conflist" <<'JSON'
+{"cniVersion": "1.0.0", "name": "node", "plugins": [
+  {"type": "ptp", "ipMasq": false,
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]],
+            "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/cni-node"}}]}
+JSON
+}
+
+# The node of a machine: called on it, with the options that boot has read.
+boot_machine() {
+  # What configure_containerd and configure_crio read.
+  local missing='' before='' whole_machine=true
+  [[ $suite = "$(<"$machine")" ]] || die "this machine has the programs of $(<"$machine")"
+  image=/usr/share/usernsd-node
+  cgroup=$(cgroup_of "$name")
+  lock
+  sweep
+  [[ -z $(ls "$states") ]] || die "this machine is already the node $(ls "$states")"
+  mkdir "$state" "$cgroup/exec"
+  start_of 1
+  echo "1 $REPLY" >"$state/pid"
+  unlock
+  bind_all ''
+  if [[ $runtime = containerd ]]; then
+    before=$(</etc/containerd/config.toml)
+    configure_containerd ''
+    if [[ $before != "$(</etc/containerd/config.toml)" ]]; then
+      systemctl stop containerd.service
+      rm -rf /run/nri
+      systemctl start containerd.service
+    fi
+  else
+    systemctl disable --quiet --now containerd.service
+  fi
+  if [[ $runtime = crio ]]; then
+    configure_crio ''
+    systemctl daemon-reload
+    systemctl start crio.service
+  fi
+  printf 'name=%s\npid=1\ncgroup=%s\nroot=/proc/1/root\nimage=%s\n' "$name" "$cgroup" "$image"
+}
+
+# prepare_machine ROOT SUITE IMAGE: what the disk of a machine has before its boot, called by vm.sh.
+prepare_machine() {
+  local root=$1 suite=$2 image=$3 manager=systemd handler=runc nri=true missing='' whole_machine=true
+  echo "$suite" >"$root$machine"
+  configure_network "$root"
+  mkdir -p "$root/var/lib/containerd"
+  cp -a "$image/containerd/." "$root/var/lib/containerd/"
+  [[ ! -d $image/storage ]] || cp -a "$image/storage/." "$root/usr/share/usernsd-node/storage/"
+  mkdir "$root/usr/share/usernsd-node/images"
+  cp "$image"/images/{pause,busybox,systemd}.tar "$root/usr/share/usernsd-node/images/"
+  configure_containerd "$root"
+  ln -s /lib/systemd/system/containerd.service "$root/etc/systemd/system/multi-user.target.wants/"
+}
+
 # oci_runtime ROOT runc|crun: the path to configure. Where the machine lacks a controller or
 # a capability, that of a script which takes out of the bundle what asks for it.
 oci_runtime() {
   local root=$1 name=$2 real pattern='' wrapper
-  real=$(chroot "$root" /bin/sh -c "command -v $name") || die "no $name in $suite"
+  real=$(chroot "${root:-/}" /bin/sh -c "command -v $name") || die "no $name in $suite"
+  if [[ -n ${whole_machine:-} ]]; then
+    echo "$real"
+    return
+  fi
   [[ -z $missing ]] || pattern="\"($missing)\"\\s*:\\s*\\{[^{}]*\\}"
   # CAP_SYS_RESOURCE, bit 24: without it no process can be made less killable.
   local caps
@@ -402,8 +485,11 @@ configure_containerd() {
   # Copied, though bind mounts would do without: for a pod's user namespace containerd maps
   # the owners of all snapshots by one mount of their common parent, and that mount holds no
   # mounts below it. The blobs are links.
-  cp -a "$image/containerd/." "$root/var/lib/containerd/"
+  [[ -n ${whole_machine:-} ]] || cp -a "$image/containerd/." "$root/var/lib/containerd/"
 
+  # Lowering it takes a capability that a node of namespaces may lack.
+  local restrict_oom=true
+  [[ -z ${whole_machine:-} ]] || restrict_oom=false
   local disable_nri=false
   [[ $nri = true ]] || disable_nri=true
   local cri
@@ -414,7 +500,7 @@ configure_containerd() {
 version = 2
 [$cri]
 sandbox_image = "localhost/pause:1"
-restrict_oom_score_adj = true
+restrict_oom_score_adj = $restrict_oom
 [$cri.cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "/etc/cni/net.d"
@@ -433,8 +519,7 @@ sandbox = "localhost/pause:1"
 disable = $disable_nri
 socket_path = "/var/run/nri/nri.sock"
 [$cri]
-# Lowering it takes a capability that this node may lack.
-restrict_oom_score_adj = true
+restrict_oom_score_adj = $restrict_oom
 [$cri.cni]
 bin_dirs = ["/usr/lib/cni"]
 conf_dir = "/etc/cni/net.d"
@@ -467,7 +552,7 @@ configure_crio() {
   runc=$(oci_runtime "$root" runc)
   crun=$(oci_runtime "$root" crun)
   [[ $manager = systemd ]] || conmon_cgroup=pod
-  mount --bind "$image/storage" "$root/usr/share/usernsd-node/storage"
+  [[ -n ${whole_machine:-} ]] || mount --bind "$image/storage" "$root/usr/share/usernsd-node/storage"
   mkdir -p "$root/etc/crio/crio.conf.d" "$root/etc/containers"
   cat >"$root/etc/containers/storage.conf" <<'TOML'
 [storage]
@@ -527,7 +612,7 @@ enter() {
   shift
   [[ -s $state/pid ]] || die "no node $name"
   read -r pid _ <"$state/pid"
-  cgroup=$(cgroup2_mount)/usernsd-node-$name
+  cgroup=$(cgroup_of "$name")
   echo "$BASHPID" >"$cgroup/exec/cgroup.procs"
   exec nsenter -t "$pid" -m -u -i -n -p -C -- \
     setpriv --pdeathsig KILL \
@@ -555,6 +640,7 @@ case $command in
     lock
     sweep
     ;;
+  prepare-machine) prepare_machine "$@" ;;
   first-process) first_process "$@" ;;
   second-process) second_process "$@" ;;
   *) sed -n '2,/^set -e/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | head -n -1 && exit 2 ;;

@@ -24,7 +24,7 @@ use tonic::{Response, Status};
 use usernsd_proto::cri as v1;
 use usernsd_proto::cri::runtime_service_client::RuntimeServiceClient;
 
-use crate::node::Node;
+use crate::node::{Node, is_machine};
 
 /// Time limit of one call. Longer means that it hangs; a storm on a loaded machine may take a while.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -316,16 +316,23 @@ pub(crate) fn owner(path: &Path) -> (u32, u32) {
     }
 }
 
+/// The time limit for one answer, and the pause between two questions. A whole machine is slower than a node, and has one
+/// processor, which questions without a pause would keep busy.
+fn patience() -> (Duration, Duration) {
+    if is_machine() { (5 * LIMIT, Duration::from_millis(200)) } else { (LIMIT, Duration::from_millis(10)) }
+}
+
 /// Calls `ask` until it returns a value.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let (limit, pause) = patience();
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
-        thread::sleep(Duration::from_millis(10));
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
+        thread::sleep(pause);
     }
 }
 
@@ -367,9 +374,10 @@ impl<'a> Pods<'a> {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Status> {
         self.runtime.block_on(async {
-            match tokio::time::timeout(LIMIT, call).await {
+            let (limit, _) = patience();
+            match tokio::time::timeout(limit, call).await {
                 Ok(answer) => answer.map(Response::into_inner),
-                Err(_) => Err(Status::deadline_exceeded(format!("no answer in {LIMIT:?}"))),
+                Err(_) => Err(Status::deadline_exceeded(format!("no answer in {limit:?}"))),
             }
         })
     }

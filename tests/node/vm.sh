@@ -1,0 +1,401 @@
+#!/usr/bin/env bash
+# Boots a test node as a machine of its own: another Linux kernel, with controllers in cgroup v2 and a security
+# module that enforces. tests/node/node.sh makes nodes of namespaces, on this machine's kernel.
+#
+#   vm.sh boot [options]       boots a machine and prints its name; it stays until "down"
+#     --name NAME              default: vm
+#     --kernel 6.1|6.12|7      the kernel of Debian bookworm, trixie or forky; default: 6.12
+#     --lsm apparmor|none      default: apparmor
+#     --suite forky|bookworm   whose programs the machine has; default: forky
+#   vm.sh exec NAME COMMAND... runs a command as root, and returns its exit code
+#   vm.sh shell NAME           a shell on its second serial line; Ctrl-] leaves it
+#   vm.sh down NAME            ends it
+#   vm.sh list                 the machines that run
+#   vm.sh test [options] FILTER...
+#                              runs cases of tests/cases, each on a machine that has just booted
+#
+# The kernel is Debian's User Mode Linux: Linux of that version as a process of this machine, so neither KVM nor an
+# emulated processor is needed. It has the controllers cpu, memory and pids, seccomp and AppArmor, and one processor;
+# it lacks cpuset, PSI and Landlock. The machine has this source at the same path as here, read-only.
+#
+# The root file system is that of the test node, made by rootfs.sh. The kernel's package and those that a machine
+# needs beyond a node come from the same mirror. What is prepared once is kept in target/vm:
+#   kernel-VERSION/            the kernel and its modules
+#   disk-HASH/                 a disk with the root file system; machines write to a copy of what they change
+#
+# Environment:
+#   USERNSD_VM_MEMORY          MiB of a machine, default 1024
+#
+# Needs root and the packages in host-packages.txt.
+set -euo pipefail
+shopt -s inherit_errexit
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source=$(cd "$here/../.." && pwd)
+out=$source/target/vm
+states=/run/usernsd-vm
+memory=${USERNSD_VM_MEMORY:-1024}
+
+die() {
+  echo "vm.sh: $*" >&2
+  exit 1
+}
+
+# ---------------------------------------------------------------- packages
+
+# The mirror that the node's root file system came from.
+apt_of() { # apt_of SUITE [STATUS]: sets the array apt
+  local lists=$out/apt-$1 mirror
+  mirror=$(grep -ohE 'https?://[^ ]+' "$image/root/etc/apt/sources.list" | head -n 1)
+  mkdir -p "$lists/lists/partial" "$lists/archives/partial"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$lists/sources.list"
+  apt=(-q -o Acquire::Check-Valid-Until=false -o Dir::Etc::sourcelist="$lists/sources.list"
+    -o Dir::Etc::sourceparts=- -o Dir::State::lists="$lists/lists" -o Dir::Cache="$lists"
+    -o Dir::State::status="${2:-/dev/null}" -o APT::Sandbox::User=root)
+  # One look at the mirror a day.
+  if [[ -z $(find "$lists/lists" -name '*Packages*' -mtime -1 2>/dev/null) ]]; then
+    apt-get "${apt[@]}" update >&2
+  fi
+}
+
+# unpack DIR PACKAGE...: without their maintainers' scripts, as nothing here starts services.
+unpack() {
+  local target=$1 packages package
+  shift
+  packages=$(mktemp -d "$out/.packages.XXXXXX")
+  (cd "$packages" && apt-get "${apt[@]}" download "$@" >&2)
+  mkdir -p "$target"
+  # Not dpkg-deb -x, which replaces the link /bin by a directory if the package has one.
+  for package in "$packages"/*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$target"
+  done
+  rm -r "$packages"
+}
+
+# Prints the directory of a suite's kernel: linux, and modules/VERSION.
+make_kernel() {
+  local suite=$1 apt=() made work version
+  apt_of "$suite"
+  version=$(apt-cache "${apt[@]}" show user-mode-linux | sed -n 's/^Version: //p' | head -n 1)
+  made=$out/kernel-$version
+  if [[ ! -d $made ]]; then
+    work=$(mktemp -d "$out/.build-kernel.XXXXXX")
+    unpack "$work/package" user-mode-linux
+    mv "$work/package/usr/bin/linux.uml" "$work/linux"
+    mv "$work/package/usr/lib/uml/modules" "$work/modules"
+    rm -r "$work/package"
+    chmod 755 "$work"
+    mv "$work" "$made"
+  fi
+  echo "$made"
+}
+
+# ---------------------------------------------------------------- disk
+
+# Prints the directory of the disk for a kernel and a suite.
+make_disk() {
+  local kernel=$1 suite=$2 work root made apt=() packages=()
+  # What prepare_machine runs, too.
+  local of='configure_network|prepare_machine|configure_containerd|oci_runtime'
+  made=$out/disk-$( (declare -f make_disk && sed -nE "/^($of)\(\)/,/^}/p" "$here/node.sh" && cat) \
+    <<<"$image $kernel" | sha256sum | cut -c1-12)
+  if [[ -d $made ]]; then
+    echo "$made"
+    return
+  fi
+  work=$(mktemp -d "$out/.build-disk.XXXXXX")
+  root=$work/root
+  cp -a --reflink=auto "$image/root" "$root"
+  mkdir -p "$root/usr/lib/modules" "$root"/etc/{apparmor.d,modules-load.d,sysctl.d,systemd/system.conf.d} "$root/host"
+  cp -a "$kernel"/modules/* "$root/usr/lib/modules/"
+  # What a node lacks: kmod loads the kernel's modules, apparmor has the parser of profiles.
+  apt_of "$suite" "$root/var/lib/dpkg/status"
+  mapfile -t packages < <(apt-get "${apt[@]}" install --no-install-recommends --simulate kmod apparmor |
+    sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+  unpack "$root" "${packages[@]}"
+
+  # A machine of its own does what a node leaves to this one. Profiles are loaded by the runtime.
+  rm -f "$root"/etc/systemd/system/{systemd-sysctl,systemd-modules-load}.service
+  echo overlay >"$root/etc/modules-load.d/machine.conf"
+  echo machine >"$root/etc/hostname"
+  printf '127.0.0.1 localhost\n127.0.1.1 machine\n' >"$root/etc/hosts"
+  tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
+  echo 'net.ipv4.ip_forward = 1' >"$root/etc/sysctl.d/machine.conf"
+  # Beside other work, a process of low priority may be slow; systemd gives generators, of which none has a use here,
+  # 90 s.
+  rm -f "$root"/usr/lib/systemd/system-generators/*
+  printf '[Manager]\nDefaultTimeoutStartSec=15min\nDefaultDeviceTimeoutSec=15min\n' \
+    >"$root/etc/systemd/system.conf.d/machine.conf"
+  "$here/node.sh" prepare-machine "$root" "$suite" "$image"
+  install -D -m 755 /dev/stdin "$root/usr/local/libexec/machine-runner" <<'RUNNER'
+#!/bin/bash
+# Runs what comes over the serial line, a line each: a token, and a command in base64. Answers with the output,
+# each line behind a space, and then with the token and the exit code.
+exec 3<>/dev/ttyS0
+stty raw -echo <&3
+echo up >&3
+while read -r -u 3 token command; do
+  { setsid -w bash -c "$(base64 -d <<<"$command")" 3>&- 2>&1 </dev/null; echo "$?" >/run/machine-code; } |
+    sed -u 's/^/ /' >&3
+  # The last line may lack its end.
+  printf '\n%s %s\n' "$token" "$(</run/machine-code)" >&3
+done
+RUNNER
+  cat >"$root/etc/systemd/system/machine-runner.service" <<'UNIT'
+[Unit]
+Description=Run the commands of the machine's owner
+[Service]
+ExecStart=/usr/local/libexec/machine-runner
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+TasksMax=infinity
+UNIT
+  ln -s ../machine-runner.service "$root/etc/systemd/system/multi-user.target.wants/"
+  truncate -s 4G "$work/root.raw"
+  mkfs.ext4 -q -O ^has_journal -N 65536 -E lazy_itable_init=0,nodiscard -d "$root" "$work/root.raw"
+  rm -rf --one-file-system "$root"
+  chmod 755 "$work"
+  mv "$work" "$made"
+  echo "$made"
+}
+
+# ---------------------------------------------------------------- machine
+
+boot() {
+  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe lsms
+  while (($#)); do
+    [[ $# -gt 1 ]] || die "$1 needs a value, or is no option"
+    case $1 in
+      --name) name=$2 ;;
+      --kernel) kernel=$2 ;;
+      --lsm) lsm=$2 ;;
+      --suite) suite=$2 ;;
+      *) die "unknown option $1" ;;
+    esac
+    shift 2
+  done
+  [[ $(id -u) = 0 ]] || die "must be root"
+  [[ $name =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || die "not a name: $name"
+  case $kernel in
+    6.1) kernel_suite=bookworm ;;
+    6.12) kernel_suite=trixie ;;
+    7 | 7.*) kernel_suite=forky ;;
+    *) die "unknown kernel $kernel: 6.1, 6.12 or 7" ;;
+  esac
+  case $lsm in
+    apparmor) lsms=yama,apparmor ;;
+    none) lsms=yama ;;
+    *) die "unknown security module $lsm: apparmor or none" ;;
+  esac
+
+  mkdir -p "$out" "$states"
+  out=$(cd "$out" && pwd)
+  # The newer C library, with which each of the kernels runs.
+  local library
+  library=$("$here/rootfs.sh" forky "$out/../node")
+  image=$("$here/rootfs.sh" "$suite" "$out/../node")
+  state=$states/$name
+  ! alive "$state" || die "machine $name runs already"
+  # One builder at a time.
+  exec 9>"$out/.lock"
+  flock 9
+  kernel=$(make_kernel "$kernel_suite")
+  disk=$(make_disk "$kernel" "$suite")
+  exec 9>&-
+
+  rm -rf "$state"
+  mkdir -p "$state"
+  for pipe in in out; do mkfifo "$state/$pipe"; done
+  # shellcheck disable=SC2016 # the inner shell expands it
+  setsid unshare --mount --pid --fork --kill-child bash -euc '
+    library=$1 state=$2 kernel=$3 disk=$4 memory=$5 source=$6
+    shift 6
+    mount --make-rprivate /
+    root=$state/root
+    mkdir "$root"
+    mount --bind "$library/root" "$root"
+    mount -t proc proc "$root/proc"
+    # The memory of the machine, and what it changes on its disk, are files here.
+    mount -t tmpfs -o mode=755 tmpfs "$root/mnt"
+    mount -t tmpfs tmpfs "$root/dev"
+    mkdir "$root"/dev/{pts,shm,net}
+    mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+    ln -s pts/ptmx "$root/dev/ptmx"
+    for device in null zero random urandom; do
+      : >"$root/dev/$device"
+      mount --bind "/dev/$device" "$root/dev/$device"
+    done
+    mkdir "$root/mnt"/{host,kernel,disk}
+    mount --bind "$kernel" "$root/mnt/kernel"
+    mount --bind "$disk" "$root/mnt/disk"
+    mkdir -p "$root/mnt/host$source"
+    mount --bind "$source" "$root/mnt/host$source"
+    mount -o remount,bind,ro "$root/mnt/host$source"
+    exec chroot "$root" env -i HOME=/ TMPDIR=/mnt PATH=/usr/bin:/bin /mnt/kernel/linux "mem=${memory}M" \
+      ubd0=/mnt/changes,/mnt/disk/root.raw root=/dev/ubda rw init=/lib/systemd/systemd \
+      hostfs=/mnt/host seccomp=auto con=null con0=null,fd:1 ssl=null ssl0=fd:3,fd:4 ssl1=pts panic=-1 cgroup_no_v1=all systemd.show_status=false TERM=dumb "$@"
+    ' bash "$library" "$state" "$kernel" "$disk" "$memory" "$source" "lsm=$lsms" \
+    </dev/null >"$state/console.log" 2>&1 3<>"$state/in" 4<>"$state/out" &
+  echo "$!" >"$state/pid"
+  answer "$state" up 600
+  run "$state" 'systemctl is-system-running --wait' >/dev/null || {
+    run "$state" 'systemctl --failed --no-legend; journalctl -b --no-pager -p warning | tail -n 30' >&2
+    die "machine $name is not running as it should"
+  }
+  run "$state" "mount -t hostfs none /host && mkdir -p '$source' && mount --bind '/host$source' '$source'"
+  echo "$name"
+}
+
+# alive STATE: the process that was started is there, and no other one with its number.
+alive() { [[ -s $1/pid ]] && grep -qs "$1" "/proc/$(<"$1/pid")/cmdline"; }
+
+of() { # of NAME: prints the directory of a running machine
+  alive "$states/$1" || die "no machine $1"
+  echo "$states/$1"
+}
+
+# run STATE COMMAND: a line for a shell on the machine.
+run() {
+  local state=$1 token=$RANDOM$RANDOM
+  exec 7<>"$state/in"
+  echo "$token $(base64 -w 0 <<<"$2")" >&7
+  exec 7>&-
+  answer "$state" "$token"
+}
+
+# answer STATE TOKEN [SECONDS]: prints lines until that with the token; returns the code after it.
+answer() {
+  local state=$1 token=$2 limit=${3:-3600} line='' part start=$SECONDS
+  while ((SECONDS - start < limit)); do
+    # What was read before the time is up is a line's beginning.
+    if ! IFS= read -r -t 2 part; then
+      line+=$part
+      alive "$state" || break
+      continue
+    fi
+    line+=$part
+    case $line in
+      ' '*) printf '%s\n' "${line# }" ;;
+      "$token") return 0 ;;
+      "$token "*) return "${line#* }" ;;
+    esac
+    line=''
+  done 0<>"$state/out"
+  echo "vm.sh: no answer; the end of the console:" >&2
+  tail -n 20 "$state/console.log" >&2
+  return 125
+}
+
+# A shell on the second serial line, of which the kernel reports where it is in its own /dev/pts.
+shell() {
+  local state=$1 inner line=''
+  run "$state" 'systemctl is-active --quiet machine-shell || systemd-run --quiet --unit=machine-shell --collect \
+    --property=StandardInput=tty --property=StandardOutput=tty --property=StandardError=tty \
+    --property=TTYPath=/dev/ttyS1 --setenv=HOME=/root --setenv=TERM=xterm --working-directory=/root bash --login'
+  until [[ -n $line ]]; do
+    line=$(sed -n "s/.*Serial line 1 assigned device '\(.*\)'.*/\1/p" "$state/console.log" | tail -n 1)
+    [[ -n $line ]] || sleep 0.1
+  done
+  # The kernel is the child of unshare, in whose mount namespace its /dev is.
+  inner=$(pgrep --parent "$(<"$state/pid")")
+  socat "stdio,raw,echo=0,escape=0x1d" "file:/proc/$inner/root$line,raw,echo=0"
+}
+
+down() {
+  local state=$states/$1 pid
+  if alive "$state"; then
+    pid=$(<"$state/pid")
+    kill -KILL "$pid"
+    while [[ -e /proc/$pid ]]; do sleep 0.05; done
+  fi
+  rm -rf --one-file-system "$state"
+}
+
+# ---------------------------------------------------------------- test
+
+# Runs cases of tests/cases. The results go to target/vm/results, one line each.
+test_cases() {
+  local name=test kernel=6.12 lsm=apparmor suite=forky built cases state test list said code start facts
+  local result failed=0 results limit=900 filters=() arch version image_binary
+  while (($#)); do
+    case $1 in
+      --kernel) kernel=$2 && shift ;;
+      --lsm) lsm=$2 && shift ;;
+      --suite) suite=$2 && shift ;;
+      --name) name=$2 && shift ;;
+      --*) die "unknown option $1" ;;
+      *) filters+=("$1") ;;
+    esac
+    shift
+  done
+  cd "$source"
+  built=$(cargo build --quiet --test cases --bin usernsd --message-format=json |
+    grep -oE '"executable":"[^"]+"' | cut -d'"' -f4)
+  cases=$(grep -E '/cases-[0-9a-f]+$' <<<"$built")
+  mapfile -t list < <(for test in "${filters[@]}"; do "$cases" --list --format=terse "$test"; done |
+    sed -n 's/: test$//p' | awk '!seen[$0]++')
+  ((${#list[@]} > 0)) || die "no case is named like ${filters[*]}"
+  # For the image, if it is there: "make static" builds it.
+  arch=$(uname -m)
+  version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)+$(git describe --always --dirty --abbrev=9)
+  mkdir -p "$out/results"
+  # Without its symbols, which would be in each image that a machine builds.
+  image_binary=$source/target/$arch-unknown-linux-gnu/debug/usernsd
+  if [[ -e $image_binary ]]; then
+    strip -o "$out/usernsd" "$image_binary"
+    image_binary=$out/usernsd
+  fi
+  results=$out/results/$kernel-$lsm-$suite.tsv
+  state=$states/$name
+  # shellcheck disable=SC2064 # the name of now
+  trap "'${BASH_SOURCE[0]}' down '$name'" EXIT
+  for test in "${list[@]}"; do
+    start=$SECONDS code=0
+    "${BASH_SOURCE[0]}" down "$name"
+    "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" >&2
+    facts=$(run "$state" 'uname -r; tr , " " </sys/kernel/security/lsm; echo
+      systemctl --version | sed -n "1s/systemd \([0-9]*\).*/\1/p"
+      containerd --version | cut -d" " -f3; runc --version | sed -n "1s/runc version //p"
+      crun --version | sed -n "1s/crun version //p"; uname -m' |
+      grep . | tr '\n' '\t')
+    # At the same path as here: it is compiled into the tests.
+    said=$(run "$state" "cd '$source' &&
+      USERNSD_TEST_NODE=require USERNSD_TEST_IMAGE_BINARY='$image_binary' \
+      timeout $limit '$cases' --exact '$test' --nocapture") || code=$?
+    result=passed
+    if ((code != 0)); then
+      result=failed
+    elif grep -q 'SKIPPED ' <<<"$said"; then
+      result=skipped
+    elif grep -q '1 ignored' <<<"$said"; then
+      result=ignored
+    fi
+    printf '%-8s %4d s  %s\n' "$result" $((SECONDS - start)) "$test"
+    if [[ $result = failed ]]; then
+      failed=$((failed + 1))
+      printf '%s\n' "$said" | tail -n 60
+    fi
+    printf '%s\t%s\t%s%s\t%s\t%s\n' "$(date -u +%F)" "$version" "$facts" "$test" "$result" $((SECONDS - start)) >>"$results"
+  done
+  echo "${#list[@]} cases, $failed failed; target/vm/results/${results##*/}"
+  ((failed == 0))
+}
+
+command=${1:-}
+shift || true
+case $command in
+  boot) boot "$@" ;;
+  exec)
+    state=$(of "${1:?usage: vm.sh exec NAME COMMAND...}")
+    shift
+    run "$state" "${*@Q}"
+    ;;
+  shell) shell "$(of "${1:?usage: vm.sh shell NAME}")" ;;
+  down) down "${1:?usage: vm.sh down NAME}" ;;
+  list)
+    for state in "$states"/*/; do
+      ! alive "${state%/}" || basename "$state"
+    done
+    ;;
+  test) test_cases "$@" ;;
+  *) sed -n '2,/^set -e/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | head -n -1 && exit 2 ;;
+esac
