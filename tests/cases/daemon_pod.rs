@@ -36,10 +36,12 @@ pub(crate) struct Variant {
     pub(crate) without: Option<(&'static str, &'static str)>,
     /// Whether each container has a busybox, so that a test can run commands in it.
     pub(crate) busybox: bool,
+    /// The agent's AppArmor profile, instead of `unconfined`.
+    pub(crate) apparmor: Option<&'static str>,
 }
 
 pub(crate) const AS_IT_IS: Variant =
-    Variant { overlay: "kubernetes", config: "", without: None, busybox: false };
+    Variant { overlay: "kubernetes", config: "", without: None, busybox: false, apparmor: None };
 
 /// A node with the image's parts and this source.
 pub(crate) fn node(mut options: Options) -> Option<Node> {
@@ -108,6 +110,9 @@ impl DaemonPod {
         let played: Vec<String> = documents.filter_map(|document| changed(document, variant)).collect();
         assert_eq!(played.len(), 2, "a DaemonSet and its ConfigMap");
         node.write(MANIFEST, played.join("\n---\n"));
+        if let Some(profile) = variant.apparmor {
+            set_profile(node, profile);
+        }
         // On a node with a kubelet this directory exists.
         node.run(["mkdir", "-p", "/var/lib/kubelet/pods", STATE]);
         node.run(["chmod", "777", STATE]);
@@ -185,6 +190,20 @@ impl DaemonPod {
         let pid = self.pid(node, "agent");
         node.run(["nsenter", "-t", &pid, "-n", "busybox", "wget", "-qO-", url])
     }
+}
+
+/// Sets the agent's AppArmor profile, for which podman has no field: in the OCI specification, before the runtime reads
+/// it. The other containers are unconfined.
+fn set_profile(node: &Node, profile: &str) {
+    let script = format!(
+        "#!/bin/sh\nlast= bundle=\nfor word; do\n  [ \"$last\" != --bundle ] || bundle=$word\n  last=$word\ndone\n\
+         if [ -e \"$bundle/config.json\" ]; then\n  \
+         jq 'if .process.args[1] == \"agent\" then .process.apparmorProfile = \"{profile}\" end' \
+         \"$bundle/config.json\" >\"$bundle/changed\" && mv \"$bundle/changed\" \"$bundle/config.json\"\nfi\n\
+         exec /usr/bin/crun \"$@\"\n"
+    );
+    node.write("/usr/local/libexec/crun", script);
+    node.run(["chmod", "755", "/usr/local/libexec/crun"]);
 }
 
 /// Converts a document for podman; `None` for kinds that it does not support.

@@ -29,6 +29,7 @@ mod node;
 mod pods;
 
 mod agent;
+mod apparmor;
 mod baseline_without_usernsd;
 mod chart;
 mod controllers;

@@ -53,7 +53,7 @@ pub(crate) fn changed(cgroup: &Path) -> BTreeMap<String, (i64, i64)> {
 
 /// Asserts that systemd runs in a cgroup that it owns, which is the same one inside and outside.
 #[track_caller]
-fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
+pub(crate) fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
     assert_eq!(pods.systemd_state(container), Ok("running".to_owned()), "{}", container.log());
     // The container's own cgroup, in whichever view the container has.
     let script = r#"path=$(sed -n s/^0:://p /proc/1/cgroup); path=${path%/init.scope}

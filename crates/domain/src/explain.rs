@@ -32,6 +32,8 @@ pub struct ExplainFacts {
     pub agent: Agent,
     /// Whether the number of cgroups that its pod may create is limited.
     pub bounded: bool,
+    /// The AppArmor profile that forbids mounts to systemd, which runs in it.
+    pub forbids_mounts: Option<String>,
 }
 
 /// How a container ended.
@@ -112,6 +114,20 @@ pub enum ChosenIds {
     None,
     /// The kubelet's record cannot be seen, as from an agent's pod.
     Unseen,
+}
+
+/// The default AppArmor profiles of containerd, CRI-O, podman and Docker, which forbid every mount. That of podman has a
+/// version behind it.
+const DEFAULT_PROFILES: [&str; 4] =
+    ["cri-containerd.apparmor.d", "crio-default", "containers-default-", "docker-default"];
+
+/// The AppArmor profile of a process's label, if it is enforced and a runtime's default, so that it forbids every mount.
+#[must_use]
+pub fn forbids_mounts(label: &str) -> Option<&str> {
+    let label = label.strip_suffix(" (enforce)")?;
+    // From Linux 6.17 on, another profile may be stacked on it.
+    let profile = label.split_once("//&").map_or(label, |(first, _)| first);
+    DEFAULT_PROFILES.iter().any(|name| profile.starts_with(name)).then_some(profile)
 }
 
 /// The agent's log, of a systemd unit or of a DaemonSet.
@@ -250,6 +266,17 @@ impl Why {
             self.problem("nothing bounds what the pod may make in its cgroup");
             self.because("A pod without bounds on its cgroups can take the node down.");
             self.agent_is_needed(story);
+        }
+        if let Some(profile) = &story.forbids_mounts {
+            self.because(format!(
+                "Its AppArmor profile {profile} forbids every mount, and the kernel logs nothing. systemd starts services \
+                 with PrivateTmp, ProtectSystem or the like without this protection; those with TemporaryFileSystem, \
+                 BindPaths or the like fail with status=226/NAMESPACE."
+            ));
+            self.next(
+                "if it has such services, load the AppArmor profile usernsd-systemd on the node, name it in the pod \
+                 (appArmorProfile: {type: Localhost, localhostProfile: usernsd-systemd}), and add the capability SYS_ADMIN",
+            );
         }
     }
 

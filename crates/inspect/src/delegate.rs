@@ -28,7 +28,7 @@ pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
 use usernsd_domain::unit::{Scope, pod_cgroup};
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
-use usernsd_linux::proc::{Proc, ProcError, Process, observer};
+use usernsd_linux::proc::{Proc, ProcError, Process, observer, own_apparmor_profile};
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -124,6 +124,12 @@ pub enum StartError {
     /// The host's own namespaces cannot be read.
     #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
     HostNamespace(ProcError),
+    /// An AppArmor profile forbids reading the host's namespaces.
+    #[error(
+        "{0}: the AppArmor profile {1} of this container forbids it; set appArmorProfile.type: Unconfined for it, as the \
+         manifest does, or name the profile usernsd-agent (docs/apparmor.md)"
+    )]
+    Confined(ProcError, String),
     /// This process is in a cgroup namespace of its own, and its place in the tree is not found.
     #[error(
         "this process is in a cgroup namespace of its own, and is not found in the tree at {0}: \
@@ -133,6 +139,17 @@ pub enum StartError {
     /// The cgroup tree cannot be listed.
     #[error(transparent)]
     Cgroups(#[from] CgroupError),
+}
+
+// === impl StartError ===
+
+impl StartError {
+    fn of_namespace(error: ProcError) -> StartError {
+        match own_apparmor_profile() {
+            Some(profile) => StartError::Confined(error, profile),
+            None => StartError::HostNamespace(error),
+        }
+    }
 }
 
 // === impl Inspection ===
@@ -176,7 +193,7 @@ impl Delegator {
     /// The host's user namespace cannot be identified, or paths in `/proc/PID/cgroup` do not refer to the
     /// host's tree.
     pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
-        let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::HostNamespace)?;
+        let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::of_namespace)?;
         let host_uid_map = handles.proc.open(1).and_then(|host| host.uid_map()).ok();
         let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
         let marks = OnceLock::new();
@@ -657,7 +674,7 @@ pub fn complete(init: &Process, namespace: &mut Option<UserNamespace>, gid_map: 
 /// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining
 /// the host's namespace would take CAP_SYS_ADMIN; finding one's own place takes no capability.
 fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
-    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::HostNamespace)? {
+    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::of_namespace)? {
         return Ok(CgroupPath::root());
     }
     let own = std::process::id();

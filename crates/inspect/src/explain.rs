@@ -17,7 +17,9 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
+use usernsd_domain::explain::{
+    Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why, forbids_mounts,
+};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::message::{self, Message, MessageId};
@@ -420,6 +422,9 @@ impl<'a> Explainer<'a> {
             wish: wish(container, &self.node.adjust),
             agent: self.agent_on(&container.id),
             bounded: limits.is_none_or(document::Limits::is_bounded),
+            forbids_mounts: got
+                .filter(|got| got.runs_systemd())
+                .and_then(|got| forbids_mounts(got.security.label.as_deref()?).map(str::to_owned)),
         }
     }
 

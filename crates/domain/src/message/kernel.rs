@@ -8,15 +8,16 @@ messages! { Kernel;
             "apparmor=\"DENIED\" operation=\"pivotroot\"",
         ],
         sample: "audit: type=1400 audit(1628093212.657:352): apparmor=\"DENIED\" operation=\"mount\" info=\"failed flags match\" error=-13 profile=\"lxd-centos8_</var/snap/lxd/common/lxd>\" name=\"/run/systemd/unit-root/dev/\" pid=104514 comm=\"(ostnamed)\" flags=\"ro, nosuid, noexec, remount, strictatime\"",
-        cause: "A program (comm) in a container tried to mount, and its AppArmor profile has no rule that allows it. A comm in parentheses is systemd, which sets up a service with PrivateTmp, ProtectSystem or the like. The default profiles of containerd, CRI-O and Docker forbid every mount too, but by a deny rule, for which the kernel logs nothing.",
-        fix: "Set appArmorProfile.type: Unconfined for the container, or name a profile that allows mounts, in pods with hostUsers: false; or remove the service's settings with a drop-in.",
+        cause: "A program (comm) in a container tried to mount, and its AppArmor profile has no rule that allows it. A comm in parentheses is systemd, which sets up a service with PrivateTmp, ProtectSystem or the like. The default profiles of containerd, CRI-O and Docker forbid every mount too, but by a deny rule, for which the kernel logs nothing unless /sys/module/apparmor/parameters/audit is noquiet.",
+        fix: "In pods with hostUsers: false, name a profile that allows mounts, such as usernsd-systemd, or set appArmorProfile.type: Unconfined for the container; or remove the service's settings with a drop-in.",
+        page: "apparmor.md",
     }
     ApparmorPtrace = "apparmor-ptrace" {
         says: ["apparmor=\"DENIED\" operation=\"ptrace\""],
         sample: "audit: type=1400 audit(1751619291.464:27263984): apparmor=\"DENIED\" operation=\"ptrace\" profile=\"cri-containerd.apparmor.d\" pid=3464912 comm=\"process-agent\" requested_mask=\"read\" denied_mask=\"read\" peer=\"unconfined\"",
         cause: "A program (comm) under an AppArmor profile tried to read another process's namespaces, memory or environment; a runtime's default profile permits that only among processes under the same profile.",
-        fix: "If comm is usernsd, give its container appArmorProfile.type: Unconfined, as its manifest does. ps and monitoring programs go on without what they could not read.",
-        page: "security.md",
+        fix: "If comm is usernsd, give its container appArmorProfile.type: Unconfined, as its manifest does, or the profile usernsd-agent. ps and monitoring programs go on without what they could not read.",
+        page: "apparmor.md",
     }
     ApparmorStacked = "apparmor-stacked-peer" {
         says: [
@@ -27,7 +28,8 @@ messages! { Kernel;
         ],
         sample: "kernel: audit: type=1400 audit(1781443408.952:207): apparmor=\"DENIED\" operation=\"signal\" class=\"signal\" profile=\"crio-default\" pid=4090 comm=\"(journald)\" requested_mask=\"send\" denied_mask=\"send\" signal=kill peer=\"crio-default//&unprivileged_userns\"",
         cause: "Two processes of one container: a second AppArmor profile is stacked on that of the peer, because the runtime started it in the running container (kubectl exec) or because it is in a user namespace of its own. The kernel does so from 6.17 on (Ubuntu 26.04), and default profiles of runtimes from before that have no rule for it (containerd#12886, cri-o#10036). systemd-journald fails in pods.",
-        fix: "Set appArmorProfile.type: Unconfined for the container, with hostUsers: false, or update the runtime to a version whose default profile allows such peers.",
+        fix: "With hostUsers: false, name a profile that has rules for such peers, such as usernsd-systemd, or set appArmorProfile.type: Unconfined for the container; or update the runtime to a version whose default profile allows them.",
+        page: "apparmor.md",
     }
     ApparmorUserns = "apparmor-userns" {
         says: [

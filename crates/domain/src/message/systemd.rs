@@ -35,8 +35,8 @@ messages! { Systemd;
             "Failed to mount tmpfs …on /run ",
         ],
         sample: "[!!!!!!] Failed to mount API filesystems.",
-        cause: "systemd is PID 1 of the container, and there is no tmpfs on /run, or /sys/fs/cgroup is read-only.",
-        fix: "Annotate the pod with usernsd.io/systemd: \"true\", where usernsd runs.",
+        cause: "systemd is PID 1 of the container, and there is no tmpfs on /run, or /sys/fs/cgroup is read-only; or the container has the capability SYS_ADMIN and its AppArmor profile forbids mounts, as the runtimes' default profiles do.",
+        fix: "Annotate the pod with usernsd.io/systemd: \"true\", where usernsd runs. With SYS_ADMIN, on nodes with AppArmor, name a profile that allows mounts, such as usernsd-systemd.",
         page: "annotations.md",
     }
     Propagation = "systemd-propagation" {
@@ -117,7 +117,8 @@ messages! { Systemd;
         ],
         sample: "nginx.service: Failed at step NAMESPACE spawning /usr/sbin/nginx: Operation not permitted",
         cause: "A service uses settings that need a mount namespace (PrivateTmp, ProtectSystem, ProtectProc, …), and the container is not allowed to set it up: AppArmor forbids mounts, or parts of /proc are masked.",
-        fix: "Set procMount: Unmasked and appArmorProfile.type: Unconfined for the container, with hostUsers: false; or disable the settings with a drop-in for the service.",
+        fix: "With hostUsers: false, set procMount: Unmasked for the container, and on nodes with AppArmor name a profile that allows mounts, such as usernsd-systemd, or set appArmorProfile.type: Unconfined; or disable the settings with a drop-in for the service.",
+        page: "apparmor.md",
     }
     NotPid1 = "systemd-not-pid-1" {
         says: [

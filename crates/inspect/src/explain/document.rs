@@ -127,6 +127,16 @@ pub struct Observed {
     pub volumes: Vec<Volume>,
 }
 
+impl Observed {
+    /// Whether systemd is its first process, by its command line.
+    #[must_use]
+    pub fn runs_systemd(&self) -> bool {
+        let first = self.processes.iter().find(|row| row.inner_pid == Some(1));
+        let program = first.and_then(|row| row.command.split(' ').next()?.rsplit('/').next());
+        matches!(program, Some("init" | "systemd"))
+    }
+}
+
 /// A namespace of the init process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

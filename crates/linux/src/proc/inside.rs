@@ -48,6 +48,13 @@ impl From<Stat> for InnerFile {
     }
 }
 
+/// The AppArmor profile that is enforced for this process; `None` if there is none.
+#[must_use]
+pub fn own_apparmor_profile() -> Option<String> {
+    let label = std::fs::read_to_string("/proc/self/attr/apparmor/current").ok()?;
+    label.trim_end().strip_suffix(" (enforce)").map(str::to_owned)
+}
+
 impl Process {
     /// Its command line, with arguments separated by blanks; empty if it has none.
     ///
