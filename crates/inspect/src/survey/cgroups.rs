@@ -102,7 +102,7 @@ impl PodCgroups {
     }
 
     /// The cgroup of a pod; `None` if it was removed, which is no failure, or cannot be read, which makes `succeeded`
-    /// false.
+    /// false. A container that closed its cgroup is left out, which is no failure either.
     fn one(&self, pod: &Pod, path: &CgroupPath, kept: &mut Kept, succeeded: &mut bool) -> Option<PodCgroup> {
         if let Some(Quiet { children, found }) = &kept.quiet
             && self.is_still_quiet(pod, path, *children)
