@@ -169,7 +169,7 @@ messages! { Systemd;
         ],
         sample: "dbus-broker-launch[51]: ERROR util_audit_drop_permissions @ ../src/util/audit.c +63: Invalid argument",
         cause: "dbus-broker cannot become the user dbus, because it runs in a user namespace without that ID. systemd 258 starts it in a namespace of its own in containers where the manager lacks rights (systemd#39563); or the container's mapping is too small.",
-        fix: "Update systemd in the image to 258.2 or later, or go back to 257. If cat /proc/self/uid_map in the container shows fewer than 65536 IDs, use hostUsers: false.",
+        fix: "Update systemd in the image to a version with the fix of systemd#39563 (258 has the fault), or go back to 257. If cat /proc/self/uid_map in the container shows fewer than 65536 IDs, use hostUsers: false.",
     }
     InvocationId = "systemd-invocation-id" {
         says: ["trusted.invocation_id xattr on …ignoring", "trusted.invocation_id' xattr on …ignoring"],
