@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn each_word_of_a_command_line_has_its_candidates() {
         let names = "--output=jsonpath={.items[*].metadata.name}";
-        let commands = words(&["status", "ps", "explain", "doctor", "map", "whois", "demo", "support-bundle"]);
+        let commands =
+            words(&["status", "ps", "explain", "doctor", "map", "whois", "demo", "support-bundle"]);
         assert_eq!(of(""), commands);
         assert_eq!(of("--context c "), commands);
         assert_eq!(of("doctor "), get(&["get", "nodes", names]));

@@ -134,6 +134,11 @@ fn every_series_agrees_with_the_node() {
     let script = "mkdir -p /sys/fs/cgroup/a/b /sys/fs/cgroup/c";
     assert_eq!(pods.exec(writable, &["/bin/sh", "-c", script]).code, 0);
     fs::write(seen[7].container.pod_cgroup.join("cgroup.max.descendants"), "77").unwrap();
+    // Limits that only the host's root can change are read again after a while.
+    let overlap = &[("pod", "overlap-b")];
+    wait_for("the limit", || {
+        (agent.metric("usernsd_pod_cgroup_descendants_max", overlap) == 77.0).then_some(())
+    });
 
     // They are counted in the background of the scrape that finds changed containers.
     let before = user_namespaces(&node);

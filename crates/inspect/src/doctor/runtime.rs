@@ -162,7 +162,7 @@ impl Doctor {
     /// The finding that no agent can join the runtime over NRI.
     fn no_connections(&self, runtime: Runtime) -> Option<Finding> {
         let conf = bootstrap::runtime::nri_conf_of(&self.root, runtime, false, false, true).ok()??;
-        let plugins = HostPath::parse(&conf.plugin_dir).and_then(|path| Ok(self.root.list(&path)));
+        let plugins = HostPath::parse(&conf.plugin_dir).map(|path| self.root.list(&path));
         let names = plugins.ok().and_then(Result::ok).unwrap_or_default();
         connections_finding(&conf, names.iter().any(|name| name.ends_with("-usernsd")))
     }

@@ -17,7 +17,7 @@ use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot};
 
 /// How long facts are used that only the host's root can change: the limits, and whether a cgroup that is no
 /// container's has others below it. A new record of one of the pod's containers ends it sooner.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_secs(45);
 
 /// Reads the cgroups of pods.
 #[derive(Debug)]
