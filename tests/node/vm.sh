@@ -58,11 +58,17 @@ apt_of() { # apt_of SUITE [STATUS]: sets the array apt
   fi
 }
 
+# Removes an unfinished directory when the shell ends; a finished one has another name by then.
+discard_at_end() {
+  # shellcheck disable=SC2064 # the directory of now
+  trap "rm -rf --one-file-system '$1'" EXIT
+}
+
 # unpack DIR PACKAGE...: without their maintainers' scripts, as nothing here starts services.
 unpack() {
   local target=$1 packages package
   shift
-  packages=$(mktemp -d "$out/.packages.XXXXXX")
+  packages=$(mktemp -d "$target.packages.XXXXXX")
   (cd "$packages" && apt-get "${apt[@]}" download "$@" >&2)
   mkdir -p "$target"
   # Not dpkg-deb -x, which replaces the link /bin by a directory if the package has one.
@@ -80,6 +86,7 @@ make_kernel() {
   made=$out/kernel-$version
   if [[ ! -d $made ]]; then
     work=$(mktemp -d "$out/.build-kernel.XXXXXX")
+    discard_at_end "$work"
     unpack "$work/package" user-mode-linux
     mv "$work/package/usr/bin/linux.uml" "$work/linux"
     mv "$work/package/usr/lib/uml/modules" "$work/modules"
@@ -104,6 +111,7 @@ make_disk() {
     return
   fi
   work=$(mktemp -d "$out/.build-disk.XXXXXX")
+  discard_at_end "$work"
   root=$work/root
   cp -a --reflink=auto "$image/root" "$root"
   mkdir -p "$root/usr/lib/modules" "$root"/etc/{apparmor.d,modules-load.d,sysctl.d,systemd/system.conf.d} "$root/host"

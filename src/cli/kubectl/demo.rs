@@ -33,7 +33,7 @@ const HOPELESS: [&str; 6] = [
     "CreateContainerError",
 ];
 
-/// What is asked for.
+/// The options of the command.
 #[derive(Debug, Clone)]
 pub(super) struct Demo {
     /// An image with systemd as its entry point.
@@ -332,7 +332,7 @@ impl Run {
     }
 }
 
-/// The pod.
+/// The manifest of the pod that runs systemd.
 fn manifest(run: &Run) -> Value {
     json!({
         "apiVersion": "v1",

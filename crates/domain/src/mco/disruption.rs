@@ -25,7 +25,7 @@ pub enum Action {
     Reboot,
 }
 
-/// The actions for each kind of change. What has none takes a reboot.
+/// The actions for each kind of change. A change without an action takes a reboot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policies {
     /// By path: of a file, or of a directory for everything below it.

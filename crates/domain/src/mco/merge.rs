@@ -47,7 +47,7 @@ pub struct Pool {
     pub sources: Vec<Config>,
 }
 
-/// What is different on a node.
+/// A difference between two configurations of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Changed {
     /// The file of that path.

@@ -29,7 +29,7 @@ pub(super) struct PodCgroups {
     keeps: Duration,
 }
 
-/// What is kept of a pod between two surveys.
+/// Facts about a pod that are kept between two surveys.
 #[derive(Debug)]
 struct Kept {
     since: Instant,

@@ -69,24 +69,30 @@ fn group_of(acl: &[u8]) -> Option<u32> {
     })
 }
 
+/// The ACL of `setfacl -m u:1000:rw FILE` on a file of mode 0600.
+#[cfg(test)]
+pub(super) fn of_one_more_user() -> Vec<u8> {
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    [
+        2_u32.to_le_bytes().to_vec(),
+        entry(0x01, 6, u32::MAX),
+        entry(0x02, 6, 1000),
+        entry(0x04, 0, u32::MAX),
+        entry(0x10, 6, u32::MAX),
+        entry(0x20, 0, u32::MAX),
+    ]
+    .concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_permissions_of_the_group_are_not_those_of_the_mask() {
-        let entry = |tag: u16, permissions: u16, id: u32| {
-            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
-        };
-        let acl = [
-            2_u32.to_le_bytes().to_vec(),
-            entry(0x01, 6, u32::MAX),
-            entry(0x02, 6, 1000),
-            entry(0x04, 0, u32::MAX),
-            entry(0x10, 6, u32::MAX),
-            entry(0x20, 0, u32::MAX),
-        ]
-        .concat();
+        let acl = of_one_more_user();
         assert_eq!(group_of(&acl), Some(0));
         assert_eq!(group_of(&acl[4..]), None);
         assert_eq!(group_of(b""), None);

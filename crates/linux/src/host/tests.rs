@@ -256,25 +256,14 @@ fn errors_contain_a_remedy() {
     }
 }
 
-/// The ACL of `setfacl -m u:1000:rw FILE` on a file of mode 0600: the group's bits of the mode are the mask.
+/// With an ACL, the group's bits of the mode are the mask.
 #[test]
 fn a_replaced_file_keeps_its_acl_and_its_attributes() {
     let (directory, root) = root();
     replace(&root, b"old").unwrap();
     let path = directory.path().join("etc/subuid");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let entry = |tag: u16, permissions: u16, id: u32| {
-        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
-    };
-    let acl = [
-        2_u32.to_le_bytes().to_vec(),
-        entry(0x01, 6, u32::MAX),
-        entry(0x02, 6, 1000),
-        entry(0x04, 0, u32::MAX),
-        entry(0x10, 6, u32::MAX),
-        entry(0x20, 0, u32::MAX),
-    ]
-    .concat();
+    let acl = acl::of_one_more_user();
     let file = File::open(&path).unwrap();
     let attributes = [("system.posix_acl_access", acl.as_slice()), ("user.note", b"kept")];
     for (name, value) in attributes {
