@@ -1,23 +1,94 @@
 //! The limits of cgroups, and the numbers that they bound.
 
+use super::stop::Stop;
+use super::{Delegator, Inspection};
 use usernsd_domain::cgroup::descendants_of_stat;
 use usernsd_domain::delegation::{Held, Limit, Limits};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::record::{Action, Change};
+use usernsd_domain::unit::pod_cgroup;
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError};
 
 /// The most cgroups that an OCI runtime creates within a container's own: crun creates one.
 const RUNTIMES_CGROUPS: usize = 8;
 
 /// How many cgroups a cgroup directly below a pod's contains, itself included.
-pub(super) struct Contained {
-    pub(super) now: u64,
+struct Contained {
+    now: u64,
     /// The most that it may come to contain.
-    pub(super) most: u64,
+    most: u64,
+}
+
+impl Delegator {
+    /// The cgroup on which limits are set: the pod's, on which the kubelet will set them too (KEP-5474).
+    /// Without a pod it is the container's, so that no other service is limited.
+    pub(super) fn bounded_cgroup(own: &Cgroup) -> Option<Cgroup> {
+        own.above(&pod_cgroup(own.path())?)
+    }
+
+    pub(super) fn limits_of(cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {
+        let (descendants, depth) = read_limits(cgroup)?;
+        Ok(match (descendants, depth) {
+            (Limit::At(descendants), Limit::At(depth)) => Some(Limits { descendants, depth }),
+            _ => None,
+        })
+    }
+
+    pub(super) fn set_limits(&self, own: &Cgroup, done: &mut Inspection) -> Result<(), Stop> {
+        let pod = Self::bounded_cgroup(own);
+        let bounded = pod.as_ref().unwrap_or(own);
+        let (descendants, depth) = read_limits(bounded)?;
+        for (file, value) in self.limits.missing(descendants, depth) {
+            done.changes.push(set_limit(bounded, file, value)?);
+        }
+        // Set now or found set; a failed write has returned above.
+        let or = |limit, written| if let Limit::At(found) = limit { found } else { written };
+        let limits = Limits {
+            descendants: or(descendants, self.limits.descendants),
+            depth: or(depth, self.limits.depth),
+        };
+        if let Some(pod) = &pod {
+            self.set_share(own, pod, limits.descendants, done)?;
+        }
+        done.observation.limits = Some(limits);
+        Ok(())
+    }
+
+    /// Limits the container's own cgroup, so that the pod's next container finds room in the pod's cgroup,
+    /// which may have `most` descendants. A limit that is set already is kept.
+    fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, done: &mut Inspection) -> Result<(), Stop> {
+        if let Limit::At(_) = read_limit(own, Limits::DESCENDANTS_FILE)? {
+            return Ok(());
+        }
+        // If two containers start at the same moment, the second one sees the first one's limit.
+        let _held = pod.hold();
+        let mut below = own.path().components().skip(pod.path().components().count());
+        let top = below.next().unwrap_or_default();
+        let mut taken = 1 + below.count() as u64;
+        let used = descendants(own)?;
+        let mut others = descendants(pod)?.saturating_sub(taken.saturating_add(used));
+        let mut closed = 0;
+        for name in pod.children()?.iter().filter(|name| *name != top) {
+            match pod.child(name).and_then(|beside| most_held(&beside, most)) {
+                Ok(held) => {
+                    taken = taken.saturating_add(held.most);
+                    others = others.saturating_sub(held.now);
+                }
+                Err(error) if error.is_gone() => {}
+                // A container that closes its cgroup must not keep this one from getting its own.
+                Err(error) if error.is_closed() => closed += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let taken = Limits::taken_with_closed(most, taken, closed, others);
+        let share = Limits::share(most, taken, used);
+        done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
+        Ok(())
+    }
 }
 
 /// What a cgroup directly below a pod's contains.
-pub(super) fn most_held(cgroup: &Cgroup, pod: u32) -> Result<Contained, CgroupError> {
+fn most_held(cgroup: &Cgroup, pod: u32) -> Result<Contained, CgroupError> {
     let held = held(cgroup)?;
     let contained = |most| Contained { now: held.used.saturating_add(1), most };
     // crun's limit is set one level deeper. In a directory that belongs to root, only root can have created
@@ -41,7 +112,7 @@ fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
 }
 
 /// The number of cgroups below this one.
-pub(super) fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
     if cgroup.had_no_children() {
         return Ok(0);
     }
@@ -50,7 +121,7 @@ pub(super) fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
 }
 
 /// Sets a limit that is `max` so far.
-pub(super) fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupError> {
+fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupError> {
     cgroup.write(file, &value.to_string())?;
     Ok(Change {
         action: Action::SetLimits,
@@ -60,7 +131,7 @@ pub(super) fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Chang
     })
 }
 
-pub(super) fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {
+fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {
     Ok((read_limit(cgroup, Limits::DESCENDANTS_FILE)?, read_limit(cgroup, Limits::DEPTH_FILE)?))
 }
 
