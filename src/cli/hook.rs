@@ -10,7 +10,7 @@ use usernsd_domain::privilege::HOOKS;
 use usernsd_domain::record::Outcome;
 use usernsd_inspect::hook::{self, Hooked};
 use usernsd_linux::privilege::keep_only;
-use usernsd_linux::seccomp::{self, Families};
+use usernsd_linux::seccomp;
 
 /// Delegates the cgroup of the container whose state is on the standard input.
 ///
@@ -30,7 +30,7 @@ fn try_run(config: Option<&Path>) -> anyhow::Result<Hooked> {
     // Before it reads what a pod's author may have written. No Landlock: it would hide the container's namespaces, and an
     // observer of its own would take longer than everything else.
     keep_only(&HOOKS)?;
-    seccomp::confine(Families::Unix)?;
+    seccomp::confine_to_handing_over()?;
     Ok(hook::run(&settings.host_root, settings.rules, settings.limits, std::io::stdin().lock())?)
 }
 

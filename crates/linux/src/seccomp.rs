@@ -187,6 +187,13 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
+/// Of these, the ones that only open and look.
+#[cfg(target_arch = "x86_64")]
+const OLDER_READING: &[libc::c_long] =
+    &[libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_READING: &[libc::c_long] = &[];
+
 /// Calls of a process that answers questions with stat(2).
 const STAT: &[libc::c_long] = &[
     libc::SYS_newfstatat,
@@ -224,6 +231,23 @@ const READING: &[libc::c_long] = &[
     libc::SYS_getdents64,
 ];
 
+/// Additional calls of a process that hands over one container's cgroup, which it knows from files alone.
+const HANDING_OVER: &[libc::c_long] = &[
+    libc::SYS_pread64,
+    libc::SYS_writev,
+    libc::SYS_fstatfs,
+    libc::SYS_readlinkat,
+    libc::SYS_fgetxattr,
+    libc::SYS_flock,
+    libc::SYS_fchownat,
+    libc::SYS_pidfd_open,
+    libc::SYS_ppoll,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+];
+
 /// Commands of fcntl(2) by which a descriptor sends signals to a process that the caller chooses.
 const SIGNALLING: [libc::c_int; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
 /// `linux/fcntl.h`; the same on every architecture that has a filter.
@@ -239,6 +263,23 @@ const SIGNALLING_SOCKETS: [libc::c_int; 2] = [0x8901, 0x8902];
 pub fn confine_to_reading() -> Result<(), FilterError> {
     let program = only(&[STAT, READING].concat(), &[libc::SYS_fcntl]).map_err(FilterError::Make)?;
     apply_filter_all_threads(&program).map_err(FilterError::Apply)
+}
+
+/// Allows only what it takes to read files and to change the owner and the limits of a cgroup: no socket, no signal, no
+/// thread. Files may be opened for writing, as with [`confine`].
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn confine_to_handing_over() -> Result<(), FilterError> {
+    let program = only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).map_err(FilterError::Make)?;
+    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+}
+
+fn handing_over() -> Vec<libc::c_long> {
+    let sockets = [libc::SYS_sendto, libc::SYS_recvfrom];
+    let mut calls = [STAT, READING, HANDING_OVER, OLDER_READING].concat();
+    calls.retain(|call| !sockets.contains(call));
+    calls
 }
 
 /// Allows only stat(2), and reading and writing open descriptors.
@@ -468,6 +509,32 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_hands_a_cgroup_over_makes_no_socket_and_sends_no_signal() {
+        let program = only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).unwrap();
+        for call in ALLOWED.iter().chain(OLDER) {
+            let want = if handing_over().contains(call) { ALLOW } else { ABSENT };
+            assert_eq!(run(&program, HERE, *call, [0; 6]), want, "{call}");
+        }
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+            libc::SYS_connect,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+            libc::SYS_recvfrom,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_clone,
+            libc::SYS_execve,
+            libc::SYS_mkdirat,
+            libc::SYS_unlinkat,
+            libc::SYS_renameat2,
+        ] {
+            assert_eq!(run(&program, HERE, call, [0; 6]), ABSENT, "{call}");
+        }
+        assert_eq!(run(&program, I386, libc::SYS_openat2, [0; 6]), KILL);
+    }
+
+    #[test]
     fn only_the_process_itself_can_be_limited_and_signalled() {
         let own = u64::from(std::process::id());
         let with = |first: u64, second: u64| [first, second, 0, 0, 0, 0];
@@ -483,7 +550,11 @@ mod tests {
             {
                 assert_eq!(answer(call, *arguments), want, "{call} {arguments:?}");
             }
-            for (calls, more) in [(STAT.to_vec(), &[][..]), ([STAT, READING].concat(), &[libc::SYS_fcntl])] {
+            for (calls, more) in [
+                (STAT.to_vec(), &[][..]),
+                ([STAT, READING].concat(), &[libc::SYS_fcntl]),
+                (handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]),
+            ] {
                 let program = only(&calls, more).unwrap();
                 for arguments in &bad {
                     assert_eq!(run(&program, HERE, call, *arguments), ABSENT, "{call} {arguments:?}");
