@@ -2,45 +2,39 @@
 //! what was missed.
 
 mod events;
+mod inspections;
+mod pending;
 mod pods;
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use self::events::Events;
+use self::inspections::Inspections;
+use self::pending::Pending;
 pub use self::pods::answer_pods;
-use self::pods::{ask_one, facts};
-use crate::containers::{Containers, Trigger};
+use crate::containers::Containers;
 use crate::plugin::Listed;
 use crate::repair::Repair;
 use usernsd_domain::chain::chain;
-use usernsd_domain::container::{Container, ContainerState, CriId};
-use usernsd_domain::isolation::{self, Occasion, Stage};
+use usernsd_domain::container::{Container, ContainerState};
+use usernsd_domain::isolation::Occasion;
 use usernsd_domain::node::{Peer, Runtime};
 use usernsd_domain::pairing::are_others;
 use usernsd_domain::rate_limit::Backoff;
-use usernsd_domain::record::Source;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_peers::cri::{
-    ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, ListedContainer, first_answering,
-};
-use usernsd_peers::oci::parse_spec;
+use usernsd_peers::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, first_answering};
 use usernsd_report::metrics::{Event, Method, ResyncReason};
 
 /// After a connection that lasted this long, the runtime is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
 /// An event stream that ended sooner than this, without an event, means that events are not available.
 const TOO_SHORT: Duration = Duration::from_secs(1);
-/// The most specifications that a resync holds at a time. This bounds the heap's peak: the allocator would
-/// not return the memory of 500 specifications of some kilobytes each.
-const AT_ONCE: usize = 16;
 
 /// Watches the runtime, and inspects its containers.
 pub struct RuntimeWatch {
@@ -98,7 +92,7 @@ impl RuntimeWatch {
                     }
                     // NRI's list can be handled without CRI.
                     if let Some(found) = self.listed.try_take() {
-                        self.take_listed(None, found).await;
+                        self.inspections().listed(None, found).await;
                     }
                     self.ready.send_replace(true);
                     Duration::ZERO
@@ -106,6 +100,10 @@ impl RuntimeWatch {
             };
             tokio::time::sleep(backoff.after(session)).await;
         }
+    }
+
+    fn inspections(&self) -> Inspections<'_> {
+        Inspections { containers: &self.containers, bundles: &self.bundles }
     }
 
     /// The first runtime that answers, and whether each of its events reaches every subscriber.
@@ -145,12 +143,12 @@ impl RuntimeWatch {
             );
         }
         // Subscribe first, then list, so that nothing is missed in between.
-        let mut reached = self.resync_all(cri, trigger).await;
+        let mut reached = self.inspections().all(cri, trigger).await;
         self.ready.send_replace(true);
         let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut again = Again::default();
-        let mut due = self.attend(cri, &mut again, repair).await;
+        let mut pending = Pending::default();
+        let mut due = self.attend(cri, &mut pending, repair).await;
         while reached {
             let wake = tokio::select! {
                 () = self.containers.attention().notified() => Wake::Attention,
@@ -164,22 +162,22 @@ impl RuntimeWatch {
                 Wake::Event(event) => self.take_event(cri, event).await,
                 Wake::Listed(found) => {
                     self.compare(cri, &found).await;
-                    self.take_listed(Some(cri), found).await;
+                    self.inspections().listed(Some(cri), found).await;
                     // From now on a plugin is in the start path.
-                    due = self.attend(cri, &mut again, repair).await;
+                    due = self.attend(cri, &mut pending, repair).await;
                 }
                 Wake::Resync(trigger) => {
                     if self.containers.store().mismatch().is_some() {
                         self.meet_again(cri).await;
                     }
-                    reached = self.resync_all(cri, trigger).await;
-                    due = self.attend(cri, &mut again, repair).await;
+                    reached = self.inspections().all(cri, trigger).await;
+                    due = self.attend(cri, &mut pending, repair).await;
                 }
                 Wake::Attention => {
                     if self.containers.store().mismatch().is_some() {
                         self.meet_again(cri).await;
                     }
-                    due = self.attend(cri, &mut again, repair).await;
+                    due = self.attend(cri, &mut pending, repair).await;
                 }
                 Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
@@ -253,17 +251,7 @@ impl RuntimeWatch {
                         ContainerEventKind::Started => Occasion::CriStarted,
                         _ => Occasion::CriCreated,
                     };
-                    match self.inspect(Some(cri), &event.id).await {
-                        Ok(Some(container)) => {
-                            self.learn_pods(cri, &[&container]).await;
-                            let container = (container, occasion.stage());
-                            self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
-                        }
-                        Ok(None) => {}
-                        Err(error) => {
-                            debug!(container = event.id.short(), error = %chain(&error), "left to the next resync")
-                        }
-                    }
+                    self.inspections().one(cri, &event.id, occasion, since).await;
                 }
             }
         }
@@ -271,44 +259,16 @@ impl RuntimeWatch {
 
     /// Inspects containers again that were being created, and ends those that may be recreated. Returns
     /// when there is more to do.
-    async fn attend(&self, cri: &Cri, again: &mut Again, repair: &mut Repair) -> Option<Instant> {
+    async fn attend(&self, cri: &Cri, pending: &mut Pending, repair: &mut Repair) -> Option<Instant> {
         let now = Instant::now();
-        for id in again.due(self.containers.being_made(), now) {
-            if let Err(error) = self.look_again(cri, &id).await {
-                debug!(container = id.short(), error = %chain(&error), "could not look again; trying later");
+        for id in pending.due(self.containers.being_made(), now) {
+            if let Err(error) = self.inspections().again(cri, &id).await {
+                debug!(container = id.short(), error = %chain(&error), "could not be inspected again; trying later");
             }
         }
         let more = repair.turn(cri, &self.containers, self.containers.store().is_called_first()).await;
-        let waiting = again.next(&self.containers.being_made());
+        let waiting = pending.next(&self.containers.being_made());
         waiting.into_iter().chain(more).min()
-    }
-
-    /// Inspects a container whose current state and process the runtime reports.
-    async fn look_again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
-        let since = Instant::now();
-        let found = cri.container(id).await.inspect_err(|_| {
-            self.containers.metrics().request_failed(Method::ContainerStatus);
-        })?;
-        let Some(found) = found else {
-            self.containers.forget(id);
-            return Ok(());
-        };
-        if found.container.state == ContainerState::Stopped {
-            self.containers.forget(id);
-            return Ok(());
-        }
-        match parse_spec(&found.spec_json) {
-            Ok(spec) => {
-                let stage = Occasion::Listed(found.container.state).stage();
-                let container = named(spec.into_container(id.clone(), found.pid), &found.container);
-                self.learn_pods(cri, &[&container]).await;
-                self.wait(Some(self.look(vec![(container, stage)], Source::Resync, since))).await;
-            }
-            Err(error) => {
-                warn!(container = id.short(), error = %chain(&error), "the runtime's specification cannot be read");
-            }
-        }
-        Ok(())
     }
 
     /// Whether the cgroup exists at the event of the creation: on CRI-O it does, on containerd it does not
@@ -320,219 +280,6 @@ impl RuntimeWatch {
             .runtime
             .is_some_and(|runtime| runtime.kind() == Some(RuntimeKind::Crio))
     }
-
-    /// Inspects the containers that NRI listed when it was joined: they started while the agent was absent.
-    async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
-        let since = Instant::now();
-        let mut alive = Vec::new();
-        for (container, state) in found {
-            let is_alive = matches!(state, ContainerState::Created | ContainerState::Running);
-            if !is_alive || self.containers.is_still_right(&container.id) {
-                continue;
-            }
-            // The list contains no mounts, and the process may have changed its own.
-            match self.inspect(cri, &container.id).await {
-                Ok(Some(found)) => {
-                    let Container { mounts, user_namespace, pid, specified, .. } = found;
-                    self.containers.pods().note_annotations(&container.sandbox_id, &container.annotations);
-                    let pid = container.pid.or(pid);
-                    let container = Container { mounts, user_namespace, pid, specified, ..container };
-                    alive.push((container, Occasion::Listed(state).stage()));
-                }
-                Ok(None) => {
-                    debug!(container = container.id.short(), "no specification; left to the next resync")
-                }
-                Err(error) => {
-                    debug!(container = container.id.short(), error = %chain(&error), "left to the next resync")
-                }
-            }
-        }
-        if let Some(cri) = cri {
-            self.learn_pods(cri, &containers_of(&alive)).await;
-        }
-        if !alive.is_empty() {
-            self.wait(Some(self.look(alive, Source::Resync, since))).await;
-        }
-    }
-
-    /// Inspects everything that runs; false if the runtime does not answer.
-    async fn resync_all(&self, cri: &Cri, trigger: ResyncReason) -> bool {
-        let since = Instant::now();
-        let listed = match cri.containers().await {
-            Ok(listed) => listed,
-            Err(error) => {
-                self.containers.metrics().request_failed(Method::ListContainers);
-                self.containers.metrics().reconcile_failed(trigger);
-                warn!(error = %chain(&error), "could not list the containers");
-                self.containers.store().down(Peer::Cri, SystemTime::now(), chain(&error));
-                return false;
-            }
-        };
-        let alive: Vec<ListedContainer> = listed
-            .into_iter()
-            .filter(|listed| matches!(listed.state, ContainerState::Created | ContainerState::Running))
-            .collect();
-        {
-            let ids: HashSet<&CriId> = alive.iter().map(|listed| &listed.id).collect();
-            self.containers.forget_gone(&|id| ids.contains(id));
-        }
-        self.review_pods(cri).await;
-        let mut looked = 0;
-        let mut looking = None;
-        for some in alive.chunks(AT_ONCE) {
-            let mut unknown = Vec::new();
-            for listed in some {
-                if self.containers.is_still_right(&listed.id) {
-                    continue;
-                }
-                match self.inspect(Some(cri), &listed.id).await {
-                    Ok(Some(container)) => {
-                        unknown.push((named(container, listed), Occasion::Listed(listed.state).stage()));
-                    }
-                    // Ended in the meantime.
-                    Ok(None) => {}
-                    Err(error) => {
-                        warn!(container = listed.id.short(), error = %chain(&error), "could not inspect the container");
-                    }
-                }
-            }
-            looked += unknown.len();
-            self.learn_pods(cri, &containers_of(&unknown)).await;
-            // One thread inspects these while this task reads the specifications of the next ones.
-            self.wait(looking.replace(self.look(unknown, Source::Resync, since))).await;
-        }
-        self.wait(looking).await;
-        self.containers.metrics().reconciled(trigger, SystemTime::now());
-        debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
-        true
-    }
-
-    /// Stores the requests of the runtime's pods, and forgets pods that it no longer has. A pod without
-    /// containers still exists: it may get another one, and its user record is removed with the pod.
-    async fn review_pods(&self, cri: &Cri) {
-        // Noted before the list is made, so that pods which are noted in the meantime are kept.
-        let noted = self.containers.pods().noted();
-        match cri.sandboxes().await {
-            Ok(listed) => {
-                for sandbox in &listed {
-                    let (pods, id) = (self.containers.pods(), sandbox.id.as_str());
-                    if sandbox.ready && !sandbox.is_cut && !pods.has_annotations(id) {
-                        pods.note_annotations(id, &sandbox.annotations);
-                    }
-                }
-                let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
-                let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
-                gone.for_each(|id| self.containers.forget_pod(id));
-            }
-            Err(error) => {
-                self.containers.metrics().request_failed(Method::ListPodSandbox);
-                warn!(error = %chain(&error), "could not list the sandboxes; the next resync tries again");
-            }
-        }
-    }
-
-    /// A container's specification: from its bundle, at the cost of reading a file; otherwise from the
-    /// runtime, at the cost of a call, if it answers.
-    async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
-        match self.bundles.find(id) {
-            Ok(Some(bundle)) => return Ok(Some(bundle.container)),
-            Ok(None) => {}
-            Err(error) => {
-                debug!(container = id.short(), error = %chain(&error), "the bundle cannot be read; asking the runtime")
-            }
-        }
-        let Some(cri) = cri else { return Ok(None) };
-        let found = cri.container(id).await;
-        if found.is_err() {
-            self.containers.metrics().request_failed(Method::ContainerStatus);
-        }
-        let Some(found) = found? else { return Ok(None) };
-        match parse_spec(&found.spec_json) {
-            Ok(spec) => Ok(Some(named(spec.into_container(id.clone(), found.pid), &found.container))),
-            Err(error) => {
-                warn!(container = id.short(), error = %chain(&error), "the runtime's specification cannot be read");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Learns the requests of these containers' pods, once for each pod: from its annotations and, for a
-    /// container in the host's user namespace, whether the pod asked for one of its own.
-    async fn learn_pods(&self, cri: &Cri, containers: &[&Container]) {
-        let pods = self.containers.pods();
-        let mut asked = HashSet::new();
-        for container in containers {
-            let id = &container.sandbox_id;
-            let is_known = pods.has_annotations(id) && (container.user_namespace || pods.has(id));
-            if is_known || !asked.insert(id) {
-                continue;
-            }
-            let Ok(sandbox) = CriId::parse(id) else { continue };
-            match ask_one(cri, &sandbox).await {
-                Ok(Some(found)) => {
-                    pods.note_annotations(id, &found.sandbox.annotations);
-                    if !container.user_namespace {
-                        pods.note(id, facts(&found));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    self.containers.metrics().request_failed(Method::PodSandboxStatus);
-                    debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
-                }
-            }
-        }
-    }
-
-    /// Inspects containers on a thread that may block: it reads files and asks systemd.
-    fn look(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
-        let all = Arc::clone(&self.containers);
-        tokio::task::spawn_blocking(move || {
-            for (container, stage) in &containers {
-                let way = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
-                // A container that is running already is not refused, but only counted and logged.
-                all.look(container, way);
-            }
-        })
-    }
-
-    async fn wait(&self, looking: Option<JoinHandle<()>>) {
-        if let Some(looking) = looking
-            && let Err(error) = looking.await
-        {
-            warn!(error = %chain(&error), "an inspection of containers ended early");
-        }
-    }
-}
-
-/// When to inspect containers that are being created again.
-#[derive(Debug, Default)]
-struct Again(BTreeMap<CriId, (u32, Instant)>);
-
-impl Again {
-    /// The containers of `made` that are due; schedules the others.
-    fn due(&mut self, made: Vec<CriId>, now: Instant) -> Vec<CriId> {
-        self.0.retain(|id, _| made.contains(id));
-        let mut due = Vec::new();
-        for id in made {
-            let (looks, at) = self.0.entry(id.clone()).or_insert((0, now + isolation::pause(0)));
-            if *at <= now {
-                *looks += 1;
-                *at = now + isolation::pause(*looks);
-                due.push(id);
-            }
-        }
-        due
-    }
-
-    /// The next time at which one of `made` is due.
-    fn next(&self, made: &[CriId]) -> Option<Instant> {
-        made.iter().filter_map(|id| Some(self.0.get(id)?.1)).min()
-    }
-}
-
-fn containers_of(found: &[(Container, Stage)]) -> Vec<&Container> {
-    found.iter().map(|(container, _)| container).collect()
 }
 
 /// Waits until that time; forever if there is none.
@@ -557,16 +304,6 @@ fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
         Some(error) => matches!(error, CriError::Unimplemented { .. }),
         None => !any && lasted < TOO_SHORT,
     }
-}
-
-/// The container, named by CRI's labels of the kubelet if there are any.
-fn named(mut container: Container, listed: &ListedContainer) -> Container {
-    if !listed.pod.name.is_empty() {
-        container.pod = listed.pod.clone();
-    }
-    container.name.clone_from(&listed.name);
-    container.sandbox_id.clone_from(&listed.sandbox_id);
-    container
 }
 
 /// Whether every subscriber gets each event. CRI-O before 1.28 and containerd before 2.0 have one channel for
