@@ -1,7 +1,7 @@
 use super::*;
 use crate::crio::config::tests::{file, text};
 use crate::finding::Severity;
-use crate::toml::Value;
+use crate::toml::{Table, Value};
 
 const DROP_IN: &str = "/etc/crio/crio.conf.d/99-x.conf";
 
