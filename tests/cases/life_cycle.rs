@@ -80,40 +80,35 @@ fn makes_all_it_may(pods: &Pods<'_>, container: &Container) -> u32 {
     said.stdout.lines().next().unwrap().parse().unwrap()
 }
 
+/// Runs a case with each OCI runtime, on a node of its own.
+fn with_each_handler(runtime: Runtime, case: fn(&Node, &str)) {
+    for handler in ["", "crun"] {
+        let options = Options { runtime, ..Options::default() };
+        let Some(node) = crate::agent::node_with_binary(options) else { return };
+        case(&node, handler);
+    }
+}
+
 #[test]
 fn a_greedy_container_leaves_room_for_the_others_of_its_pod_on_containerd() {
-    for handler in ["", "crun"] {
-        let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
-        a_greedy_container_leaves_room(&node, handler);
-    }
+    with_each_handler(Runtime::Containerd, a_greedy_container_leaves_room);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_greedy_container_leaves_room_for_the_others_of_its_pod_on_crio() {
-    for handler in ["", "crun"] {
-        let options = Options { runtime: Runtime::Crio, ..Options::default() };
-        let Some(node) = crate::agent::node_with_binary(options) else { return };
-        a_greedy_container_leaves_room(&node, handler);
-    }
+    with_each_handler(Runtime::Crio, a_greedy_container_leaves_room);
 }
 
 #[test]
 fn a_container_that_closes_its_cgroup_harms_no_other_on_containerd() {
-    for handler in ["", "crun"] {
-        let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
-        a_closed_cgroup(&node, handler);
-    }
+    with_each_handler(Runtime::Containerd, a_closed_cgroup);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_container_that_closes_its_cgroup_harms_no_other_on_crio() {
-    for handler in ["", "crun"] {
-        let options = Options { runtime: Runtime::Crio, ..Options::default() };
-        let Some(node) = crate::agent::node_with_binary(options) else { return };
-        a_closed_cgroup(&node, handler);
-    }
+    with_each_handler(Runtime::Crio, a_closed_cgroup);
 }
 
 /// The owner of a cgroup may take the permissions on it from everyone else, and the agent has no capability to ignore

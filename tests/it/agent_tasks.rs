@@ -1270,23 +1270,9 @@ fn only_a_process_of_the_container_itself_is_ended() {
     let this = std::process::id();
     let rig = Rig::on_this_machine(mount[1].as_ref(), &[lost.process.id(), victim.process.id(), this]);
     let asked = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
-    rig.containers.pods().note("s", asked);
+    rig.containers.pods().note("s1", asked);
     // It runs as the host's root, although its pod asked for a user namespace.
-    let mut container = Container {
-        id: CriId::parse(&own).unwrap(),
-        sandbox_id: "s".into(),
-        name: "c".into(),
-        pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
-        annotations: Arc::default(),
-        pid: None,
-        cgroups_path: format!("/{pod}/{own}"),
-        user_namespace: false,
-        cgroup_namespace: true,
-        mounts: Vec::new(),
-        specified: SpecifiedNamespaces::default(),
-        process_uid: None,
-        env_names: Vec::new(),
-    };
+    let mut container = Container { cgroups_path: format!("/{pod}/{own}"), ..in_hosts(&own) };
     // Another container's process, and this test's own.
     for pid in [victim.process.id(), this] {
         container.pid = Some(pid);
