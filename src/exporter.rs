@@ -93,9 +93,9 @@ fn report_to_cluster(
 ) -> anyhow::Result<watch::Receiver<Arc<Vec<PodMappingProblems>>>> {
     let (misfits, unfit) = watch::channel(Arc::default());
     if let Some((api, options)) = cluster(settings) {
-        let (told, states) = watch::channel(None);
+        let (sender, states) = watch::channel(None);
         let metrics = ClusterMetrics::new(metrics, settings.exposition).context("making the metrics")?;
-        tasks.spawn("agent-states", cluster::listen(followed.clone(), told));
+        tasks.spawn("agent-states", cluster::listen(followed.clone(), sender));
         tasks.spawn("cluster", cluster::run(options, Arc::new(api), states, metrics, misfits));
     }
     Ok(unfit)

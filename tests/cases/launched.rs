@@ -383,8 +383,8 @@ fn changed_settings_need_no_restart_of_the_runtime() {
     plugin(&node);
     let agent = Agent::start(&node);
     wait_for_path(&agent, "launched_plugin");
-    let told = &peers(&agent)["plugins"][0];
-    assert!(told["problems"][0].as_str().unwrap().contains("guard.colour"), "{told}");
+    let plugin = &peers(&agent)["plugins"][0];
+    assert!(plugin["problems"][0].as_str().unwrap().contains("guard.colour"), "{plugin}");
     let pod = pods.run_pod(&PodSpec::new("guarded"));
     assert!(pods.is_running(&pods.run(&pod, &lost())));
     node.write(SETTINGS, settings("refuse"));

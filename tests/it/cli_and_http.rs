@@ -445,7 +445,7 @@ fn routes() -> Routes {
 }
 
 fn unprotected() -> Protection {
-    Protection { tls: None, gate: None, told: Box::new(|_| ()) }
+    Protection { tls: None, gate: None, report: Box::new(|_| ()) }
 }
 
 fn http() -> http::Server {

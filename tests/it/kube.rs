@@ -121,8 +121,8 @@ impl Cluster {
         let metrics = ExporterMetrics::new(followed.link).unwrap();
         let counted = ClusterMetrics::new(&metrics, Exposition::default()).unwrap();
         let (states, heard) = watch::channel(None);
-        let (told, misfits) = watch::channel(Arc::default());
-        let task = tokio::spawn(cluster::run(options, Arc::new(kube), heard, counted, told));
+        let (sender, misfits) = watch::channel(Arc::default());
+        let task = tokio::spawn(cluster::run(options, Arc::new(kube), heard, counted, sender));
         Cluster { api, states, misfits, metrics, token, task, _dir: dir }
     }
 

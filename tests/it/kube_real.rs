@@ -168,7 +168,7 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
     let metrics = ExporterMetrics::new(followed.link).unwrap();
     let counted = ClusterMetrics::new(&metrics, Exposition::default()).unwrap();
     let (states, heard) = watch::channel(Some(Arc::new(state(true))));
-    let (told, misfits) = watch::channel(Arc::default());
+    let (sender, misfits) = watch::channel(Arc::default());
     let pace = Pace { spread: Duration::ZERO, settle: Duration::from_millis(50), ..Pace::default() };
     let options = Options {
         node: None,
@@ -179,7 +179,7 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
         pace,
     };
     let kube = Arc::new(Kube::new(Access::Kubeconfig(server.kubeconfig("exporter"))));
-    let task = tokio::spawn(cluster::run(options, kube, heard, counted, told));
+    let task = tokio::spawn(cluster::run(options, kube, heard, counted, sender));
     // This pod is created now, so the watch reports it.
     tokio::time::sleep(Duration::from_secs(2)).await;
     ask(&admin, "POST", "/api/v1/namespaces/team-a/pods", Some(pod)).await.unwrap();

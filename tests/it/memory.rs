@@ -121,17 +121,17 @@ impl Drop for Running {
 struct Node {
     pods: Vec<Value>,
     containers: Vec<Value>,
-    told: Scenario,
+    scenario: Scenario,
 }
 
 impl Node {
     fn new() -> Node {
-        let told = Scenario {
+        let scenario = Scenario {
             version: ("cri-o".into(), "1.36.3".into()),
             after_events: AfterEvents::Stall,
             ..Scenario::default()
         };
-        Node { told, ..Node::default() }
+        Node { scenario, ..Node::default() }
     }
 
     /// Adds a pod with these annotations and `containers` containers, each with `environment` bytes of
@@ -154,7 +154,7 @@ impl Node {
             annotations: annotations.iter().cloned().collect(),
             ..Default::default()
         };
-        self.told.add_sandbox(status, Some(r#"{"pid":1}"#.into()));
+        self.scenario.add_sandbox(status, Some(r#"{"pid":1}"#.into()));
         for index in 0..containers {
             let own = format!("{:064x}", (self.pods.len() << 32) + index);
             let variables: Vec<String> =
@@ -178,7 +178,7 @@ impl Node {
                 metadata: Some(v1::ContainerMetadata { name: format!("c{index}"), attempt: 0 }),
                 ..Default::default()
             };
-            self.told.add_container(&id, status, Some(info.to_string()));
+            self.scenario.add_container(&id, status, Some(info.to_string()));
         }
     }
 
@@ -215,7 +215,7 @@ fn joined(node: Node, at_once: usize) -> (u64, u64) {
     let cri = directory.path().join("crio.sock");
     let runtime = Runtime::listen();
     let count = node.containers.len();
-    let fake = FakeRuntime::start(&cri, node.told.clone());
+    let fake = FakeRuntime::start(&cri, node.scenario.clone());
     let state = directory.path().join("state.sock");
     let [cri, nri, state] = [&cri, &runtime.socket, &state].map(|path| path.to_str().unwrap());
     let arguments = ["agent", "--log-format", "json", "--cri-endpoint", cri, "--nri-socket", nri];

@@ -35,7 +35,7 @@ fn serve(state: State) -> (Server, Shown) {
         ready: Box::new(|| Ok(())),
     };
     let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let open = Protection { tls: None, gate: None, told: Box::new(|_| ()) };
+    let open = Protection { tls: None, gate: None, report: Box::new(|_| ()) };
     (http::serve(listener, routes, open).unwrap(), shown)
 }
 

@@ -32,7 +32,7 @@ use usernsd_domain::certificate::Standing;
 use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::gate::{GRANTED, Gatekeeper, protection};
-use usernsd_report::http::{self, Admission, Happening, Page, Protection, Routes, Server, TlsFiles};
+use usernsd_report::http::{self, Admission, Page, Protection, Routes, Server, ServerEvent, TlsFiles};
 use usernsd_report::metrics::HttpMetrics;
 
 /// A certificate authority, and the certificates that it signed.
@@ -197,18 +197,18 @@ fn get(
 fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("first.test"));
-    let happened = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&happened);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let reported = Arc::clone(&events);
     let server = serve(Protection {
         tls: Some(secret.files()),
         gate: None,
-        told: Box::new(move |happening| {
-            told.lock().unwrap().push(match happening {
-                Happening::CertificateRenewed => "renewed".to_owned(),
-                Happening::CertificateBroken(error) => error.to_string(),
-                Happening::Refused(admission) => format!("{admission:?}"),
+        report: Box::new(move |event| {
+            reported.lock().unwrap().push(match event {
+                ServerEvent::CertificateRenewed => "renewed".to_owned(),
+                ServerEvent::CertificateBroken(error) => error.to_string(),
+                ServerEvent::Refused(admission) => format!("{admission:?}"),
                 // Lines of another test.
-                Happening::Certificate(_) | Happening::CertificateRefused { .. } => return,
+                ServerEvent::Certificate(_) | ServerEvent::CertificateRefused { .. } => return,
             });
         }),
     });
@@ -240,11 +240,11 @@ fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     secret.swap(&other.0, &other.1);
     wait();
     assert!(known_as("third.test"));
-    let happened = happened.lock().unwrap();
-    assert_eq!(happened.len(), 5, "{happened:?}");
-    assert_eq!((happened[0].as_str(), happened[4].as_str()), ("renewed", "renewed"));
+    let events = events.lock().unwrap();
+    assert_eq!(events.len(), 5, "{events:?}");
+    assert_eq!((events[0].as_str(), events[4].as_str()), ("renewed", "renewed"));
     for (index, want) in [(1, "tls.key: "), (2, "reading "), (3, "tls.crt holds no certificate")] {
-        assert!(happened[index].contains(want), "{happened:?}");
+        assert!(events[index].contains(want), "{events:?}");
     }
 }
 
@@ -253,14 +253,14 @@ fn a_new_certificate_is_used_and_a_broken_one_is_not() {
 fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("first.test"));
-    let happened = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&happened);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let reported = Arc::clone(&events);
     let server = serve(Protection {
         tls: Some(secret.files()),
         gate: None,
-        told: Box::new(move |happening| {
-            if !matches!(happening, Happening::Certificate(_)) {
-                told.lock().unwrap().push(format!("{happening:?}"));
+        report: Box::new(move |event| {
+            if !matches!(event, ServerEvent::Certificate(_)) {
+                reported.lock().unwrap().push(format!("{event:?}"));
             }
         }),
     });
@@ -281,9 +281,9 @@ fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     drop(writer);
     // The certificate of one pair and the key of the other; then the complete new pair.
     asking.join().unwrap();
-    let happened = happened.lock().unwrap();
-    assert_eq!(happened.len(), 1, "{happened:?}");
-    assert!(happened[0].contains("CertificateRenewed"), "{happened:?}");
+    let events = events.lock().unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].contains("CertificateRenewed"), "{events:?}");
 }
 
 /// A chain of 10 MB, which no Secret can hold, is refused and does not increase the server's memory use.
@@ -294,7 +294,7 @@ fn a_chain_that_is_too_long_is_refused() {
     let long = certificate.repeat((10 << 20) / certificate.len());
     let secret = Secret::new(&(long, key));
     let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
+    let protection = Protection { tls: Some(secret.files()), gate: None, report: Box::new(|_| ()) };
     let error = chain(&http::serve(listener, routes(), protection).unwrap_err());
     assert_eq!(error.matches("tls.crt is longer than 1048576 bytes").count(), 1, "{error}");
 }
@@ -305,17 +305,17 @@ fn a_chain_that_is_too_long_is_refused() {
 fn expired_early_and_foreign_certificates_are_reported() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair_for(&["a.test"], [-9, -2]));
-    let happened = Arc::new(Mutex::new(Vec::new()));
-    let (told, metrics) = (Arc::clone(&happened), HttpMetrics::new().unwrap());
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let (reported, metrics) = (Arc::clone(&events), HttpMetrics::new().unwrap());
     let counted = metrics.clone();
     let log = Log::default();
     let logging = log.dispatch();
     let server = serve(Protection {
         tls: Some(secret.files()),
         gate: None,
-        told: Box::new(move |happening| {
-            told.lock().unwrap().push(format!("{happening:?}"));
-            tracing::dispatcher::with_default(&logging, || counted.told(happening));
+        report: Box::new(move |event| {
+            reported.lock().unwrap().push(format!("{event:?}"));
+            tracing::dispatcher::with_default(&logging, || counted.record(event));
         }),
     });
     let gauge = |metrics: &HttpMetrics, name: &str| -> u64 {
@@ -365,10 +365,10 @@ fn expired_early_and_foreign_certificates_are_reported() {
     until(|| metrics.render().contains("usernsd_http_certificate_refusals_total 5"));
     assert!(log.take().contains(&format!("INFO the certificate in {file} expires at {}", day(1))));
     assert!(get(server.address(), &tls13, "b.test", "/healthz", "").is_ok());
-    let happened = happened.lock().unwrap();
+    let events = events.lock().unwrap();
     for (alert, times) in [("CertificateExpired", 3), ("BadCertificate", 1), ("UnknownCA", 1)] {
-        let said = happened.iter().filter(|said| said.contains(&format!("why: \"{alert}\""))).count();
-        assert_eq!(said, times, "{alert}: {happened:?}");
+        let said = events.iter().filter(|said| said.contains(&format!("why: \"{alert}\""))).count();
+        assert_eq!(said, times, "{alert}: {events:?}");
     }
 }
 
@@ -384,24 +384,24 @@ fn a_certificate_that_expires_while_in_use_is_reported_once() {
         let certificate = params.signed_by(&key, &authority.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     });
-    let happened = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&happened);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let reported = Arc::clone(&events);
     let server = serve(Protection {
         tls: Some(secret.files()),
         gate: None,
-        told: Box::new(move |happening| {
-            if let Happening::Certificate(in_use) = happening {
-                told.lock().unwrap().push(in_use.standing);
+        report: Box::new(move |event| {
+            if let ServerEvent::Certificate(in_use) = event {
+                reported.lock().unwrap().push(in_use.standing);
             }
         }),
     });
     let client = authority.client(&TLS13);
     until(|| {
         let _ = get(server.address(), &client, "a.test", "/healthz", "");
-        happened.lock().unwrap().len() == 2
+        events.lock().unwrap().len() == 2
     });
     let _ = get(server.address(), &client, "a.test", "/healthz", "");
-    assert_eq!(*happened.lock().unwrap(), [Standing::Valid, Standing::Expired]);
+    assert_eq!(*events.lock().unwrap(), [Standing::Valid, Standing::Expired]);
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn a_broken_pair_at_the_start_is_refused() {
     let authority = Authority::new();
     let secret = Secret::new(&(authority.pair("a.test").0, authority.pair("b.test").1));
     let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
+    let protection = Protection { tls: Some(secret.files()), gate: None, report: Box::new(|_| ()) };
     let error = chain(&http::serve(listener, routes(), protection).unwrap_err());
     let text = "the TLS files (http.tlsCertificateFile, http.tlsKeyFile) cannot be used: ";
     assert!(error.starts_with(text) && error.contains("tls.key: "), "{error}");
@@ -419,7 +419,7 @@ fn a_broken_pair_at_the_start_is_refused() {
 fn an_unfinished_handshake_delays_no_other_client() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("a.test"));
-    let server = serve(Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) });
+    let server = serve(Protection { tls: Some(secret.files()), gate: None, report: Box::new(|_| ()) });
     let halves: Vec<TcpStream> = (0..20)
         .map(|index| {
             let mut stream = TcpStream::connect(server.address()).unwrap();

@@ -40,7 +40,7 @@ mod tests {
 
     #[derive(Debug, Error)]
     #[error("cannot save: {0}")]
-    struct Told(#[source] Disk);
+    struct Repeats(#[source] Disk);
 
     #[derive(Debug, Error)]
     enum Save {
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(chain(&Save::from(Disk)), "the disk is full");
         assert_eq!(chain(&Disk), "the disk is full");
         // As reqwest, zbus and others do.
-        let told = Told(Disk);
-        assert_eq!(chain(&told), "cannot save: the disk is full");
+        let repeats = Repeats(Disk);
+        assert_eq!(chain(&repeats), "cannot save: the disk is full");
     }
 }

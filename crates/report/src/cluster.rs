@@ -175,12 +175,12 @@ pub async fn run(
     error!(%ended, "the work with the cluster ends");
 }
 
-/// Sends each of the agent's documents to `told`, and `None` while the agent is away.
-pub async fn listen(mut followed: Followed, told: channel::Sender<Option<Arc<State>>>) {
+/// Passes each of the agent's documents on, and `None` while the agent is away.
+pub async fn listen(mut followed: Followed, states: channel::Sender<Option<Arc<State>>>) {
     loop {
         let is_present = followed.link.borrow_and_update().present().is_ok();
         let state = followed.state.borrow_and_update().clone().filter(|_| is_present);
-        told.send_if_modified(|before| {
+        states.send_if_modified(|before| {
             let is_news = match (&*before, &state) {
                 (Some(before), Some(state)) => !Arc::ptr_eq(before, state),
                 (None, None) => false,

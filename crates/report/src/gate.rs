@@ -103,7 +103,7 @@ pub fn protection(
     Protection {
         tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
         gate: reviews.map(|api| Arc::new(Gatekeeper::new(api)).gate()),
-        told: Box::new(move |happening| metrics.told(happening)),
+        report: Box::new(move |happening| metrics.record(happening)),
     }
 }
 

@@ -144,9 +144,9 @@ pub enum Admission {
     Undecided,
 }
 
-/// An event that the server's counters and log record.
+/// An event of the server, for its counters and the log.
 #[derive(Debug)]
-pub enum Happening {
+pub enum ServerEvent {
     /// A new certificate is in use.
     CertificateRenewed,
     /// A new certificate cannot be used; the one before stays.
@@ -173,7 +173,7 @@ pub struct Protection {
     /// Authorizes every request except health checks.
     pub gate: Option<Gate>,
     /// Receives the server's events; called on its thread.
-    pub told: Box<dyn Fn(Happening) + Send + Sync>,
+    pub report: Box<dyn Fn(ServerEvent) + Send + Sync>,
 }
 
 /// Why nothing is served.
@@ -233,13 +233,13 @@ pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
 /// See [`HttpError`].
 pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Result<Server, HttpError> {
     let Listener { listener, address } = listener;
-    let Protection { tls, gate, told } = protection;
+    let Protection { tls, gate, report } = protection;
     let tls = tls.map(Tls::open).transpose()?;
-    let told = Arc::new(told);
+    let report = Arc::new(report);
     if let Some(in_use) = tls.as_ref().and_then(|tls| tls.news(SystemTime::now())) {
-        told(Happening::Certificate(in_use));
+        report(ServerEvent::Certificate(in_use));
     }
-    let guard = Guard { gate, told: Arc::clone(&told) };
+    let guard = Guard { gate, report: Arc::clone(&report) };
     let runtime = || usernsd_tasks::runtime(1).map_err(HttpError::Start);
     let (taking, serving) = (runtime()?, runtime()?);
     let listener = {
@@ -255,7 +255,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
         start(
             "http",
             Box::new(move || {
-                let service = Arc::new(Service { router: router(routes, guard), tls, told });
+                let service = Arc::new(Service { router: router(routes, guard), tls, report });
                 serving.block_on(converse(arrivals, service));
                 // A document that is still being rendered has no reader left.
                 serving.shutdown_background();
@@ -270,7 +270,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
 struct Service {
     router: Router,
     tls: Option<Tls>,
-    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
+    report: Arc<Box<dyn Fn(ServerEvent) + Send + Sync>>,
 }
 
 /// The two ends of a request's connection.
@@ -284,7 +284,7 @@ struct Ends {
 /// The checks that a request must pass.
 struct Guard {
     gate: Option<Gate>,
-    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
+    report: Arc<Box<dyn Fn(ServerEvent) + Send + Sync>>,
 }
 
 // === impl Server ===
@@ -443,7 +443,7 @@ impl Guard {
             ),
             Admission::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached\n"),
         };
-        (self.told)(Happening::Refused(admission));
+        (self.report)(ServerEvent::Refused(admission));
         let mut refusal = (status, typed(TEXT_TYPE, text)).into_response();
         if admission == Admission::Unknown {
             let challenge = HeaderValue::from_static("Bearer");
@@ -538,11 +538,11 @@ impl Service {
         let (acceptor, renewed) = tls.acceptor();
         match renewed {
             Renewed::No => {}
-            Renewed::Yes => (self.told)(Happening::CertificateRenewed),
-            Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
+            Renewed::Yes => (self.report)(ServerEvent::CertificateRenewed),
+            Renewed::Broken(error) => (self.report)(ServerEvent::CertificateBroken(error)),
         }
         if let Some(in_use) = tls.news(SystemTime::now()) {
-            (self.told)(Happening::Certificate(in_use));
+            (self.report)(ServerEvent::Certificate(in_use));
         }
         let served = async {
             let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
@@ -556,7 +556,7 @@ impl Service {
             if let Some(alert) = tls::refusal(error) {
                 let (file, certificate) = tls.certificate();
                 let why = format!("{alert:?}");
-                (self.told)(Happening::CertificateRefused { file, certificate, why });
+                (self.report)(ServerEvent::CertificateRefused { file, certificate, why });
             }
         })
     }

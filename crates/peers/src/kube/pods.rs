@@ -260,7 +260,7 @@ fn change(event: WatchEvent<Pod>) -> Result<(PodChange, Option<String>), KubeErr
 // === impl Lines ===
 
 impl Lines {
-    fn told(
+    fn line(
         line: Result<Option<String>, LinesCodecError>,
     ) -> Result<Option<Result<String, KubeError>>, io::Error> {
         match line {
@@ -277,11 +277,11 @@ impl Decoder for Lines {
     type Error = io::Error;
 
     fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Self::Item>, io::Error> {
-        Lines::told(self.0.decode(bytes))
+        Lines::line(self.0.decode(bytes))
     }
 
     fn decode_eof(&mut self, bytes: &mut BytesMut) -> Result<Option<Self::Item>, io::Error> {
-        Lines::told(self.0.decode_eof(bytes))
+        Lines::line(self.0.decode_eof(bytes))
     }
 }
 

@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    async fn told(answer: &'static [u8]) -> Option<ConfFile> {
+    async fn config_from(answer: &'static [u8]) -> Option<ConfFile> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("crio.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -52,20 +52,21 @@ mod tests {
             assert_eq!(asked, REQUEST);
             stream.write_all(answer).await.unwrap();
         });
-        let told = config(&path, Duration::from_secs(10)).await;
+        let read = config(&path, Duration::from_secs(10)).await;
         serve.await.unwrap();
-        told
+        read
     }
 
     #[tokio::test]
     async fn only_an_answer_in_toml_counts() {
         let good =
-            told(b"HTTP/1.0 200 OK\r\nContent-Type: application/toml\r\n\r\n[crio]\nroot = \"/x\"\n").await;
+            config_from(b"HTTP/1.0 200 OK\r\nContent-Type: application/toml\r\n\r\n[crio]\nroot = \"/x\"\n")
+                .await;
         assert!(matches!(good.unwrap().content, Content::Toml(table) if table.contains_key("crio")));
         for bad in
             [&b"HTTP/1.0 404 Not Found\r\n\r\n"[..], b"HTTP/1.0 200 OK\r\n\r\n[x", b"\0\0\x18\x04", b""]
         {
-            assert_eq!(told(bad).await, None);
+            assert_eq!(config_from(bad).await, None);
         }
         assert_eq!(config(Path::new("/no/such"), Duration::from_secs(1)).await, None);
     }

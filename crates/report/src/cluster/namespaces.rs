@@ -27,14 +27,14 @@ struct Asked {
 pub(super) async fn run(
     cluster: Arc<Cluster>,
     mut pods: channel::Receiver<Arc<Pods>>,
-    told: channel::Sender<Arc<Ranges>>,
+    known_ranges: channel::Sender<Arc<Ranges>>,
 ) {
     let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
     let mut backoff = cluster.backoff();
     while pods.changed().await.is_ok() {
         let mut wanted = wanted(&pods.borrow_and_update());
         asked.retain(|name, _| wanted.contains_key(name));
-        told.send_if_modified(|ranges| {
+        known_ranges.send_if_modified(|ranges| {
             let before = ranges.len();
             if ranges.keys().any(|name| !wanted.contains_key(name)) {
                 Arc::make_mut(ranges).retain(|name, _| wanted.contains_key(name));
@@ -58,7 +58,7 @@ pub(super) async fn run(
                 Ok(ranges) => {
                     backoff.reset();
                     asked.insert(name.clone(), Asked { at: Instant::now(), pods: uids });
-                    told.send_modify(|all| {
+                    known_ranges.send_modify(|all| {
                         Arc::make_mut(all).insert(name, ranges);
                     });
                     // The pauses spread the requests, which are not urgent.

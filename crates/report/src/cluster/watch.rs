@@ -21,7 +21,7 @@ const MAX_PODS: usize = 2500;
 /// The pods by UID.
 pub(super) type Pods = BTreeMap<String, Arc<PodSpec>>;
 
-pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>) {
+pub(super) async fn run(cluster: Arc<Cluster>, known_pods: channel::Sender<Arc<Pods>>) {
     cluster.start().await;
     let mut backoff = cluster.backoff();
     // The resource version from which the watch continues; `None`: list first.
@@ -29,8 +29,8 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
     loop {
         cluster.rest().await;
         let result = match &mut version {
-            None => list(&cluster, &told).await.map(|at| version = Some(at)),
-            Some(at) => watch(&cluster, &told, at, &mut backoff).await,
+            None => list(&cluster, &known_pods).await.map(|at| version = Some(at)),
+            Some(at) => watch(&cluster, &known_pods, at, &mut backoff).await,
         };
         let Err(error) = result else {
             // When a server stops, all its watches end at the same moment.
@@ -45,7 +45,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
     }
 }
 
-async fn list(cluster: &Cluster, told: &channel::Sender<Arc<Pods>>) -> Result<String, KubeError> {
+async fn list(cluster: &Cluster, known_pods: &channel::Sender<Arc<Pods>>) -> Result<String, KubeError> {
     let answer = cluster.kube.list_pods(&cluster.node).await;
     cluster.heard(Request::ListPods, &answer);
     let list = answer?;
@@ -53,14 +53,14 @@ async fn list(cluster: &Cluster, told: &channel::Sender<Arc<Pods>>) -> Result<St
         warn!(pods = list.malformed, "pods of the API server cannot be read; they are left out");
     }
     let pods = list.pods.into_iter();
-    told.send_replace(Arc::new(pods.map(|pod| (pod.uid.clone(), Arc::new(pod))).collect()));
+    known_pods.send_replace(Arc::new(pods.map(|pod| (pod.uid.clone(), Arc::new(pod))).collect()));
     Ok(list.version)
 }
 
 /// Follows one watch until it ends. After an error the caller pauses before the next one.
 async fn watch(
     cluster: &Cluster,
-    told: &channel::Sender<Arc<Pods>>,
+    known_pods: &channel::Sender<Arc<Pods>>,
     version: &mut String,
     backoff: &mut Backoff,
 ) -> Result<(), KubeError> {
@@ -85,7 +85,7 @@ async fn watch(
                 if let Some(at) = at {
                     *version = at;
                 }
-                apply(change, told);
+                apply(change, known_pods);
             }
             // About one pod: the others' events follow, and the position is theirs.
             Some(Err(error @ (KubeError::Malformed(_) | KubeError::TooLong(_)))) => {
@@ -106,10 +106,10 @@ async fn watch(
     }
 }
 
-fn apply(change: PodChange, told: &channel::Sender<Arc<Pods>>) {
+fn apply(change: PodChange, known_pods: &channel::Sender<Arc<Pods>>) {
     match change {
         PodChange::Applied(pod) => {
-            told.send_if_modified(|pods| {
+            known_pods.send_if_modified(|pods| {
                 let known = pods.get(&pod.uid);
                 // A pod's status changes often, the fields that are read rarely.
                 if known.is_some_and(|known| **known == pod) || (known.is_none() && pods.len() >= MAX_PODS) {
@@ -120,7 +120,7 @@ fn apply(change: PodChange, told: &channel::Sender<Arc<Pods>>) {
             });
         }
         PodChange::Gone(uid) => {
-            told.send_if_modified(|pods| {
+            known_pods.send_if_modified(|pods| {
                 pods.contains_key(&uid) && Arc::make_mut(pods).remove(&uid).is_some()
             });
         }

@@ -8,7 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use tracing::{info, warn};
 
 use super::{add, counters, increment, row};
-use crate::http::{Admission, Happening, InUse};
+use crate::http::{Admission, InUse, ServerEvent};
 use usernsd_domain::certificate::{Certificate, Standing};
 use usernsd_domain::chain::chain;
 use usernsd_domain::utc::rfc3339;
@@ -93,19 +93,19 @@ impl HttpMetrics {
     }
 
     /// Counts the server's events, and logs those that an operator should see.
-    pub fn told(&self, happening: Happening) {
+    pub fn record(&self, event: ServerEvent) {
         let [unauthenticated, forbidden, undecided] = REASONS;
-        match happening {
-            Happening::CertificateRenewed => {
+        match event {
+            ServerEvent::CertificateRenewed => {
                 info!("serving with the new certificate");
                 self.renewals.inc();
             }
-            Happening::CertificateBroken(error) => {
+            ServerEvent::CertificateBroken(error) => {
                 warn!(error = %chain(&error), "the new certificate cannot be used; serving with the one before");
                 self.failures.inc();
             }
-            Happening::Certificate(in_use) => self.look_at(&in_use),
-            Happening::CertificateRefused { file, certificate, why } => {
+            ServerEvent::Certificate(in_use) => self.look_at(&in_use),
+            ServerEvent::CertificateRefused { file, certificate, why } => {
                 self.refused.inc();
                 let mut said = self.said_refused.lock().unwrap_or_else(PoisonError::into_inner);
                 if said.is_none_or(|at| at.elapsed() >= PAUSE) {
@@ -114,10 +114,10 @@ impl HttpMetrics {
                     warn!("a client does not accept the certificate in {} ({why}){says}", file.display());
                 }
             }
-            Happening::Refused(Admission::Granted) => {}
-            Happening::Refused(Admission::Unknown) => increment(&self.refusals, unauthenticated),
-            Happening::Refused(Admission::Forbidden) => increment(&self.refusals, forbidden),
-            Happening::Refused(Admission::Undecided) => increment(&self.refusals, undecided),
+            ServerEvent::Refused(Admission::Granted) => {}
+            ServerEvent::Refused(Admission::Unknown) => increment(&self.refusals, unauthenticated),
+            ServerEvent::Refused(Admission::Forbidden) => increment(&self.refusals, forbidden),
+            ServerEvent::Refused(Admission::Undecided) => increment(&self.refusals, undecided),
         }
     }
 
