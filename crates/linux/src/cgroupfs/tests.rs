@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -107,9 +108,8 @@ fn a_mark_on_one_of_roots_services_shows_that_systemd_sets_marks() {
 #[test]
 fn an_interface_file_is_read_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
-    let root = CgroupRoot::open(directory.path()).unwrap();
     // Not a cgroup tree, but read by the same calls: as a file of a cgroup that is held.
-    let dir = Arc::new(root.dir.try_clone().unwrap());
+    let dir = Arc::new(OwnedFd::from(fs::File::open(directory.path()).unwrap()));
     let found = ancestor(CgroupPath::parse("/a").unwrap(), &fstat(&dir).unwrap());
     let (children, readable) = (None, OnceCell::new());
     let held = Cgroup { root: found.clone(), found, dir, inode: 1, children, readable, above: Vec::new() };
