@@ -22,7 +22,6 @@ use usernsd_domain::repair::{Kept, Missed};
 use usernsd_domain::report::{Created, Looked, Named};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
-use usernsd_linux::proc::Process;
 use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use usernsd_report::snapshot::Store;
 
@@ -56,17 +55,6 @@ pub enum NotEnded {
     NotSo,
     /// The rules require that the container is kept.
     Kept(Kept),
-}
-
-/// The result of [`Containers::look`].
-#[derive(Debug)]
-pub struct InspectedContainer {
-    /// Observation, outcome and changes.
-    pub looked: Looked,
-    /// The reason why the container must not run.
-    pub refusal: Option<Refusal>,
-    /// The init process, held: proven to be in the container's cgroup.
-    pub init: Option<Process>,
 }
 
 // === impl Containers ===
@@ -143,14 +131,28 @@ impl Containers {
     }
 
     /// Inspects a container whose cgroup and process exist, delegates its cgroup, and reports the result.
-    pub fn look(&self, container: &Container, way: Trigger) -> InspectedContainer {
-        let mut decision = self.decider.look(container, way);
-        decision.complete();
-        let Decision { looked, refusal, init, .. } = decision;
+    pub fn look(&self, container: &Container, way: Trigger) {
+        self.finish(vec![self.decider.look(container, way)]);
+    }
+
+    /// Inspects several containers as [`Containers::look`] does. They are reported together, after the last inspection;
+    /// until then each holds some file descriptors.
+    pub fn look_at_all(&self, containers: &[(Container, Stage)], source: Source, since: Instant) {
+        let decide = |(container, stage): &(Container, Stage)| {
+            let way = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
+            self.decider.look(container, way)
+        };
+        self.finish(containers.iter().map(decide).collect());
+    }
+
+    /// Completes the records of decisions for which no runtime waits, and reports them.
+    fn finish(&self, mut decisions: Vec<Decision>) {
+        Decision::complete_all(&mut decisions);
         let at = SystemTime::now();
-        let (is_news, is_new_loss) = self.record_looked(&looked, at);
-        self.say_looked(&looked, is_news, at);
-        InspectedContainer { looked, refusal: refusal.filter(|_| is_new_loss), init }
+        for Decision { looked, .. } in &decisions {
+            let (is_news, _) = self.record_looked(looked, at);
+            self.say_looked(looked, is_news, at);
+        }
     }
 
     /// Decides on a container whose process waits for the answer. The caller must call [`Containers::record`]

@@ -21,7 +21,7 @@ use usernsd_domain::repair;
 use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::delegate::{Delegator, Inspection, complete};
+use usernsd_inspect::delegate::{Delegator, Incomplete, Inspection, complete};
 use usernsd_inspect::inspector::{Candidate, Inspector};
 use usernsd_linux::cgroupfs::Cgroup;
 use usernsd_linux::proc::Process;
@@ -138,10 +138,20 @@ pub struct Decision {
 impl Decision {
     /// Reads what the record lacks and the decision did not need, once the runtime does not wait any more.
     pub fn complete(&mut self) {
-        let record = &mut self.looked.record;
-        if let Some(init) = &self.init {
-            complete(init, &mut record.user_namespace, &mut record.gid_map);
-        }
+        Decision::complete_all(std::slice::from_mut(self));
+    }
+
+    /// The same for several decisions, with one question to the observer for all of them.
+    pub fn complete_all(decisions: &mut [Decision]) {
+        let incomplete = decisions.iter_mut().filter_map(|Decision { looked, init, .. }| {
+            let record = &mut looked.record;
+            Some(Incomplete {
+                init: init.as_ref()?,
+                user_namespace: record.user_namespace.as_mut()?,
+                gid_map: &mut record.gid_map,
+            })
+        });
+        complete(incomplete.collect());
     }
 }
 

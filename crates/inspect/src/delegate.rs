@@ -250,8 +250,8 @@ impl Delegator {
         };
         done.end(result);
         let Inspection { init, observation, .. } = &mut done;
-        if let Some(init) = init {
-            complete(init, &mut observation.user_namespace, &mut observation.gid_map);
+        if let (Some(init), Some(user_namespace)) = (init, &mut observation.user_namespace) {
+            complete(vec![Incomplete { init, user_namespace, gid_map: &mut observation.gid_map }]);
         }
         (done, plan)
     }
@@ -412,15 +412,27 @@ impl Delegator {
     }
 }
 
-/// Reads what the decision on a container did not need about its init process: the inode of its user namespace, if it is
-/// known that there is one, and the mapping of group IDs.
-pub fn complete(init: &Process, namespace: &mut Option<UserNamespace>, gid_map: &mut Option<IdMap>) {
-    let Some(namespace) = namespace else { return };
-    if namespace.inode.is_none() {
-        namespace.inode = init.namespace("user").ok();
+/// What the decision on a container did not need about its init process, and was not read.
+#[derive(Debug)]
+pub struct Incomplete<'a> {
+    /// The init process.
+    pub init: &'a Process,
+    /// Its user namespace, whose inode may be missing.
+    pub user_namespace: &'a mut UserNamespace,
+    /// The mapping of group IDs, which may be missing.
+    pub gid_map: &'a mut Option<IdMap>,
+}
+
+/// Reads what is missing. What cannot be read remains so.
+pub fn complete(mut all: Vec<Incomplete<'_>>) {
+    let mut unknown: Vec<_> = all.iter_mut().filter(|one| one.user_namespace.inode.is_none()).collect();
+    let processes: Vec<&Process> = unknown.iter().map(|one| one.init).collect();
+    let inodes = Process::namespaces(&processes, "user");
+    for (one, inode) in unknown.iter_mut().zip(inodes) {
+        one.user_namespace.inode = inode.ok();
     }
-    if gid_map.is_none() {
-        *gid_map = init.gid_map().ok();
+    for one in all.iter_mut().filter(|one| one.gid_map.is_none()) {
+        *one.gid_map = one.init.gid_map().ok();
     }
 }
 

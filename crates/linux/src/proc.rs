@@ -256,6 +256,20 @@ impl Proc {
     }
 }
 
+/// The link below `/proc/PID` to a namespace of that kind.
+fn namespace_link(kind: &'static str) -> &'static str {
+    match kind {
+        "user" => "ns/user",
+        "cgroup" => "ns/cgroup",
+        "ipc" => "ns/ipc",
+        "mnt" => "ns/mnt",
+        "net" => "ns/net",
+        "pid" => "ns/pid",
+        "uts" => "ns/uts",
+        _ => kind,
+    }
+}
+
 // === impl Process ===
 
 impl Process {
@@ -372,24 +386,43 @@ impl Process {
     /// # Errors
     /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
     pub fn namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
-        let path = match kind {
-            "user" => "ns/user",
-            "cgroup" => "ns/cgroup",
-            "ipc" => "ns/ipc",
-            "mnt" => "ns/mnt",
-            "net" => "ns/net",
-            "pid" => "ns/pid",
-            "uts" => "ns/uts",
-            _ => kind,
-        };
+        let link = namespace_link(kind);
         if let Some(observer) = observer::installed() {
-            let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
-            // The question contained the PID, which may be another process's by now.
-            return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
+            return self.named_by(link, observer.target(self.pid, link));
         }
-        statat(&self.dir, path, AtFlags::empty())
+        statat(&self.dir, link, AtFlags::empty())
             .map(|stat| stat.st_ino)
-            .map_err(|errno| self.failed(path, errno))
+            .map_err(|errno| self.failed(link, errno))
+    }
+
+    /// The inodes of a namespace of several processes, in their order: with one question to the observer for many of
+    /// them, behind the questions of surveys, so that no container's start waits for it.
+    #[must_use]
+    pub fn namespaces(processes: &[&Process], kind: &'static str) -> Vec<Result<u64, ProcError>> {
+        let link = namespace_link(kind);
+        let Some(observer) = observer::installed().filter(|_| processes.len() > 1) else {
+            return processes.iter().map(|process| process.namespace(kind)).collect();
+        };
+        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        match observer.targets(&pids, link) {
+            Ok(targets) => processes
+                .iter()
+                .zip(targets)
+                .map(|(process, target)| process.named_by(link, target))
+                .collect(),
+            Err(errno) => processes.iter().map(|process| Err(process.failed(link, errno))).collect(),
+        }
+    }
+
+    /// The inode in the observer's answer about this process.
+    fn named_by(
+        &self,
+        link: &'static str,
+        target: Result<observer::Target, Errno>,
+    ) -> Result<u64, ProcError> {
+        let target = target.map_err(|errno| self.failed(link, errno))?;
+        // The question contained the PID, which may be another process's by now.
+        if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) }
     }
 
     fn read(&self, file: &'static str) -> Result<String, ProcError> {

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::pods;
-use crate::containers::{Containers, Trigger};
+use crate::containers::Containers;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState, CriId};
 use usernsd_domain::isolation::{Occasion, Stage};
@@ -183,13 +183,8 @@ impl Inspections<'_> {
     /// Begins to inspect containers, on a thread that may block: it reads files and asks systemd.
     fn start(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
         let all = Arc::clone(self.containers);
-        tokio::task::spawn_blocking(move || {
-            for (container, stage) in &containers {
-                let trigger = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
-                // A container that is running already is not refused, but only counted and logged.
-                all.look(container, trigger);
-            }
-        })
+        // A container that is running already is not refused, but only counted and logged.
+        tokio::task::spawn_blocking(move || all.look_at_all(&containers, source, since))
     }
 }
 
