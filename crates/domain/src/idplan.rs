@@ -105,6 +105,11 @@ pub enum KubeletUser {
     Never,
 }
 
+words! {
+    /// The name in the configuration.
+    KubeletUser { IfPresent = "if-present", Create = "create", Never = "never" }
+}
+
 /// The changes to make, and findings about the result.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdPlan {
@@ -300,6 +305,21 @@ pub fn max_pods(node: &Node, desired: &DesiredIds) -> u64 {
 /// exactly one ID (user_namespaces(7)). Otherwise a pod could block a range that way.
 fn is_anyones(window: Window) -> bool {
     window.count <= 1
+}
+
+/// Whether two changes are those of /etc/subuid and /etc/subgid, which must have equal ranges: the kubelet does not start
+/// if a range is in only one of them, so nothing may happen between the two renames. By the paths and not by a mark on
+/// the change, so that it holds for the plan of an undo and of a MachineConfig too.
+#[must_use]
+pub fn must_change_together(both: [&FileChange; 2]) -> bool {
+    let is_content = |change: &FileChange| {
+        change.form == Form::Content
+            && change.new.is_some()
+            && change.mode_was.is_none()
+            && change.staging.is_none()
+    };
+    let paths = both.map(|change| &change.path);
+    both.into_iter().all(is_content) && [SUBUID, SUBGID].iter().all(|path| paths.contains(&path))
 }
 
 fn lines_change(

@@ -28,7 +28,7 @@ use crate::journal::{Journal, Run, Written};
 use crate::machineconfig;
 use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
-
+use usernsd_domain::idplan;
 use usernsd_domain::mco::CURRENT_CONFIG;
 use usernsd_domain::paths::{self, SUBGID, SUBUID};
 use usernsd_domain::provision::{
@@ -263,7 +263,7 @@ fn write_all(
     let mut rest = changes;
     while let [first, others @ ..] = rest {
         let together = match others {
-            [second, ..] if are_ranges([first, second]) => {
+            [second, ..] if idplan::must_change_together([first, second]) => {
                 write_ranges(root, [first, second])?;
                 2
             }
@@ -277,19 +277,6 @@ fn write_all(
         rest = others;
     }
     Ok(())
-}
-
-/// Whether these two files must have equal ranges: the kubelet does not start if a range is in only one of
-/// them.
-fn are_ranges(both: [&FileChange; 2]) -> bool {
-    let is_content = |change: &FileChange| {
-        change.form == Form::Content
-            && change.new.is_some()
-            && change.mode_was.is_none()
-            && change.staging.is_none()
-    };
-    let paths = both.map(|change| &change.path);
-    both.into_iter().all(is_content) && [SUBUID, SUBGID].iter().all(|path| paths.contains(&path))
 }
 
 /// Writes both files with nothing between the two renames.

@@ -78,6 +78,16 @@ fn the_default_is_two_lines() {
 }
 
 #[test]
+fn the_ranges_of_users_and_groups_are_changed_together() {
+    let plan = plan(&node(None, None, ""), &DesiredIds::default()).unwrap();
+    let [uids, gids] = plan.changes.as_slice() else { panic!("{plan:?}") };
+    assert!(must_change_together([uids, gids]) && must_change_together([gids, uids]));
+    assert!(!must_change_together([uids, uids]));
+    let removed = FileChange { new: None, ..gids.clone() };
+    assert!(!must_change_together([uids, &removed]));
+}
+
+#[test]
 fn a_range_that_nobody_reads_is_not_written_unless_it_is_asked_for() {
     let unread = Node { reads_containers: false, ..node(None, None, &with_user("core")) };
     let found = plan(&unread, &DesiredIds::default()).unwrap();

@@ -6,13 +6,13 @@ use std::time::SystemTime;
 use super::ids::Sandboxes;
 use super::restart::concerned;
 use super::{
-    BootstrapError, JOURNAL, Left, Part, SHADOWS, are_ranges, content, ids, journal, kept_by_others, lock,
+    BootstrapError, JOURNAL, Left, Part, SHADOWS, content, ids, journal, kept_by_others, lock,
     release_dead, unlabelled, write_all,
 };
 use crate::journal::{Journal, Written};
 use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
+use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::nri_plugin::is_file_name;
 use usernsd_domain::owned_files::staging;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines, take_back};
@@ -141,7 +141,7 @@ fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileCh
     let mut rest = items;
     while !rest.is_empty() {
         let both = match &*rest {
-            [(_, Ok(first)), (_, Ok(second)), ..] => are_ranges([first, second]),
+            [(_, Ok(first)), (_, Ok(second)), ..] => idplan::must_change_together([first, second]),
             _ => false,
         };
         let (now, others) = rest.split_at_mut(if both { 2 } else { 1 });
