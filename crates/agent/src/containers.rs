@@ -423,10 +423,7 @@ impl Containers {
     /// that was refused for that reason.
     fn lost(&self, container: &Named, refused: bool, stage: Stage, at: SystemTime) {
         self.metrics.refused(MetricRefusal::LOST_ISOLATION);
-        let policy = match self.decider.policies().guard {
-            GuardPolicy::Refuse => "refuse",
-            GuardPolicy::Report => "report",
-        };
+        let policy = self.decider.policies().guard.name();
         let short = if refused {
             "not started: it would run as the host's root, its user namespace is lost"
         } else if stage == Stage::Running && self.refuses() {

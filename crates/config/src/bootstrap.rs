@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Bootstrap, Located};
 use super::validate::Validator;
-use super::{ConfigError, one_of};
+use super::ConfigError;
 use usernsd_domain::crio::drop_in::CrioOptions;
-use usernsd_domain::idplan::{CONTAINERS, CORE, DesiredIds, DesiredRange, KubeletOptions, KubeletUser};
+use usernsd_domain::idplan::{CONTAINERS, CORE, DesiredIds, DesiredRange, KubeletOptions};
 use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
@@ -14,9 +14,6 @@ use usernsd_domain::paths::KUBELET;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::ranges::{FIRST, LIMIT, MOST_OWNERS};
 use usernsd_domain::runtime::RuntimeOverride;
-
-const USERS: [(&str, KubeletUser); 3] =
-    [("if-present", KubeletUser::IfPresent), ("create", KubeletUser::Create), ("never", KubeletUser::Never)];
 
 /// A range of subordinate IDs as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,9 +155,7 @@ impl Validator<'_> {
         let BootstrapKubelet { user, start, max_pods, ids_per_pod, root_dir } = &at.value;
         let key = "bootstrap.kubelet";
         let refuse = |what: String, remedy: &str| self.refuse(key, at, what, remedy.into());
-        let user = one_of(&USERS, user).map_err(|remedy| {
-            refuse(format!("user: {:?} is unknown", user.chars().take(80).collect::<String>()), &remedy)
-        })?;
+        let user = self.one_of_field(key, at, "user", user)?;
         if ids_per_pod.is_some_and(|ids| ids == 0 || !ids.is_multiple_of(65_536) || ids > LIMIT) {
             return Err(refuse("idsPerPod is no multiple of 65536".into(), "the kubelet takes no other"));
         }

@@ -2,10 +2,12 @@
 
 use super::keys::{Kubernetes, Located};
 use super::validate::Validator;
-use super::{CONDITIONS, ConfigError, EVENTS, KubernetesSettings, MODES};
+use super::{ConfigError, KubernetesSettings, one_of_named};
 use usernsd_domain::chain::chain;
 use usernsd_domain::feature;
 use usernsd_domain::provision::HostPath;
+
+const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
 
 impl Validator<'_> {
     pub(super) fn kubernetes(&self, keys: &Kubernetes) -> Result<Option<KubernetesSettings>, ConfigError> {
@@ -15,11 +17,13 @@ impl Validator<'_> {
         };
         let settings = KubernetesSettings {
             kubeconfig,
-            events: self.one_of("kubernetes.events", &keys.events, &EVENTS)?,
-            node_condition: self.one_of("kubernetes.nodeCondition", &keys.node_condition, &CONDITIONS)?,
+            events: self.one_of("kubernetes.events", &keys.events)?,
+            node_condition: self.one_of("kubernetes.nodeCondition", &keys.node_condition)?,
             namespaces: keys.namespaces.value,
         };
-        let is_on = self.one_of("kubernetes.mode", &keys.mode, &MODES)?;
+        let mode = &keys.mode;
+        let is_on = one_of_named(&MODES, &mode.value)
+            .map_err(|remedy| self.unknown("kubernetes.mode", mode, &mode.value, remedy))?;
         Ok(is_on.then_some(settings))
     }
 

@@ -28,12 +28,13 @@ pub use validate::parse_duration;
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::container::CriId;
-use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::guard::GuardPolicy;
-use usernsd_domain::node::{Detail, Exposition};
+use usernsd_domain::node::Exposition;
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::repair::{MissedPolicy, RepairRules};
+use usernsd_domain::repair::RepairRules;
+use usernsd_domain::words::Word;
 
 /// Options of the command line and the environment that override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -264,63 +265,33 @@ pub enum ConfigError {
 #[error("{0:?} is not a duration")]
 pub struct DurationError(String);
 
-// === impl Mechanism, LogLevel, LogFormat ===
+// === impl Mechanism, Authorization, LogLevel, LogFormat ===
 
-impl LogLevel {
-    /// The name in the configuration and in log lines.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            LogLevel::Error => "error",
-            LogLevel::Warn => "warn",
-            LogLevel::Info => "info",
-            LogLevel::Debug => "debug",
-            LogLevel::Trace => "trace",
-        }
-    }
-}
-
-impl LogFormat {
+usernsd_domain::words! {
     /// The name in the configuration.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        }
-    }
+    Mechanism { Agent = "agent", SystemdUser = "systemd-user", None = "none" }
 }
 
-const OWNERS: [(&str, OwnerPolicy); 2] =
-    [("process-user", OwnerPolicy::ProcessUser), ("root", OwnerPolicy::Root)];
-const MECHANISMS: [(&str, Mechanism); 3] =
-    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser), ("none", Mechanism::None)];
-const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
-const MISSED: [(&str, MissedPolicy); 2] =
-    [("report", MissedPolicy::Report), ("restart", MissedPolicy::Restart)];
-const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
-const EVENTS: [(&str, EventPolicy); 3] =
-    [("off", EventPolicy::Off), ("warnings", EventPolicy::Warnings), ("all", EventPolicy::All)];
-const CONDITIONS: [(&str, ConditionPolicy); 3] =
-    [("off", ConditionPolicy::Off), ("on", ConditionPolicy::On), ("remove", ConditionPolicy::Remove)];
-const LEVELS: [(&str, LogLevel); 5] = [
-    ("error", LogLevel::Error),
-    ("warn", LogLevel::Warn),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
-    ("trace", LogLevel::Trace),
-];
-const DETAILS: [(&str, Detail); 3] =
-    [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)];
-const AUTHORIZATIONS: [(&str, Authorization); 2] =
-    [("none", Authorization::None), ("kubernetes", Authorization::Kubernetes)];
-const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+usernsd_domain::words! {
+    /// The name in the configuration.
+    Authorization { None = "none", Kubernetes = "kubernetes" }
+}
+
+usernsd_domain::words! {
+    /// The name in the configuration and in log lines.
+    LogLevel { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" }
+}
+
+usernsd_domain::words! {
+    /// The name in the configuration.
+    LogFormat { Text = "text", Json = "json" }
+}
 
 impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<LogLevel, String> {
-        one_of(&LEVELS, text)
+        one_of(text)
     }
 }
 
@@ -328,16 +299,23 @@ impl FromStr for LogFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<LogFormat, String> {
-        one_of(&FORMATS, text)
+        one_of(text)
     }
 }
 
-/// Returns the value with that name; the error is the remedy.
-fn one_of<T: Copy>(values: &[(&str, T)], text: &str) -> Result<T, String> {
-    values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
-        format!("write one of: {}", names.join(", "))
-    })
+/// The value of that name; the error is the remedy.
+fn one_of<T: Word>(text: &str) -> Result<T, String> {
+    T::named(text).ok_or_else(|| write_one_of(T::ALL.iter().map(|value| value.name())))
+}
+
+/// As [`one_of`], for values that are no enum.
+fn one_of_named<T: Copy>(values: &[(&str, T)], text: &str) -> Result<T, String> {
+    let found = values.iter().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| write_one_of(values.iter().map(|(name, _)| *name)))
+}
+
+fn write_one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    format!("write one of: {}", names.collect::<Vec<_>>().join(", "))
 }
 
 // === impl BundleDir ===

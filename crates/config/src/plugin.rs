@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::keys::Config;
-use super::{LogFormat, LogLevel, LogSettings, MECHANISMS, Mechanism, Settings, one_of};
+use super::{LogFormat, LogLevel, LogSettings, Mechanism, Settings, one_of};
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
@@ -117,7 +117,7 @@ impl PluginSettings {
                     continue;
                 }
                 if name == "delegation.mechanism" {
-                    match one_of(&MECHANISMS, value.as_str().unwrap_or_default()) {
+                    match one_of::<Mechanism>(value.as_str().unwrap_or_default()) {
                         Ok(mechanism) => may_change = mechanism != Mechanism::None,
                         Err(remedy) => problems.push(format!("the setting {name} is {value}; {remedy}")),
                     }

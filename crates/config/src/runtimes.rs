@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Bootstrap, Located};
 use super::validate::Validator;
-use super::{ConfigError, one_of};
+use super::{ConfigError, one_of_named};
 use usernsd_domain::chain::chain;
 use usernsd_domain::containerd::Release;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::drop_in::CrioOptions;
-use usernsd_domain::nri_plugin::{self, PluginOptions, Required};
-use usernsd_domain::oci_hook::{HookOptions, Install};
+use usernsd_domain::nri_plugin::PluginOptions;
+use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
 
@@ -22,14 +22,6 @@ const RUNTIMES: [(&str, RuntimeChoice); 4] = [
 ];
 const USERNS_MODES: [(&str, Option<bool>); 3] =
     [("auto", None), ("always", Some(true)), ("never", Some(false))];
-
-const INSTALLS: [(&str, Install); 3] =
-    [("auto", Install::Auto), ("always", Install::Always), ("never", Install::Never)];
-
-const PLUGINS: [(&str, nri_plugin::Install); 2] =
-    [("auto", nri_plugin::Install::Auto), ("never", nri_plugin::Install::Never)];
-const REQUIRED: [(&str, Required); 3] =
-    [("off", Required::Off), ("annotated", Required::Annotated), ("all", Required::All)];
 
 /// The settings of CRI-O's drop-in as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +114,8 @@ impl Validator<'_> {
         let containerd =
             release.map_err(|error| self.refuse(key, containerd, chain(&error), remedy.into()))?;
         Ok(RuntimeOverride {
-            choice: self.one_of("bootstrap.runtime", runtime, &RUNTIMES)?,
+            choice: one_of_named(&RUNTIMES, &runtime.value)
+                .map_err(|remedy| self.unknown("bootstrap.runtime", runtime, &runtime.value, remedy))?,
             crio,
             containerd,
         })
@@ -131,11 +124,8 @@ impl Validator<'_> {
     pub(super) fn crio(&self, at: &Located<BootstrapCrio>) -> Result<CrioOptions, ConfigError> {
         let BootstrapCrio { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, .. } =
             at.value.clone();
-        let userns_mode = one_of(&USERNS_MODES, &userns_mode).map_err(|remedy| {
-            let what =
-                format!("usernsMode: {:?} is unknown", userns_mode.chars().take(80).collect::<String>());
-            self.refuse("bootstrap.crio", at, what, remedy)
-        })?;
+        let userns_mode = one_of_named(&USERNS_MODES, &userns_mode)
+            .map_err(|remedy| self.unknown_field("bootstrap.crio", at, "usernsMode", &userns_mode, remedy))?;
         Ok(CrioOptions {
             writable_cgroup,
             userns_mode,
@@ -148,10 +138,7 @@ impl Validator<'_> {
 
     pub(super) fn hook(&self, at: &Located<BootstrapHook>) -> Result<HookOptions, ConfigError> {
         let BootstrapHook { install, path, directory, config } = at.value.clone();
-        let install = one_of(&INSTALLS, &install).map_err(|remedy| {
-            let what = format!("install: {:?} is unknown", install.chars().take(80).collect::<String>());
-            self.refuse("bootstrap.hook", at, what, remedy)
-        })?;
+        let install = self.one_of_field("bootstrap.hook", at, "install", &install)?;
         for path in [Some(&path), directory.as_ref(), config.as_ref()].into_iter().flatten() {
             if !path.starts_with('/') || HostPath::parse(path).is_err() {
                 let what = format!("{:?} is not a path", path.chars().take(80).collect::<String>());
@@ -165,13 +152,10 @@ impl Validator<'_> {
     /// The settings of the pre-installed plugin that do not depend on other sections.
     pub(super) fn plugin(&self, at: &Located<BootstrapNri>) -> Result<PluginOptions, ConfigError> {
         let BootstrapNri { plugin, required } = &at.value;
-        let refuse = |key: &str, text: &str, remedy: String| {
-            let what = format!("{key}: {:?} is unknown", text.chars().take(80).collect::<String>());
-            self.refuse("bootstrap.nri", at, what, remedy)
-        };
+        let key = "bootstrap.nri";
         Ok(PluginOptions {
-            install: one_of(&PLUGINS, plugin).map_err(|remedy| refuse("plugin", plugin, remedy))?,
-            required: one_of(&REQUIRED, required).map_err(|remedy| refuse("required", required, remedy))?,
+            install: self.one_of_field(key, at, "plugin", plugin)?,
+            required: self.one_of_field(key, at, "required", required)?,
             ..PluginOptions::default()
         })
     }

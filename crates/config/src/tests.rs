@@ -2,9 +2,11 @@ use proptest::prelude::*;
 
 use super::keys::SECTIONS;
 use super::*;
+use usernsd_domain::delegation::OwnerPolicy;
 use usernsd_domain::idmap::HostId;
+use usernsd_domain::node::Detail;
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::repair::RepairRule;
+use usernsd_domain::repair::{MissedPolicy, RepairRule};
 
 fn settings(text: &str) -> Result<Settings, ConfigError> {
     let path = Path::new("/etc/usernsd.yaml");

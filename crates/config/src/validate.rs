@@ -9,9 +9,8 @@ use super::bootstrap::BootstrapSettings;
 use super::keys::{Config, DelegationLimits, Http, Located, Nri, Origin, Systemd};
 use super::plugin::PluginConfig;
 use super::{
-    AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
-    LEVELS, LogSettings, MECHANISMS, MISSED, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
-    RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
+    Authorization, BundleDir, ConfigError, DurationError, ExporterSettings, LogSettings, Mechanism,
+    NriSettings, ProtectionSettings, RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::chain::chain;
@@ -21,6 +20,7 @@ use usernsd_domain::idmap::HostId;
 use usernsd_domain::node::Exposition;
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::repair::{RepairRule, RepairRules};
+use usernsd_domain::words::Word;
 
 /// Validates raw values. Contains the file's path for errors.
 pub(super) struct Validator<'a> {
@@ -34,8 +34,7 @@ impl Settings {
     /// See [`ConfigError::Value`].
     pub fn of(config: Config, path: Option<&Path>) -> Result<Settings, ConfigError> {
         let validator = Validator { path };
-        let mechanism =
-            validator.one_of("delegation.mechanism", &config.delegation.mechanism, &MECHANISMS)?;
+        let mechanism = validator.one_of("delegation.mechanism", &config.delegation.mechanism)?;
         if mechanism == Mechanism::SystemdUser && !config.nri.enabled.value {
             return Err(validator.refuse(
                 "delegation.mechanism",
@@ -53,7 +52,7 @@ impl Settings {
             ));
         }
         let minimum = &config.delegation.minimum_host_id;
-        let guard = validator.one_of("guard.policy", &config.guard.policy, &POLICIES)?;
+        let guard = validator.one_of("guard.policy", &config.guard.policy)?;
         let plugin = PluginConfig::of(&config);
         let idle = match mechanism {
             _ if !config.nri.enabled.value => Some("nri.enabled is false"),
@@ -82,7 +81,7 @@ impl Settings {
             nri: config.nri.enabled.value.then(|| validator.nri(&config.nri)).transpose()?,
             systemd: config.systemd.enabled.value.then(|| validator.systemd(&config.systemd)).transpose()?,
             rules: Rules {
-                owner: validator.one_of("delegation.owner", &config.delegation.owner, &OWNERS)?,
+                owner: validator.one_of("delegation.owner", &config.delegation.owner)?,
                 minimum_host_id: HostId(validator.within(
                     "delegation.minimumHostId",
                     minimum,
@@ -100,11 +99,11 @@ impl Settings {
             guard,
             repair: RepairRules {
                 opt_in: RepairRule {
-                    policy: validator.one_of("optIn.missed", &config.opt_in.missed, &MISSED)?,
+                    policy: validator.one_of("optIn.missed", &config.opt_in.missed)?,
                     max_age: validator.age("optIn.missedMaxAge", &config.opt_in.missed_max_age)?,
                 },
                 guard: RepairRule {
-                    policy: validator.one_of("guard.missed", &config.guard.missed, &MISSED)?,
+                    policy: validator.one_of("guard.missed", &config.guard.missed)?,
                     max_age: validator.age("guard.missedMaxAge", &config.guard.missed_max_age)?,
                 },
                 guard_refuses: guard == GuardPolicy::Refuse,
@@ -129,8 +128,8 @@ impl Settings {
             feature_file: validator.feature_file(&config.feature_file.directory)?,
             exposition: validator.exposition(&config.http)?,
             log: LogSettings {
-                level: validator.one_of("log.level", &config.log.level, &LEVELS)?,
-                format: validator.one_of("log.format", &config.log.format, &FORMATS)?,
+                level: validator.one_of("log.level", &config.log.level)?,
+                format: validator.one_of("log.format", &config.log.format)?,
             },
             plugin,
         })
@@ -150,14 +149,34 @@ impl Validator<'_> {
         ConfigError::Value { place, what, remedy }
     }
 
-    pub(super) fn one_of<T: Copy>(
+    pub(super) fn one_of<T: Word>(&self, key: &str, at: &Located<String>) -> Result<T, ConfigError> {
+        one_of(&at.value).map_err(|remedy| self.unknown(key, at, &at.value, remedy))
+    }
+
+    /// The same for the value of a `field` of a key that has several.
+    pub(super) fn one_of_field<T: Word, U>(
         &self,
         key: &str,
-        at: &Located<String>,
-        values: &[(&str, T)],
+        at: &Located<U>,
+        field: &str,
+        value: &str,
     ) -> Result<T, ConfigError> {
-        one_of(values, &at.value)
-            .map_err(|remedy| self.refuse(key, at, format!("{:?} is unknown", shown(&at.value)), remedy))
+        one_of(value).map_err(|remedy| self.unknown_field(key, at, field, value, remedy))
+    }
+
+    pub(super) fn unknown<T>(&self, key: &str, at: &Located<T>, value: &str, remedy: String) -> ConfigError {
+        self.refuse(key, at, format!("{:?} is unknown", shown(value)), remedy)
+    }
+
+    pub(super) fn unknown_field<T>(
+        &self,
+        key: &str,
+        at: &Located<T>,
+        field: &str,
+        value: &str,
+        remedy: String,
+    ) -> ConfigError {
+        self.refuse(key, at, format!("{field}: {:?} is unknown", shown(value)), remedy)
     }
 
     fn within<T>(
@@ -273,7 +292,7 @@ impl Validator<'_> {
         // The kubelet's own limit is far lower; the series of this many pods take about 10 MB.
         let max_pods = self.within("http.metricsMaxPods", max, max.value, 0..=10_000)?;
         Ok(Exposition {
-            detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
+            detail: self.one_of("http.metricsDetail", &http.metrics_detail)?,
             max_pods: max_pods.try_into().unwrap_or(usize::MAX),
         })
     }
@@ -289,7 +308,7 @@ impl Validator<'_> {
             (true, false) => return Err(self.half("http.tlsCertificateFile", certificate)),
             (false, true) => return Err(self.half("http.tlsKeyFile", key)),
         };
-        let authorization = self.one_of("http.authorization", &http.authorization, &AUTHORIZATIONS)?;
+        let authorization = self.one_of("http.authorization", &http.authorization)?;
         if authorization == Authorization::Kubernetes && tls.is_none() {
             let what = "without TLS, tokens could be read on the way".to_owned();
             let remedy = "set http.tlsCertificateFile and http.tlsKeyFile too".to_owned();

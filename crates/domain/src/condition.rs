@@ -23,6 +23,11 @@ pub enum ConditionPolicy {
     Remove,
 }
 
+words! {
+    /// The name in the configuration.
+    ConditionPolicy { Off = "off", On = "on", Remove = "remove" }
+}
+
 /// The condition's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

@@ -21,6 +21,11 @@ pub enum OwnerPolicy {
     Root,
 }
 
+words! {
+    /// The name in the configuration.
+    OwnerPolicy { ProcessUser = "process-user", Root = "root" }
+}
+
 /// The user of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessUser {

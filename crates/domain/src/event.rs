@@ -53,6 +53,11 @@ pub enum EventPolicy {
     All,
 }
 
+words! {
+    /// The name in the configuration.
+    EventPolicy { Off = "off", Warnings = "warnings", All = "all" }
+}
+
 /// The object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {

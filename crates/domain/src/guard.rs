@@ -20,6 +20,11 @@ pub enum GuardPolicy {
     Report,
 }
 
+words! {
+    /// The name in the configuration.
+    GuardPolicy { Refuse = "refuse", Report = "report" }
+}
+
 /// The guard's finding about one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

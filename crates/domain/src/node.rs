@@ -234,6 +234,11 @@ pub enum Detail {
     Container,
 }
 
+words! {
+    /// The name in the configuration.
+    Detail { Node = "node", Pod = "pod", Container = "container" }
+}
+
 // === impl PodCgroup, ContainerCgroups ===
 
 impl PodCgroup {

@@ -45,6 +45,11 @@ pub enum Install {
     Never,
 }
 
+words! {
+    /// The name in the configuration.
+    Install { Auto = "auto", Never = "never" }
+}
+
 /// `bootstrap.nri.required`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Required {
@@ -55,6 +60,11 @@ pub enum Required {
     Annotated,
     /// No pod is started without the plugin, except for those with the toleration.
     All,
+}
+
+words! {
+    /// The name in the configuration.
+    Required { Off = "off", Annotated = "annotated", All = "all" }
 }
 
 /// The configuration for the pre-installed plugin.

@@ -38,6 +38,11 @@ pub enum Install {
     Never,
 }
 
+words! {
+    /// The name in the configuration.
+    Install { Auto = "auto", Always = "always", Never = "never" }
+}
+
 /// The configuration for the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookOptions {

@@ -34,6 +34,11 @@ pub enum MissedPolicy {
     Restart,
 }
 
+words! {
+    /// The name in the configuration.
+    MissedPolicy { Report = "report", Restart = "restart" }
+}
+
 /// The configuration for one kind of missed container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairRule {

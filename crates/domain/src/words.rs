@@ -2,6 +2,9 @@
 
 /// A value with a name.
 pub trait Word: Copy + PartialEq + 'static {
+    /// Every value.
+    const ALL: &'static [Self];
+
     /// The value of that name; `None` for a name of a later version.
     fn named(name: &str) -> Option<Self>;
 
@@ -34,6 +37,8 @@ macro_rules! words {
         }
 
         impl $crate::words::Word for $type {
+            const ALL: &'static [$type] = &$type::ALL;
+
             fn named(name: &str) -> Option<$type> {
                 $type::named(name)
             }

@@ -78,11 +78,7 @@ pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
         let Family { name, help, counter, labels, level } = family;
         let kind = if *counter { "counter" } else { "gauge" };
         let labels: Vec<String> = labels.iter().map(|label| documented_label(name, label)).collect();
-        let level = match level {
-            Detail::Node => "node",
-            Detail::Pod => "pod",
-            Detail::Container => "container",
-        };
+        let level = level.name();
         let labels = labels.join(", ");
         ((*name).to_owned(), format!("| `{name}` | {kind} | {labels} | {level} | {help} |\n"))
     })
