@@ -83,6 +83,17 @@ pub struct Problem {
 /// The observation, or the reason why there is none.
 pub type Probe<T> = Result<T, String>;
 
+/// What a program answered that was asked about the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// It was not asked; with the reason.
+    NotAsked(String),
+    /// It did not answer; with the reason.
+    Missing(String),
+    /// Its answer.
+    Given(T),
+}
+
 /// The checks of a node at one time, except those of its pods.
 #[derive(Debug, Clone)]
 pub struct Examined {

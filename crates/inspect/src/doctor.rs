@@ -25,7 +25,7 @@ use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
 use usernsd_domain::check::systemd::SystemdFacts;
-use usernsd_domain::check::{self, Category, Check, CheckResult, Checked, Examined, Outcome, Probe};
+use usernsd_domain::check::{self, Answer, Category, Check, CheckResult, Checked, Examined, Outcome, Probe};
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::idplan::{self, DesiredIds};
 use usernsd_domain::kubelet::DEFAULT_MAX_PODS;
@@ -80,7 +80,7 @@ pub struct Doctor {
 /// The answers of systemd to the doctor's questions.
 #[derive(Debug, Clone)]
 pub struct SystemdAnswers {
-    facts: Probe<Result<SystemdFacts, String>>,
+    facts: Answer<SystemdFacts>,
     running: Probe<Vec<Running>>,
 }
 
@@ -170,7 +170,7 @@ impl Doctor {
         let mismatch = if agent.has_joined_runtime() { None } else { self.mismatch(client.as_ref()).await };
         checked.push(check::runtime::joinable(refusal, mismatch));
         tell(Category::Runtime, agent.complete(checked))?;
-        tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
+        tell(Category::Systemd, agent.complete(check::systemd::checks(&systemd.facts)))?;
         let found = if agent.has_pods() {
             // The agent's view over time is better than a single inspection.
             agent.pods()
@@ -223,7 +223,7 @@ impl Doctor {
         })
         .await?;
         checked.extend(check::runtime::checks(&runtime));
-        checked.extend(check::systemd::checks(as_ref(&systemd.facts)));
+        checked.extend(check::systemd::checks(&systemd.facts));
         checked.extend(check::configuration::checks(&configuration));
         Ok(Examined { checked, asked, configuration, oci_runtime, writes })
     }
@@ -271,7 +271,8 @@ impl Doctor {
 
     /// Asks systemd for everything at once.
     async fn ask_systemd(&self) -> SystemdAnswers {
-        let unasked = |why: String| SystemdAnswers { facts: Err(why.clone()), running: Err(why) };
+        let unasked =
+            |why: String| SystemdAnswers { facts: Answer::NotAsked(why.clone()), running: Err(why) };
         if let Err(why) = self.is_running() {
             return unasked(why);
         }
@@ -287,10 +288,10 @@ impl Doctor {
             Ok::<_, usernsd_peers::systemd::SystemdError>((facts, running))
         };
         match asked.await {
-            Ok((facts, running)) => SystemdAnswers { facts: Ok(Ok(facts)), running: Ok(running) },
+            Ok((facts, running)) => SystemdAnswers { facts: Answer::Given(facts), running: Ok(running) },
             Err(error) => {
                 let no_answer = "systemd does not answer".to_owned();
-                SystemdAnswers { facts: Ok(Err(chain(&error))), running: Err(no_answer) }
+                SystemdAnswers { facts: Answer::Missing(chain(&error)), running: Err(no_answer) }
             }
         }
     }

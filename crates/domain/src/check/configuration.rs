@@ -32,12 +32,21 @@ pub enum ConfigFile {
 pub struct ConfigFacts {
     /// Why the last run of `usernsd bootstrap` before the agent could not prepare the node, if it failed.
     pub failure: Probe<Option<String>>,
-    /// Files that `usernsd bootstrap` would change, with the reasons; or why it would refuse.
-    pub drift: Probe<Result<Vec<(HostPath, String)>, String>>,
+    /// What `usernsd bootstrap` would do.
+    pub drift: Probe<Drift>,
     /// Services whose running configuration differs from their files.
     pub pending: Probe<Vec<Unread>>,
     /// Whether a pod has IDs outside the range with which the kubelet would start.
     pub has_pods_outside: bool,
+}
+
+/// What `usernsd bootstrap` would do to the node as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drift {
+    /// Change these files, for these reasons; none if the node is prepared.
+    Changes(Vec<(HostPath, String)>),
+    /// Refuse; with the reason.
+    Refused(String),
 }
 
 // === impl ConfigFile ===
@@ -99,13 +108,13 @@ fn result(failure: &Probe<Option<String>>) -> Checked {
     }
 }
 
-fn drift(drift: &Probe<Result<Vec<(HostPath, String)>, String>>) -> Checked {
+fn drift(drift: &Probe<Drift>) -> Checked {
     match drift {
         Err(why) => Check::ConfigDrift.skipped(why.clone()),
-        Ok(Err(refused)) => Check::ConfigDrift
+        Ok(Drift::Refused(refused)) => Check::ConfigDrift
             .failed(format!("usernsd bootstrap would refuse: {refused}"), "usernsd bootstrap --diff shows the rest of the plan; the settings of ranges are bootstrap.ranges and bootstrap.kubelet"),
-        Ok(Ok(changes)) if changes.is_empty() => Check::ConfigDrift.passed(Check::ConfigDrift.meaning()),
-        Ok(Ok(changes)) => {
+        Ok(Drift::Changes(changes)) if changes.is_empty() => Check::ConfigDrift.passed(Check::ConfigDrift.meaning()),
+        Ok(Drift::Changes(changes)) => {
             let files: Vec<String> = changes
                 .iter()
                 .map(|(path, reason)| match reason.as_str() {
@@ -216,12 +225,12 @@ mod tests {
             differences: None,
         };
         let unread = || vec![one.clone()];
-        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass", "pass"]);
-        assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "pass", "warn"]);
-        assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip", "skip"]);
+        assert_eq!(words(Ok(Drift::Changes(vec![])), Ok(vec![])), ["pass", "pass", "pass"]);
+        assert_eq!(words(Ok(Drift::Changes(changed())), Ok(unread())), ["warn", "pass", "warn"]);
+        assert_eq!(words(Ok(Drift::Refused("no".into())), Err("no bus".into())), ["warn", "skip", "skip"]);
         assert_eq!(words(Err("no".into()), Ok(vec![])), ["skip", "pass", "pass"]);
         let kubelet = Unread { service: Service::Kubelet, unit: "kubelet.service", ..one.clone() };
-        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![kubelet])), ["pass", "fail", "pass"]);
+        assert_eq!(words(Ok(Drift::Changes(vec![])), Ok(vec![kubelet])), ["pass", "fail", "pass"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod oci;
 use self::crio::of_crio;
 use self::oci::of_oci;
 use super::plugin::PluginFacts;
-use super::{Check, Checked, Outcome, Probe, plugin};
+use super::{Answer, Check, Checked, Outcome, Probe, plugin};
 use crate::crio::CrioVersion;
 use crate::crio::config::Effective;
 use crate::finding::{Finding, FindingId};
@@ -20,8 +20,8 @@ use crate::runtime::RuntimeKind;
 /// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct RuntimeFacts {
-    /// The runtime over CRI; the inner error is why it does not answer.
-    pub cri: Probe<Result<Cri, String>>,
+    /// The runtime over CRI.
+    pub cri: Answer<Cri>,
     /// CRI-O; an error if the runtime is another one.
     pub crio: Probe<Crio>,
     /// Findings about containerd.
@@ -185,10 +185,10 @@ pub fn release(version: &str) -> Option<(u32, u32)> {
     Some((number()?, number()?))
 }
 
-fn of_cri(cri: &Probe<Result<Cri, String>>) -> Vec<Checked> {
+fn of_cri(cri: &Answer<Cri>) -> Vec<Checked> {
     let cri = match cri {
-        Ok(Ok(cri)) => cri,
-        Ok(Err(why)) => {
+        Answer::Given(cri) => cri,
+        Answer::Missing(why) => {
             let remedy = "systemctl start crio, or containerd; journalctl -u shows why it does not run";
             let no_answer = "the runtime does not answer";
             return vec![
@@ -197,7 +197,7 @@ fn of_cri(cri: &Probe<Result<Cri, String>>) -> Vec<Checked> {
                 Check::CriUsernsHandler.skipped(no_answer),
             ];
         }
-        Err(why) => {
+        Answer::NotAsked(why) => {
             return [Check::CriReachable, Check::RuntimeVersion, Check::CriUsernsHandler]
                 .map(|check| check.skipped(why.clone()))
                 .into();

@@ -1,6 +1,6 @@
 //! systemd and its scopes.
 
-use super::{Category, Check, Checked, Probe};
+use super::{Answer, Category, Check, Checked, Probe};
 
 /// `GetUnitByPIDFD` came with it: before, a process is identified by its PID, which can be reused.
 const BY_PIDFD: u32 = 253;
@@ -15,12 +15,11 @@ pub struct SystemdFacts {
     pub scopes: Probe<Vec<(String, bool)>>,
 }
 
-/// The checks; the inner error is why systemd does not answer.
 #[must_use]
-pub fn checks(facts: Probe<&Result<SystemdFacts, String>>) -> Vec<Checked> {
+pub fn checks(facts: &Answer<SystemdFacts>) -> Vec<Checked> {
     let facts = match facts {
-        Err(why) => return Check::all_skipped(Category::Systemd, &why),
-        Ok(Err(why)) => {
+        Answer::NotAsked(why) => return Check::all_skipped(Category::Systemd, why),
+        Answer::Missing(why) => {
             let no_answer = "systemd does not answer";
             return vec![
                 Check::SystemdReachable.failed(
@@ -31,7 +30,7 @@ pub fn checks(facts: Probe<&Result<SystemdFacts, String>>) -> Vec<Checked> {
                 Check::ScopesDelegated.skipped(no_answer),
             ];
         }
-        Ok(Ok(facts)) => facts,
+        Answer::Given(facts) => facts,
     };
     let version = facts.version;
     vec![
@@ -78,21 +77,21 @@ fn scopes(scopes: &Probe<Vec<(String, bool)>>) -> Checked {
 mod tests {
     use super::*;
 
-    fn words(facts: Probe<Result<SystemdFacts, String>>) -> Vec<&'static str> {
-        checks(facts.as_ref().map_err(Clone::clone)).iter().map(Checked::word).collect()
+    fn words(facts: &Answer<SystemdFacts>) -> Vec<&'static str> {
+        checks(facts).iter().map(Checked::word).collect()
     }
 
     #[test]
     fn each_check_fails_alone_if_its_cause_is_present() {
         let facts = |version, delegates: &[bool]| {
             let scopes = delegates.iter().map(|delegate| ("crio-a.scope".to_owned(), *delegate)).collect();
-            Ok(Ok(SystemdFacts { version, scopes: Ok(scopes) }))
+            Answer::Given(SystemdFacts { version, scopes: Ok(scopes) })
         };
-        assert_eq!(words(facts(262, &[true, true])), ["pass", "pass", "pass"]);
-        assert_eq!(words(facts(253, &[])), ["pass", "pass", "skip"]);
-        assert_eq!(words(facts(252, &[true])), ["pass", "note", "pass"]);
-        assert_eq!(words(facts(262, &[true, false])), ["pass", "pass", "warn"]);
-        assert_eq!(words(Ok(Err("no bus".into()))), ["warn", "skip", "skip"]);
-        assert_eq!(words(Err("offline".into())), ["skip", "skip", "skip"]);
+        assert_eq!(words(&facts(262, &[true, true])), ["pass", "pass", "pass"]);
+        assert_eq!(words(&facts(253, &[])), ["pass", "pass", "skip"]);
+        assert_eq!(words(&facts(252, &[true])), ["pass", "note", "pass"]);
+        assert_eq!(words(&facts(262, &[true, false])), ["pass", "pass", "warn"]);
+        assert_eq!(words(&Answer::Missing("no bus".into())), ["warn", "skip", "skip"]);
+        assert_eq!(words(&Answer::NotAsked("offline".into())), ["skip", "skip", "skip"]);
     }
 }

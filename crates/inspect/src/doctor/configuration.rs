@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Doctor, DoctorConfig, SystemdAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
-use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
+use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::Required;
@@ -36,7 +36,7 @@ impl Doctor {
     }
 
     /// The same plan as that of `usernsd bootstrap --check`, except that CRI-O's program is not asked.
-    fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Result<Vec<(HostPath, String)>, String>> {
+    fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Drift> {
         self.is_ours()?;
         let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
@@ -71,12 +71,14 @@ impl Doctor {
         let steps: [&Step<'_>; 6] =
             [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         Ok(match bootstrap::plan(&self.root, &steps) {
-            Ok(Part { refused: Some(why), .. }) => Err(BootstrapError::Ranges(why).to_string()),
-            Ok(part) => {
-                Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
-            }
+            Ok(Part { refused: Some(why), .. }) => Drift::Refused(BootstrapError::Ranges(why).to_string()),
+            Ok(part) => Drift::Changes(
+                part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect(),
+            ),
             // The plan would do harm, or a file has an unexpected form.
-            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(chain(&error)),
+            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => {
+                Drift::Refused(chain(&error))
+            }
             Err(error) => return Err(chain(&error)),
         })
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Doctor, PodPlace};
 use crate::neighbour;
 use usernsd_domain::chain::chain;
-use usernsd_domain::check::Probe;
 use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
+use usernsd_domain::check::{Answer, Probe};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
 use usernsd_domain::finding::{Finding, FindingId};
@@ -32,11 +32,11 @@ const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr
 
 impl Doctor {
     /// The runtime that answers over CRI, and the client with which to ask it.
-    pub(super) async fn ask_runtime(&self) -> (Probe<Result<CriFacts, String>>, Option<Cri>) {
+    pub(super) async fn ask_runtime(&self) -> (Answer<CriFacts>, Option<Cri>) {
         let mut sockets = self.place.endpoints.clone();
         if sockets.is_empty() {
             if let Err(why) = self.is_running() {
-                return (Err(why), None);
+                return (Answer::NotAsked(why), None);
             }
             sockets = discover(&self.place.root).into_iter().map(|(_, path)| path).collect();
         }
@@ -44,14 +44,14 @@ impl Doctor {
         let (cri, version) = match first_answering(clients).await {
             Ok(answered) => answered,
             Err(NoAnswer { errors }) if errors.is_empty() => {
-                return (Ok(Err("no CRI socket of CRI-O or containerd is there".to_owned())), None);
+                return (Answer::Missing("no CRI socket of CRI-O or containerd is there".to_owned()), None);
             }
             Err(unanswered) => {
                 let denied = unanswered.errors.iter().rfind(|error| matches!(error, CriError::Denied(_)));
                 // Without permission to connect, it is unknown whether the runtime answers.
                 return match denied {
-                    Some(denied) => (Err(denied.to_string()), None),
-                    None => (Ok(Err(unanswered.to_string())), None),
+                    Some(denied) => (Answer::NotAsked(denied.to_string()), None),
+                    None => (Answer::Missing(unanswered.to_string()), None),
                 };
             }
         };
@@ -63,7 +63,7 @@ impl Doctor {
         };
         let endpoint = cri.path().display().to_string();
         let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
-        (Ok(Ok(facts)), Some(cri))
+        (Answer::Given(facts), Some(cri))
     }
 
     /// Why a plugin that joins would harm the runtime, if it would.
@@ -130,11 +130,7 @@ impl Doctor {
 
     /// The runtime's files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs
     /// take to print their versions.
-    pub(super) fn runtime(
-        &self,
-        cri: Probe<Result<CriFacts, String>>,
-        runtime: &Probe<Runtime>,
-    ) -> RuntimeFacts {
+    pub(super) fn runtime(&self, cri: Answer<CriFacts>, runtime: &Probe<Runtime>) -> RuntimeFacts {
         let other = |kind: RuntimeKind| format!("the runtime is {}", kind.title());
         let (crio, containerd) = match runtime {
             Err(why) => (Err(why.clone()), Err(why.clone())),

@@ -26,12 +26,12 @@ fn runtime(version: &str) -> RuntimeFacts {
         .collect();
     let handler = |name: &str| Handler { name: name.into(), user_namespaces: true };
     RuntimeFacts {
-        cri: Ok(Ok(Cri {
+        cri: Answer::Given(Cri {
             name: "cri-o".into(),
             version: version.to_string(),
             endpoint: "/s".into(),
             handlers: Ok(vec![handler(""), handler("crun")]),
-        })),
+        }),
         crio: Ok(Crio { version, findings: vec![], effective, older: None, hook: None }),
         containerd: Err("the runtime is CRI-O".into()),
         containerd_file: Err("the runtime is CRI-O".into()),
@@ -67,7 +67,10 @@ fn crio(facts: &mut RuntimeFacts) -> &mut Crio {
 }
 
 fn cri(facts: &mut RuntimeFacts) -> &mut Cri {
-    facts.cri.as_mut().unwrap().as_mut().unwrap()
+    match &mut facts.cri {
+        Answer::Given(cri) => cri,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -133,12 +136,12 @@ fn each_check_fails_alone_if_its_cause_is_present() {
         ),
         (
             "1.37.0",
-            |f| f.cri = Ok(Err("no".into())),
+            |f| f.cri = Answer::Missing("no".into()),
             &["cri_reachable fail", "runtime_version skip", "cri_userns_handler skip"],
         ),
         (
             "1.37.0",
-            |f| f.cri = Err("offline".into()),
+            |f| f.cri = Answer::NotAsked("offline".into()),
             &["cri_reachable skip", "runtime_version skip", "cri_userns_handler skip"],
         ),
         ("1.37.0", |f| cri(f).version = "1.24.0".into(), &["runtime_version fail"]),
@@ -184,12 +187,12 @@ fn each_check_fails_alone_if_its_cause_is_present() {
 #[test]
 fn containerd_is_judged_by_its_own_rules() {
     let facts = |version: &str, findings| RuntimeFacts {
-        cri: Ok(Ok(Cri {
+        cri: Answer::Given(Cri {
             name: "containerd".into(),
             version: version.into(),
             endpoint: "/s".into(),
             handlers: Err("it does not say".into()),
-        })),
+        }),
         crio: Err("the runtime is containerd".into()),
         containerd: Ok(findings),
         containerd_file: Ok("/etc/containerd/config.toml".into()),

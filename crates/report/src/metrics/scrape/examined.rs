@@ -1,7 +1,7 @@
 //! Metrics of the node's checks.
 
 use super::{Family, counter, gauge, number, truth};
-use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
+use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
 use usernsd_domain::check::{Checked, Examined, Outcome};
 use usernsd_domain::node::{Snapshot, Survey};
 use usernsd_domain::restart::Service;
@@ -39,7 +39,7 @@ pub(super) fn write(text: &mut String, snapshot: &Snapshot, survey: &Survey) {
     };
     CHECK.write(text, checked.iter().filter_map(result));
     let ConfigFacts { drift, pending, .. } = &examined.configuration;
-    if let Ok(Ok(changes)) = drift {
+    if let Ok(Drift::Changes(changes)) = drift {
         let drifted: Vec<ConfigFile> = changes.iter().filter_map(|(path, _)| ConfigFile::of(path)).collect();
         let drifts = ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))));
         DRIFT.write_of(text, drifts);
