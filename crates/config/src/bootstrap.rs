@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
 use super::keys::{Bootstrap, Located};
 use super::validate::Validator;
-use super::ConfigError;
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::idplan::{CONTAINERS, CORE, DesiredIds, DesiredRange, KubeletOptions};
 use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
