@@ -13,7 +13,7 @@ use crate::decide::{Creation, Decider};
 pub use crate::decide::{Decision, PodFacts, Pods, Policies, Refusal, Trigger};
 use usernsd_domain::container::{Container, CriId};
 use usernsd_domain::delegation::Skip;
-use usernsd_domain::guard::{GuardPolicy, Verdict};
+use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::{Finding, Stage};
 use usernsd_domain::pairing::Mismatch;
 use usernsd_domain::recent_events::EventKind;

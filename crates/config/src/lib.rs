@@ -34,7 +34,7 @@ use usernsd_domain::guard::GuardPolicy;
 use usernsd_domain::node::Exposition;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::repair::RepairRules;
-use usernsd_domain::words::Word;
+use usernsd_domain::words::Choice;
 
 /// Options of the command line and the environment that override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -304,7 +304,7 @@ impl FromStr for LogFormat {
 }
 
 /// The value of that name; the error is the remedy.
-fn one_of<T: Word>(text: &str) -> Result<T, String> {
+fn one_of<T: Choice>(text: &str) -> Result<T, String> {
     T::named(text).ok_or_else(|| write_one_of(T::ALL.iter().map(|value| value.name())))
 }
 

@@ -20,7 +20,7 @@ use usernsd_domain::idmap::HostId;
 use usernsd_domain::node::Exposition;
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::repair::{RepairRule, RepairRules};
-use usernsd_domain::words::Word;
+use usernsd_domain::words::Choice;
 
 /// Validates raw values. Contains the file's path for errors.
 pub(super) struct Validator<'a> {
@@ -149,12 +149,12 @@ impl Validator<'_> {
         ConfigError::Value { place, what, remedy }
     }
 
-    pub(super) fn one_of<T: Word>(&self, key: &str, at: &Located<String>) -> Result<T, ConfigError> {
+    pub(super) fn one_of<T: Choice>(&self, key: &str, at: &Located<String>) -> Result<T, ConfigError> {
         one_of(&at.value).map_err(|remedy| self.unknown(key, at, &at.value, remedy))
     }
 
     /// The same for the value of a `field` of a key that has several.
-    pub(super) fn one_of_field<T: Word, U>(
+    pub(super) fn one_of_field<T: Choice, U>(
         &self,
         key: &str,
         at: &Located<U>,

@@ -2,9 +2,6 @@
 
 /// A value with a name.
 pub trait Word: Copy + PartialEq + 'static {
-    /// Every value.
-    const ALL: &'static [Self];
-
     /// The value of that name; `None` for a name of a later version.
     fn named(name: &str) -> Option<Self>;
 
@@ -12,8 +9,14 @@ pub trait Word: Copy + PartialEq + 'static {
     fn name(self) -> &'static str;
 }
 
+/// One of a few values, from which a configuration chooses.
+pub trait Choice: Word {
+    /// Every value.
+    const ALL: &'static [Self];
+}
+
 /// Gives each value of an enum its name: makes `ALL`, every value in the order written here, `name`, `named`, and
-/// [`Word`].
+/// [`Word`] and [`Choice`].
 /// A value that is left out does not compile. The comment before the enum becomes that of `name`.
 #[macro_export]
 macro_rules! words {
@@ -37,8 +40,6 @@ macro_rules! words {
         }
 
         impl $crate::words::Word for $type {
-            const ALL: &'static [$type] = &$type::ALL;
-
             fn named(name: &str) -> Option<$type> {
                 $type::named(name)
             }
@@ -46,6 +47,10 @@ macro_rules! words {
             fn name(self) -> &'static str {
                 $type::name(self)
             }
+        }
+
+        impl $crate::words::Choice for $type {
+            const ALL: &'static [$type] = &$type::ALL;
         }
     };
 }

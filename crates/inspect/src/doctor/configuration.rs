@@ -9,7 +9,6 @@ use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::Required;
-use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::Unread;
 use usernsd_domain::runtime::Runtime;
 use usernsd_linux::host::HostRoot;

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::ids::Sandboxes;
 use super::restart::concerned;
 use super::{
-    BootstrapError, JOURNAL, Left, Part, SHADOWS, content, ids, journal, kept_by_others, lock,
-    release_dead, unlabelled, write_all,
+    BootstrapError, JOURNAL, Left, Part, SHADOWS, content, ids, journal, kept_by_others, lock, release_dead,
+    unlabelled, write_all,
 };
 use crate::journal::{Journal, Written};
 use usernsd_domain::chain::chain;
