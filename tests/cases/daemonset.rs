@@ -32,13 +32,13 @@ fn systemd_runs_with_the_agent_in_a_pod() {
 }
 
 #[test]
-fn the_pod_is_before_the_first_instruction_of_200_annotated() {
-    with_the_pod(storm::before_the_first_instruction_of_200_annotated);
+fn the_pod_is_before_the_first_instruction_of_200_annotated_pods() {
+    with_the_pod(storm::before_the_first_instruction_of_200_annotated_pods);
 }
 
 #[test]
-fn the_pod_is_before_the_first_instruction_of_200_privileged() {
-    with_the_pod(storm::before_the_first_instruction_of_200_privileged);
+fn the_pod_is_before_the_first_instruction_of_200_privileged_pods() {
+    with_the_pod(storm::before_the_first_instruction_of_200_privileged_pods);
 }
 
 #[test]

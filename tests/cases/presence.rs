@@ -420,35 +420,35 @@ fn last(runtime: Runtime, presence: Presence) {
 }
 
 #[test]
-fn containerd_misses_none_while_agents_are_killed() {
+fn containerd_misses_no_container_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::Launched);
 }
 
 #[test]
-fn containerd_misses_none_when_it_restarts() {
+fn containerd_misses_no_container_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::Launched);
 }
 
 #[test]
-fn containerd_misses_none_when_the_agent_is_last() {
+fn containerd_misses_no_container_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::Launched);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_misses_none_while_agents_are_killed() {
+fn containerd_that_requires_the_plugin_misses_no_container_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::LaunchedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_misses_none_when_it_restarts() {
+fn containerd_that_requires_the_plugin_misses_no_container_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::LaunchedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_misses_none_when_the_agent_is_last() {
+fn containerd_that_requires_the_plugin_misses_no_container_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::LaunchedRequired);
 }
 
@@ -469,55 +469,55 @@ fn containerd_is_joined_when_the_agent_is_last() {
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_is_joined_again_while_agents_are_killed() {
+fn containerd_that_requires_the_plugin_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_is_joined_again_when_it_restarts() {
+fn containerd_that_requires_the_plugin_is_joined_again_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_is_joined_when_the_agent_is_last() {
+fn containerd_that_requires_the_plugin_is_joined_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_misses_none_while_agents_are_killed() {
+fn crio_misses_no_container_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_misses_none_when_it_restarts() {
+fn crio_misses_no_container_when_it_restarts() {
     restarted(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_misses_none_when_the_agent_is_last() {
+fn crio_misses_no_container_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_misses_none_while_agents_are_killed() {
+fn crio_that_requires_the_plugin_misses_no_container_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::LaunchedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_misses_none_when_it_restarts() {
+fn crio_that_requires_the_plugin_misses_no_container_when_it_restarts() {
     restarted(Runtime::Crio, Presence::LaunchedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_misses_none_when_the_agent_is_last() {
+fn crio_that_requires_the_plugin_misses_no_container_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::LaunchedRequired);
 }
 
@@ -541,18 +541,18 @@ fn crio_is_joined_when_the_agent_is_last() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_is_joined_again_while_agents_are_killed() {
+fn crio_that_requires_the_plugin_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_is_joined_again_when_it_restarts() {
+fn crio_that_requires_the_plugin_is_joined_again_when_it_restarts() {
     restarted(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_is_joined_when_the_agent_is_last() {
+fn crio_that_requires_the_plugin_is_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::JoinedRequired);
 }

@@ -119,24 +119,24 @@ fn of_200((pod, container): (PodSpec, ContainerSpec)) -> Storm {
 }
 
 #[test]
-fn nri_is_before_the_first_instruction_of_200_annotated() {
+fn nri_is_before_the_first_instruction_of_200_annotated_pods() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    before_the_first_instruction_of_200_annotated(&node, on_the_node);
+    before_the_first_instruction_of_200_annotated_pods(&node, on_the_node);
 }
 
-pub(crate) fn before_the_first_instruction_of_200_annotated(node: &Node, start: Start) {
+pub(crate) fn before_the_first_instruction_of_200_annotated_pods(node: &Node, start: Start) {
     let pods = Pods::connect(node);
     let _agent = start(node);
     all_succeed(&pods, &of_200(annotated()), "NRI, annotated");
 }
 
 #[test]
-fn nri_is_before_the_first_instruction_of_200_privileged() {
+fn nri_is_before_the_first_instruction_of_200_privileged_pods() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    before_the_first_instruction_of_200_privileged(&node, on_the_node);
+    before_the_first_instruction_of_200_privileged_pods(&node, on_the_node);
 }
 
-pub(crate) fn before_the_first_instruction_of_200_privileged(node: &Node, start: Start) {
+pub(crate) fn before_the_first_instruction_of_200_privileged_pods(node: &Node, start: Start) {
     let pods = Pods::connect(node);
     let agent = start(node);
     all_succeed(&pods, &of_200(privileged()), "NRI, privileged");

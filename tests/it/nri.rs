@@ -329,11 +329,11 @@ fn a_slow_answer_costs_the_connection() {
     assert!(!matches!(session.next(), Ok(Some(_))));
 }
 
-/// Prints the figures, and asserts only what every machine achieves: `cargo nextest run nri_latency
+/// Prints the figures, and asserts only what every machine achieves: `cargo nextest run the_latency_of_nri_is_measured
 /// --run-ignored all --no-capture`.
 #[test]
 #[ignore = "a measurement"]
-fn nri_latency() {
+fn the_latency_of_nri_is_measured() {
     for runtime in ["containerd-2.1.9", "crio-1.36.3"] {
         let start = recorded(&format!("{runtime}-start"));
         let payload = [
