@@ -31,8 +31,8 @@ use usernsd_domain::node::{Detail, Exposition, Peer};
 use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use usernsd_inspect::survey::Surveyor;
 use usernsd_report::metrics::Metrics;
-use usernsd_report::snapshot::Store;
 use usernsd_report::state::{About, Sources, State, serve};
+use usernsd_report::store::Store;
 
 const PODS: u32 = 250;
 const CONTAINERS: u32 = 2;

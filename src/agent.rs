@@ -14,17 +14,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::compose;
-use usernsd_agent::alive::{self, Pulse};
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
+use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
 use usernsd_agent::decide::{Decider, PodFacts};
 use usernsd_agent::launched::follow::Follow;
-use usernsd_agent::plugin::{Listed, Plugin};
-use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
+use usernsd_agent::nri_plugin::{Listed, Plugin};
 use usernsd_agent::systemd_user::SystemdUser;
-use usernsd_agent::units::Units;
+use usernsd_agent::systemd_watch::Units;
+use usernsd_agent::watchdog::{self, Pulse};
 use usernsd_config::{Authorization, Mechanism, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;
@@ -46,13 +46,13 @@ use usernsd_linux::seccomp::Families;
 use usernsd_linux::userdb::UserDb;
 use usernsd_peers::cri::Endpoints;
 use usernsd_peers::kube::Kube;
+use usernsd_report::authorization::protection;
 use usernsd_report::features::FeatureFile;
-use usernsd_report::gate::protection;
 use usernsd_report::http::{self, Listener, Routes};
 use usernsd_report::metrics::{HttpMetrics, Method, Metrics};
 use usernsd_report::page::{self, Seen};
-use usernsd_report::snapshot::Store;
 use usernsd_report::state::{self, About, Sources, State};
+use usernsd_report::store::Store;
 use usernsd_tasks::Tasks;
 
 /// Time between two looks for new pods, for the check of what they ask for.
@@ -191,7 +191,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let plugin = agent.join_nri()?;
     agent.follow_launched_plugins(plugin.clone());
     agent.ask_systemd(questions.units);
-    let looked = agent.watch_runtime(questions.pods);
+    let inspected = agent.watch_runtime(questions.pods);
     agent.check_node()?;
 
     let state = agent.state();
@@ -200,7 +200,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let http_server =
         listener.map(|listener| agent.serve_http(listener, reviews, &state, plugin.clone())).transpose()?;
 
-    let ended = agent.until_stopped(plugin, looked).await;
+    let ended = agent.until_stopped(plugin, inspected).await;
     notify(&[sd_notify::NotifyState::Stopping]);
     compose::stop(agent.tasks, (http_server, state_server)).await;
     ended
@@ -227,8 +227,9 @@ impl Agent {
         let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
         let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
         let surveying = Arc::clone(&surveyor);
-        let look = Arc::new(move |snapshot: &_| surveying.shared(snapshot));
-        let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
+        let survey = Arc::new(move |snapshot: &_| surveying.shared(snapshot));
+        let metrics =
+            Metrics::new(store.clone(), survey, settings.exposition).context("making the metrics")?;
         let (ask_runtime, pods) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
         let (ask_systemd, units) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
         let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
@@ -316,7 +317,7 @@ impl Agent {
         let failed = move || metrics.request_failed(Method::PodSandboxStatus);
         let pods = self.containers.pods().clone();
         self.tasks.spawn("pods", answer_pods(Arc::clone(&self.endpoints), questions, pods, failed));
-        let (ready, looked) = watch::channel(false);
+        let (ready, inspected) = watch::channel(false);
         let runtime = RuntimeWatch {
             endpoints: Arc::clone(&self.endpoints),
             containers: Arc::clone(&self.containers),
@@ -328,7 +329,7 @@ impl Agent {
             ready,
         };
         self.tasks.spawn("runtime", runtime.run());
-        looked
+        inspected
     }
 
     /// Checks the node in rounds. The first comes when the agent is in its place: before, it would report for a whole
@@ -416,17 +417,17 @@ impl Agent {
     async fn until_stopped(
         &mut self,
         plugin: Option<Arc<Plugin>>,
-        looked: watch::Receiver<bool>,
+        inspected: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let pulse = Pulse::default();
         let guarded = plugin.clone();
         let is_stuck = move || guarded.as_ref().is_some_and(|plugin| plugin.is_stuck());
-        alive::guard(pulse.clone(), is_stuck).context("starting a thread")?;
+        watchdog::guard(pulse.clone(), is_stuck).context("starting a thread")?;
         tokio::select! {
             signalled = compose::signalled() => signalled,
             ended = self.tasks.ended() => Err(ended.into()),
             error = beat(pulse) => Err(error),
-            never = announce(looked, plugin.as_deref(), &self.ready, &self.store) => match never {},
+            never = announce(inspected, plugin.as_deref(), &self.ready, &self.store) => match never {},
             never = feed_watchdog(plugin.as_deref()) => match never {},
         }
     }
@@ -449,18 +450,18 @@ async fn beat(pulse: Pulse) -> anyhow::Error {
 /// Announces that the agent is ready: every container was looked at, and it is known whether the runtime can be joined
 /// over NRI. A container that starts between the two would be missed.
 async fn announce(
-    mut looked: watch::Receiver<bool>,
+    mut inspected: watch::Receiver<bool>,
     plugin: Option<&Plugin>,
     ready: &watch::Sender<bool>,
     store: &Store,
 ) -> Infallible {
-    let is_looked = looked.wait_for(|looked| *looked).await.is_ok();
+    let is_inspected = inspected.wait_for(|inspected| *inspected).await.is_ok();
     let is_placed = match plugin {
         Some(plugin) => plugin.settled().wait_for(|settled| *settled).await.is_ok(),
         None => true,
     };
     // A sender that is gone belonged to a task that ended, which ends the agent.
-    if is_looked && is_placed {
+    if is_inspected && is_placed {
         ready.send_replace(true);
         notify(&[sd_notify::NotifyState::Ready]);
         info!(containers = store.list().len(), "ready");

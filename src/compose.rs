@@ -17,7 +17,7 @@ use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::DoctorConfig;
 use usernsd_peers::cri::{self, Endpoints};
 use usernsd_peers::kube::Kube;
-use usernsd_report::gate;
+use usernsd_report::authorization;
 use usernsd_tasks::{Tasks, name_panics};
 
 /// How long the tasks and servers of a role may take to end. systemd kills after 90 s, the kubelet after 30 s.
@@ -98,7 +98,7 @@ pub(crate) fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
     let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
     Ok(match settings.protection.authorization {
         Authorization::None => None,
-        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
+        Authorization::Kubernetes => Some(authorization::reviewer(kubeconfig)?),
     })
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn examined(settings: &Settings, may_run_programs: bool) -> DoctorCon
         root: settings.host_root.clone(),
         endpoints: settings.runtime.endpoints.clone(),
         bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
-        is_ours: bootstrap.enabled,
+        uses_bootstrap: bootstrap.enabled,
         ids: bootstrap.ids,
         runtime: bootstrap.runtime,
         crio: bootstrap.crio,

@@ -16,9 +16,9 @@ use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_linux::privilege;
 use usernsd_linux::seccomp::{self, Families};
 use usernsd_peers::kube::{Access, Kube};
+use usernsd_report::authorization::protection;
 use usernsd_report::cluster;
 use usernsd_report::follow::{Followed, Follower};
-use usernsd_report::gate::protection;
 use usernsd_report::http::{self, Routes};
 use usernsd_report::metrics::cluster::ClusterMetrics;
 use usernsd_report::metrics::{ExporterMetrics, HttpMetrics};
@@ -91,14 +91,14 @@ fn report_to_cluster(
     followed: &Followed,
     metrics: &ExporterMetrics,
 ) -> anyhow::Result<watch::Receiver<Arc<Vec<PodMappingProblems>>>> {
-    let (misfits, unfit) = watch::channel(Arc::default());
+    let (misfit_sender, misfits) = watch::channel(Arc::default());
     if let Some((api, options)) = cluster(settings) {
         let (sender, states) = watch::channel(None);
         let metrics = ClusterMetrics::new(metrics, settings.exposition).context("making the metrics")?;
         tasks.spawn("agent-states", cluster::listen(followed.clone(), sender));
-        tasks.spawn("cluster", cluster::run(options, Arc::new(api), states, metrics, misfits));
+        tasks.spawn("cluster", cluster::run(options, Arc::new(api), states, metrics, misfit_sender));
     }
-    Ok(unfit)
+    Ok(misfits)
 }
 
 /// The API server and the options for it; `None` if Kubernetes is not configured.
@@ -122,7 +122,7 @@ fn cluster(settings: &Settings) -> Option<(Kube, cluster::Options)> {
 
 fn routes(
     followed: &Followed,
-    unfit: watch::Receiver<Arc<Vec<PodMappingProblems>>>,
+    misfits: watch::Receiver<Arc<Vec<PodMappingProblems>>>,
     metrics: &ExporterMetrics,
     http_metrics: &HttpMetrics,
     socket: PathBuf,
@@ -161,7 +161,7 @@ fn routes(
         state: Box::new(move || {
             served.link.borrow().present()?;
             let state = served.state.borrow().clone();
-            let misfits = unfit.borrow().clone();
+            let misfits = misfits.borrow().clone();
             state
                 .map(|state| cluster::with_misfits(&state, &misfits).render())
                 .ok_or_else(|| "the agent said nothing yet".to_owned())

@@ -72,7 +72,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
-        Command::HoldUserNamespace => Ok(usernsd_linux::idmap::hold().map(|()| ExitCode::SUCCESS)?),
+        Command::HoldUserNamespace => Ok(usernsd_linux::mount_idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::ObserveProcesses { proc } => usernsd::cli::observe::run(&proc),
         Command::LookInside { proc, pid, path } => {
             usernsd_linux::proc::look(&proc, pid, &path)?;

@@ -21,16 +21,16 @@ use tracing::{info, warn};
 use self::settings_file::SettingsFile;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
+use usernsd_agent::cri_watch::answer_pods;
 use usernsd_agent::decide::{Decider, PodFacts, Pods, Policies, Trigger, keep_from_running};
 use usernsd_agent::launched::reports::Reports;
-use usernsd_agent::runtime::answer_pods;
 use usernsd_config::{LogFormat, PluginSettings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId, Sandbox};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::record::{Outcome, Source};
-use usernsd_domain::report::{Done, Looked};
+use usernsd_domain::report::{Done, Inspected};
 use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
@@ -311,11 +311,11 @@ impl Plugin {
             match request {
                 Request::Synchronize { .. } => {}
                 Request::CreateContainer { pod, container, token } => {
-                    self.look_at_settings();
+                    self.check_settings();
                     self.create(&pod, &container, token)?;
                 }
                 Request::StartContainer { container, token, .. } => {
-                    self.look_at_settings();
+                    self.check_settings();
                     self.start(&container, token, since)?;
                 }
                 Request::ContainerStopped { id } | Request::ContainerRemoved { id } => {
@@ -339,7 +339,7 @@ impl Plugin {
     }
 
     /// Takes over settings that changed since the last request.
-    fn look_at_settings(&mut self) {
+    fn check_settings(&mut self) {
         if !self.file.has_changed() {
             return;
         }
@@ -368,13 +368,13 @@ impl Plugin {
     }
 
     fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
-        let way = Trigger {
+        let trigger = Trigger {
             source: Source::Nri,
             stage: Occasion::NriStart.stage(),
             since,
             patience: Duration::ZERO,
         };
-        let mut decision = self.decider.look(container, way);
+        let mut decision = self.decider.inspect(container, trigger);
         let refusal = decision.refusal.take();
         let ended =
             refusal.is_some() && keep_from_running(&self.session.runtime().name, decision.init.as_ref());
@@ -382,19 +382,19 @@ impl Plugin {
         let answered =
             self.session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
         decision.complete();
-        let looked = decision.looked.answered(answered.is_ok(), &self.session.runtime().name, ended);
-        log_outcome(container, &looked);
-        self.reports.add(Done::Looked(looked));
+        let inspected = decision.inspected.answered(answered.is_ok(), &self.session.runtime().name, ended);
+        log_outcome(container, &inspected);
+        self.reports.add(Done::Inspected(inspected));
         Ok(answered?)
     }
 }
 
 /// Logs lost isolation and failures here, because no agent may be connected to log them.
-fn log_outcome(container: &Container, looked: &Looked) {
-    if looked.record.isolation == Verdict::Lost {
-        lost(container, looked.refused);
+fn log_outcome(container: &Container, inspected: &Inspected) {
+    if inspected.record.isolation == Verdict::Lost {
+        lost(container, inspected.refused);
     }
-    if let Outcome::Failed(error) = &looked.record.outcome {
+    if let Outcome::Failed(error) = &inspected.record.outcome {
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,

@@ -19,7 +19,7 @@ use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
-use usernsd_prepare::bootstrap::runtime::{Looked, Pods, Wanted};
+use usernsd_prepare::bootstrap::runtime::{Found, Pods, Wanted};
 use usernsd_prepare::bootstrap::{self, Part, Step};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
@@ -94,10 +94,10 @@ fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow:
 
 fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
     let executor = compose::runtime()?;
-    let looked = executor.block_on(bootstrap::runtime::look(root, &settings.runtime.endpoints))?;
-    let node = Node { args, settings, root, looked: &looked };
+    let runtimes = executor.block_on(bootstrap::runtime::find(root, &settings.runtime.endpoints))?;
+    let node = Node { args, settings, root, runtimes: &runtimes };
     let bus = restart::bus_of(root, settings.systemd.as_ref().map(|systemd| &systemd.bus_socket));
-    let services = match bus.map(|bus| executor.block_on(Services::look(&bus))).transpose() {
+    let services = match bus.map(|bus| executor.block_on(Services::ask(&bus))).transpose() {
         Ok(services) => services,
         Err(error) if args.restart => return Err(error.into()),
         // In this case only pending restarts are unknown.
@@ -134,7 +134,7 @@ fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> a
     if !args.restart {
         node.report_pending(services.as_ref(), &part.changes)?;
     } else if let Some(services) = &services {
-        let unread = services.unread(root, &part.changes, looked.loaded.as_ref())?;
+        let unread = services.unread(root, &part.changes, runtimes.loaded.as_ref())?;
         if to_restart(&unread).next().is_none() {
             tell("nothing to restart");
         }
@@ -150,7 +150,7 @@ struct Node<'a> {
     args: &'a BootstrapArgs,
     settings: &'a Settings,
     root: &'a HostRoot,
-    looked: &'a Looked,
+    runtimes: &'a Found,
 }
 
 impl Node<'_> {
@@ -163,21 +163,21 @@ impl Node<'_> {
                 ..said
             };
         }
-        choose(&said, &self.looked.seen)
+        choose(&said, &self.runtimes.seen)
     }
 
     fn pods(&self, kind: RuntimeKind) -> Option<&Pods> {
-        self.looked.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
+        self.runtimes.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
     }
 
     /// Plans, and applies the plan unless `only_look` is set.
     fn plan_or_apply(&self, only_look: bool) -> anyhow::Result<Part> {
         let (root, wishes) = (self.root, &self.settings.bootstrap);
         let ids = &wishes.ids;
-        let windows: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
-        let sandboxes = match &self.looked.unlisted {
+        let windows: Vec<_> = self.runtimes.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
+        let sandboxes = match &self.runtimes.unlisted {
             Some(why) => Sandboxes::Unlisted(why),
-            None if self.looked.seen.answered.is_empty() => Sandboxes::NoRuntime,
+            None if self.runtimes.seen.answered.is_empty() => Sandboxes::NoRuntime,
             None => Sandboxes::Known(&windows),
         };
         match (self.args.undo, only_look) {
@@ -258,7 +258,7 @@ impl Node<'_> {
 
     /// The version of a CRI-O that answered.
     fn running_crio(&self) -> Option<CrioVersion> {
-        self.looked.seen.answered.iter().find_map(|runtime| match runtime {
+        self.runtimes.seen.answered.iter().find_map(|runtime| match runtime {
             Runtime::Crio(version) => Some(*version),
             Runtime::Containerd(_) => None,
         })
@@ -266,7 +266,7 @@ impl Node<'_> {
 
     fn report_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {
         let Some(services) = services else { return Ok(()) };
-        for unread in services.unread(self.root, changes, self.looked.loaded.as_ref())? {
+        for unread in services.unread(self.root, changes, self.runtimes.loaded.as_ref())? {
             tell(&restart::finding(&unread).to_string());
         }
         Ok(())

@@ -60,7 +60,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         all.extend(kept);
         Ok(())
     };
-    compose::runtime()?.block_on(doctor.look(&agent, &pods, &mut tell))?;
+    compose::runtime()?.block_on(doctor.check(&agent, &pods, &mut tell))?;
     let summary = Summary::of(&all);
     match output {
         DoctorOutput::Json => super::print(&json(&all))?,

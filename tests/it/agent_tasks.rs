@@ -11,13 +11,13 @@ use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
 use usernsd_agent::containers::{Containers, NotEnded, PodFacts, Policies, Refusal, Trigger};
+use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
 use usernsd_agent::decide::Decider;
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::launched::reports::Reports;
-use usernsd_agent::plugin::{Listed, Plugin};
-use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
+use usernsd_agent::nri_plugin::{Listed, Plugin};
 use usernsd_agent::systemd_user::SystemdUser;
-use usernsd_agent::units::Units;
+use usernsd_agent::systemd_watch::Units;
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::cgroup::DelegateList;
 use usernsd_domain::check::Check;
@@ -50,7 +50,7 @@ use usernsd_linux::userdb::UserDb;
 use usernsd_peers::cri::{Endpoints, v1};
 use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
 use usernsd_report::metrics::{Method, Metrics};
-use usernsd_report::snapshot::Store;
+use usernsd_report::store::Store;
 
 /// A time that is longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(1000);
@@ -151,11 +151,11 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let since = Instant::now();
-        let way =
+        let trigger =
             move || Trigger { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
         let decided = move || {
             let decision = containers.decide(&container, way());
-            containers.record(&decision.looked, SystemTime::now());
+            containers.record(&decision.inspected, SystemTime::now());
             decision.refusal
         };
         tokio::task::spawn_blocking(decided).await.unwrap()
@@ -213,7 +213,7 @@ impl Rig {
             root: self.directory.path().to_owned(),
             endpoints: vec![self.socket("cri.sock")],
             bus: None,
-            is_ours: true,
+            uses_bootstrap: true,
             ids: DesiredIds::default(),
             runtime: RuntimeOverride::default(),
             crio: CrioOptions::default(),
@@ -425,8 +425,9 @@ async fn a_request_by_annotation_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way = Trigger { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
-        rig.containers.look(&container, way);
+        let trigger =
+            Trigger { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
+        rig.containers.inspect(&container, trigger);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }
     assert_eq!(rig.unanswered(), [0.0, 0.0]);
@@ -444,13 +445,13 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
         of.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     };
     for _ in 0..3 {
-        let way = Trigger {
+        let trigger = Trigger {
             source: Source::Resync,
             since: Instant::now(),
             stage: Stage::Ready,
             patience: Duration::ZERO,
         };
-        rig.containers.look(&container, way);
+        rig.containers.inspect(&container, trigger);
     }
     assert_eq!(refused(), 1.0, "{:?}", rig.containers.store().list());
 }

@@ -18,8 +18,8 @@ use usernsd_domain::node::{Exposition, Survey};
 use usernsd_domain::privilege::EXPORTER_UID;
 use usernsd_report::follow::Follower;
 use usernsd_report::metrics::{ExporterMetrics, Metrics};
-use usernsd_report::snapshot::Store;
 use usernsd_report::state::{Server, Sources, State, serve};
+use usernsd_report::store::Store;
 
 /// The exporter's user ID.
 const USER: u32 = 65_532;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use usernsd_domain::kernel::{IdMapped, Store};
 use usernsd_linux::host::HostRoot;
-use usernsd_linux::idmap::Prober;
+use usernsd_linux::mount_idmap::Prober;
 use usernsd_prepare::idmapped_mounts::probe_with;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");

@@ -19,16 +19,19 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("kube", &["peers/kube"]),
     ("k8s_openapi", &["peers/kube"]),
     ("prometheus", &["report/metrics"]),
-    ("libc", &["linux/idmap", "linux/seccomp"]),
+    ("libc", &["linux/mount_idmap", "linux/seccomp"]),
     // Cargo.toml has the reasons.
-    ("nix", &["linux/idmap", "linux/inherited", "linux/proc/observer", "linux/host/reader", "peers/nri"]),
+    (
+        "nix",
+        &["linux/mount_idmap", "linux/inherited", "linux/proc/observer", "linux/host/reader", "peers/nri"],
+    ),
     ("tar", &["linux/archive"]),
     ("clap_complete", &["usernsd/cli/completion"]),
     ("clap_mangen", &["usernsd/cli/man"]),
 ];
 
 /// The one module with unsafe code in it; it may be `allow`ed nowhere else.
-const UNSAFE: &str = "linux/idmap";
+const UNSAFE: &str = "linux/mount_idmap";
 
 /// Items that may be used in one place or nowhere, and what to use instead.
 const ONE_PLACE: &[(&str, &[&str], &str)] = &[
@@ -139,7 +142,7 @@ fn each_violation_of_the_layers_is_found() {
         ),
         ("peers/cri.rs", "use crate::nri::x;", "peers/cri.rs:1: modules of peers do not name each other"),
         ("agent/x.rs", "use zbus::Connection;", "agent/x.rs:1: zbus is named only in [\"peers/systemd\"]"),
-        ("agent/x.rs", "#![allow(unsafe_code)]", "agent/x.rs:1: unsafe is linux/idmap's alone"),
+        ("agent/x.rs", "#![allow(unsafe_code)]", "agent/x.rs:1: unsafe is linux/mount_idmap's alone"),
         ("agent/x.rs", "use crate::{a, b};", "agent/x.rs:1: import one module a line, not crate::{…}"),
         (
             "agent/x.rs",

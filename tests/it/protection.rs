@@ -31,7 +31,7 @@ use tokio_rustls::rustls::{
 use usernsd_domain::certificate::Standing;
 use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Access, Kube};
-use usernsd_report::gate::{GRANTED, Gatekeeper, protection};
+use usernsd_report::authorization::{GRANTED, Gatekeeper, protection};
 use usernsd_report::http::{self, Admission, Page, Protection, Routes, Server, ServerEvent, TlsFiles};
 use usernsd_report::metrics::HttpMetrics;
 

@@ -1,7 +1,7 @@
 //! The end of every trigger's path: a container is inspected, recorded, counted and logged in the same way
 //! for NRI, systemd, CRI and the resync.
 
-mod say;
+mod log;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,11 +19,11 @@ use usernsd_domain::pairing::Mismatch;
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
 use usernsd_domain::repair::{Kept, Missed};
-use usernsd_domain::report::{Created, Looked, Named};
+use usernsd_domain::report::{Created, Inspected, Named};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
 use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
-use usernsd_report::snapshot::Store;
+use usernsd_report::store::Store;
 
 /// How long a question to the runtime may delay a container's creation. The runtime waits 2 s for the
 /// plugin by default.
@@ -126,21 +126,21 @@ impl Containers {
             );
         }
         if let Some(ungranted) = &created.ungranted {
-            self.say_ungranted(container, ungranted, at);
+            self.log_ungranted(container, ungranted, at);
         }
     }
 
     /// Inspects a container whose cgroup and process exist, delegates its cgroup, and reports the result.
-    pub fn look(&self, container: &Container, way: Trigger) {
-        self.finish(vec![self.decider.look(container, way)]);
+    pub fn inspect(&self, container: &Container, trigger: Trigger) {
+        self.finish(vec![self.decider.inspect(container, trigger)]);
     }
 
-    /// Inspects several containers as [`Containers::look`] does. They are reported together, after the last inspection;
+    /// Inspects several containers as [`Containers::inspect`] does. They are reported together, after the last inspection;
     /// until then each holds some file descriptors.
     pub fn look_at_all(&self, containers: &[(Container, Stage)], source: Source, since: Instant) {
         let decide = |(container, stage): &(Container, Stage)| {
-            let way = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
-            self.decider.look(container, way)
+            let trigger = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
+            self.decider.inspect(container, trigger)
         };
         self.finish(containers.iter().map(decide).collect());
     }
@@ -149,32 +149,32 @@ impl Containers {
     fn finish(&self, mut decisions: Vec<Decision>) {
         Decision::complete_all(&mut decisions);
         let at = SystemTime::now();
-        for Decision { looked, .. } in &decisions {
-            let (is_news, _) = self.record_looked(looked, at);
-            self.say_looked(looked, is_news, at);
+        for Decision { inspected, .. } in &decisions {
+            let (is_new, _) = self.record_inspected(inspected, at);
+            self.log_inspected(inspected, is_new, at);
         }
     }
 
     /// Decides on a container whose process waits for the answer. The caller must call [`Containers::record`]
     /// once the runtime has the answer.
     #[must_use]
-    pub fn decide(&self, container: &Container, way: Trigger) -> Decision {
-        self.decider.look(container, way)
+    pub fn decide(&self, container: &Container, trigger: Trigger) -> Decision {
+        self.decider.inspect(container, trigger)
     }
 
     /// Records, counts and logs an inspection after the runtime has received its answer or given up waiting
     /// for it.
-    pub fn record(&self, looked: &Looked, at: SystemTime) {
-        let (is_news, _) = self.record_looked(looked, at);
-        self.say_looked(looked, is_news, at);
+    pub fn record(&self, inspected: &Inspected, at: SystemTime) {
+        let (is_new, _) = self.record_inspected(inspected, at);
+        self.log_inspected(inspected, is_new, at);
     }
 
     /// Records, counts and logs an inspection that the launched plugin made at that time. A container that
     /// has ended since then gets no record.
-    pub fn take_looked(&self, looked: &Looked, at: SystemTime) {
-        let (is_news, _) = self.record_looked(looked, at);
-        self.say_looked(looked, is_news, at);
-        let record = &looked.record;
+    pub fn take_inspected(&self, inspected: &Inspected, at: SystemTime) {
+        let (is_new, _) = self.record_inspected(inspected, at);
+        self.log_inspected(inspected, is_new, at);
+        let record = &inspected.record;
         if let (Some(path), Some(inode)) = (&record.cgroup, record.inode)
             && !self.delegator().is_there(path, inode)
         {
@@ -184,9 +184,9 @@ impl Containers {
 
     /// Records and counts an inspection. Returns whether its outcome is new, and whether a loss of
     /// isolation is.
-    fn record_looked(&self, looked: &Looked, at: SystemTime) -> (bool, bool) {
-        let record = &looked.record;
-        if looked.unanswered {
+    fn record_inspected(&self, inspected: &Inspected, at: SystemTime) -> (bool, bool) {
+        let record = &inspected.record;
+        if inspected.unanswered {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
         }
         // Nothing below waits. The lock keeps the counts right if several threads record at once.
@@ -195,11 +195,11 @@ impl Containers {
         if is_superseded(before.as_deref(), record) {
             return (false, false);
         }
-        let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
+        let is_new = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
         // Up to here only the runtime has worked on the container.
         let is_first =
             before.as_ref().is_none_or(|before| before.outcome == Outcome::Skipped(Skip::BeingMade));
-        self.count(looked, is_news, is_first);
+        self.count(inspected, is_new, is_first);
         let container = || {
             let Record { id, name, pod, .. } = record.clone();
             Named { id, name, pod }
@@ -209,12 +209,12 @@ impl Containers {
         let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
         let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
         // A runtime that dropped the plugin before it received the refusal has started the container.
-        let went_on = record.source == Source::Nri && !looked.refused && self.refuses();
+        let went_on = record.source == Source::Nri && !inspected.refused && self.refuses();
         let stage = if went_on { Stage::Running } else { record.stage };
         let is_new_loss =
             record.isolation == Verdict::Lost && (record.source == Source::Nri || !(was_lost || is_gone));
         if is_new_loss {
-            self.lost(&container(), looked.refused, stage, at);
+            self.lost(&container(), inspected.refused, stage, at);
         }
         let was_missed = before.as_ref().is_some_and(|before| before.state() == CgroupState::Missed);
         if record.state() == CgroupState::Missed && !was_missed {
@@ -222,7 +222,7 @@ impl Containers {
         }
         if is_gone {
             self.store.forget(&record.id);
-            return (is_news, is_new_loss);
+            return (is_new, is_new_loss);
         }
         let mut record = record.clone();
         if is_new_loss {
@@ -240,11 +240,11 @@ impl Containers {
         if needs_attention {
             self.attention.notify_one();
         }
-        (is_news, is_new_loss)
+        (is_new, is_new_loss)
     }
 
     /// Logs a mismatch once: the runtime that calls over NRI is not the one that answers over CRI.
-    pub fn say_mismatch(&self) {
+    pub fn log_mismatch(&self) {
         let found = self.store.mismatch();
         let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *said != found) {
@@ -300,14 +300,14 @@ impl Containers {
         what: Missed,
         may_end: impl FnOnce(Option<Duration>) -> Result<(), Kept>,
     ) -> Result<(), NotEnded> {
-        let way = Trigger {
+        let trigger = Trigger {
             source: Source::Resync,
             stage: Stage::Running,
             since: Instant::now(),
             patience: Duration::ZERO,
         };
-        let Decision { looked, init, .. } = self.decider.look(container, way);
-        if missed(&looked.record) != Some(what) {
+        let Decision { inspected, init, .. } = self.decider.inspect(container, trigger);
+        if missed(&inspected.record) != Some(what) {
             return Err(NotEnded::NotSo);
         }
         // The pidfd is proven to refer to a process in the container's cgroup, so no other process can be
@@ -324,7 +324,7 @@ impl Containers {
             Missed::WritableCgroup => "it was created without the writable cgroup that its pod asked for",
         };
         let sentence = format!("ended, so that the kubelet recreates it: {sentence}");
-        let Record { id, name, pod, .. } = looked.record;
+        let Record { id, name, pod, .. } = inspected.record;
         let named = Named { id, name, pod };
         self.note(&named, EventKind::Fixed, Action::EndContainer.name(), sentence, SystemTime::now());
         warn!(
@@ -460,30 +460,30 @@ impl Containers {
         );
     }
 
-    fn count(&self, looked: &Looked, is_news: bool, is_first: bool) {
-        for change in &looked.changes {
+    fn count(&self, inspected: &Inspected, is_new: bool, is_first: bool) {
+        for change in &inspected.changes {
             self.metrics.fix(change.action);
         }
-        let source = looked.record.source;
-        match &looked.record.outcome {
+        let source = inspected.record.source;
+        match &inspected.record.outcome {
             // Over NRI the runtime waits for the delegation, so it precedes the container's first
             // instruction.
             Outcome::Delegated if source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
-            Outcome::Delegated => self.metrics.fix_delay(looked.after),
+            Outcome::Delegated => self.metrics.fix_delay(inspected.after),
             Outcome::AlreadyRight if is_first => self.metrics.already_right(),
             Outcome::AlreadyRight => {}
             // Containers are counted and not inspections, because each resync finds the same ones.
             Outcome::Skipped(Skip::BeingMade) => {}
-            Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
+            Outcome::Skipped(skip) if is_new => self.metrics.refused(*skip),
             Outcome::Skipped(_) | Outcome::Failed(_) => {}
         }
-        if let Some(action) = looked.failed {
+        if let Some(action) = inspected.failed {
             // A failed attempt counts as an attempt.
             self.metrics.fix(action);
             self.metrics.fix_failed(action);
         }
         if source == Source::Nri {
-            self.metrics.handled(looked.took);
+            self.metrics.handled(inspected.took);
         }
     }
 }

@@ -18,7 +18,7 @@ use usernsd_domain::idmap::HostId;
 use usernsd_domain::isolation::Stage;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::repair;
-use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
+use usernsd_domain::report::{Adjusted, Created, Inspected, Named, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
 use usernsd_inspect::delegate::{Delegator, Incomplete, Inspection, complete};
@@ -124,7 +124,7 @@ impl Creation {
 #[derive(Debug)]
 pub struct Decision {
     /// The inspection, for the record.
-    pub looked: Looked,
+    pub inspected: Inspected,
     /// The reason why the container must not run.
     pub refusal: Option<Refusal>,
     /// The init process, held: proven to be in the container's cgroup.
@@ -143,8 +143,8 @@ impl Decision {
 
     /// The same for several decisions, with one question to the observer for all of them.
     pub fn complete_all(decisions: &mut [Decision]) {
-        let incomplete = decisions.iter_mut().filter_map(|Decision { looked, init, .. }| {
-            let record = &mut looked.record;
+        let incomplete = decisions.iter_mut().filter_map(|Decision { inspected, init, .. }| {
+            let record = &mut inspected.record;
             Some(Incomplete {
                 init: init.as_ref()?,
                 user_namespace: record.user_namespace.as_mut()?,
@@ -355,33 +355,33 @@ impl Decider {
 
     /// Inspects a container whose cgroup and process exist, and delegates its cgroup.
     #[must_use]
-    pub fn look(&self, container: &Container, way: Trigger) -> Decision {
-        let candidate = Candidate { container, stage: way.stage };
+    pub fn inspect(&self, container: &Container, trigger: Trigger) -> Decision {
+        let candidate = Candidate { container, stage: trigger.stage };
         let mut handled = loop {
             let handled = self.inspector.apply(candidate, |unit| self.scope(unit));
-            if !handled.is_too_early(candidate) || way.since.elapsed() >= way.patience {
+            if !handled.is_too_early(candidate) || trigger.since.elapsed() >= trigger.patience {
                 break handled;
             }
             std::thread::sleep(RECHECK);
         };
-        if way.source == Source::Nri {
+        if trigger.source == Source::Nri {
             self.pods.note_annotations(&container.sandbox_id, &container.annotations);
         }
-        let (request, unanswered) = match way.source {
+        let (request, unanswered) = match trigger.source {
             Source::Nri => self.request_at_start(container),
             _ => (self.noted_request(container), false),
         };
         let lacks_writable_cgroup = || self.lacks_writable_cgroup(container);
-        let record = handled.record(candidate, way.source, request, lacks_writable_cgroup);
-        let after = self.waited(&handled, way);
+        let record = handled.record(candidate, trigger.source, request, lacks_writable_cgroup);
+        let after = self.waited(&handled, trigger);
         // A running container can no longer be refused.
-        let refusal = self.refusal(container, record.isolation).filter(|_| way.stage != Stage::Running);
+        let refusal = self.refusal(container, record.isolation).filter(|_| trigger.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
         let Inspection { detail, changes, init, own, .. } = handled;
         let refused = refusal.is_some();
-        let took = way.since.elapsed();
-        let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
-        Decision { looked, refusal, init, _own: own }
+        let took = trigger.since.elapsed();
+        let inspected = Inspected { record, changes, failed, detail, refused, unanswered, after, took };
+        Decision { inspected, refusal, init, _own: own }
     }
 
     /// Whether the container was created without the writable cgroup that its pod asked for and may have.
@@ -495,10 +495,10 @@ impl Decider {
     }
 
     /// How long the container waited for its cgroup. A resync has only the age of its process to go by.
-    fn waited(&self, handled: &Inspection, way: Trigger) -> Duration {
-        let since = way.since.elapsed();
+    fn waited(&self, handled: &Inspection, trigger: Trigger) -> Duration {
+        let since = trigger.since.elapsed();
         match &handled.init {
-            Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
+            Some(init) if trigger.source == Source::Resync && handled.outcome == Outcome::Delegated => {
                 self.delegator().age(init).map_or(since, |age| age.max(since))
             }
             _ => since,

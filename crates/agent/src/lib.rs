@@ -2,13 +2,13 @@
 //! systemd, CRI), the repair of containers that were missed, and the link to the launched plugin. Composed
 //! by the binary's `agent` and `plugin`.
 
-pub mod alive;
 pub mod confinement;
 pub mod containers;
+pub mod cri_watch;
 pub mod decide;
 pub mod launched;
-pub mod plugin;
+pub mod nri_plugin;
 pub mod repair;
-pub mod runtime;
 pub mod systemd_user;
-pub mod units;
+pub mod systemd_watch;
+pub mod watchdog;

@@ -77,7 +77,7 @@ pub enum Agent {
     /// The agent answers, but has no record of the container.
     Unaware,
     /// The agent has inspected the container.
-    Looked {
+    Inspected {
         /// The outcome; `None` if a later version added it.
         outcome: Option<OutcomeName>,
         /// The reason, as a sentence.
@@ -254,10 +254,10 @@ impl Why {
 
     fn right(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Looked { outcome: Some(OutcomeName::Delegated), source, .. } => {
+            Agent::Inspected { outcome: Some(OutcomeName::Delegated), source, .. } => {
                 self.because(format!("usernsd handed the cgroup over ({source})."));
             }
-            Agent::Looked { .. } => {
+            Agent::Inspected { .. } => {
                 self.because("The runtime handed the cgroup over; usernsd found it right.");
             }
             Agent::Unaware | Agent::Silent(_) => self.because("The cgroup is the container's."),
@@ -282,14 +282,14 @@ impl Why {
 
     fn not_handed_over(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Looked { outcome: Some(OutcomeName::Failed), reason, source } => {
+            Agent::Inspected { outcome: Some(OutcomeName::Failed), reason, source } => {
                 let reason = reason.as_deref().unwrap_or("for an unknown reason");
                 self.because(format!(
                     "usernsd tried and failed ({source}): {reason}. The next resync tries again."
                 ));
                 self.next(AGENT_LOG);
             }
-            Agent::Looked { outcome, .. } => {
+            Agent::Inspected { outcome, .. } => {
                 let outcome = outcome.map_or("in a way that only a later version names", OutcomeName::name);
                 self.because(format!(
                     "usernsd's last inspection ended as {outcome}; something changed it since."

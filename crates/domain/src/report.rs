@@ -54,7 +54,7 @@ pub struct NotGranted {
 
 /// The inspection of an existing container, and what was done for it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Looked {
+pub struct Inspected {
     /// The container's new record.
     pub record: Record,
     /// The changes on the host, in order.
@@ -81,7 +81,7 @@ pub enum Done {
     /// The decision on a container that is about to be created.
     Created(Created),
     /// The inspection of a container that is about to run.
-    Looked(Looked),
+    Inspected(Inspected),
     /// A container stopped or was removed.
     Ended(CriId),
     /// A pod's sandbox, with this identifier, was removed.
@@ -114,14 +114,14 @@ pub struct Kept<T> {
 
 // === impl Looked ===
 
-impl Looked {
+impl Inspected {
     /// The report after the answer was sent. A refusal counts only if the container does not run: if the runtime
     /// accepted the answer (`taken`) and `runtime` honours refusals ([`guard::heeds_refusal_at_start`]), or if the
     /// container was stopped (`ended`).
     #[must_use]
-    pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Looked {
+    pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Inspected {
         let is_kept = ended || taken && guard::heeds_refusal_at_start(runtime);
-        Looked { refused: self.refused && is_kept, ..self }
+        Inspected { refused: self.refused && is_kept, ..self }
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_if_the_container_does_not_run() {
-        let looked = Looked {
+        let looked = Inspected {
             record: Record::bare(CriId::parse("a").unwrap()),
             changes: Vec::new(),
             failed: None,
@@ -226,7 +226,7 @@ mod tests {
             let answered = looked.clone().answered(taken, runtime, ended);
             assert_eq!(answered.refused, refused, "{taken} {runtime} {ended}");
         }
-        assert!(!Looked { refused: false, ..looked }.answered(true, "containerd", false).refused);
+        assert!(!Inspected { refused: false, ..looked }.answered(true, "containerd", false).refused);
     }
 
     #[test]

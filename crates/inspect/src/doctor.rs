@@ -51,7 +51,7 @@ pub struct DoctorConfig {
     /// The system bus; `None` if systemd must not be asked.
     pub bus: Option<PathBuf>,
     /// Whether `usernsd bootstrap` prepares this node.
-    pub is_ours: bool,
+    pub uses_bootstrap: bool,
     /// The desired ranges of host IDs.
     pub ids: DesiredIds,
     /// The container runtime, if it is configured.
@@ -147,7 +147,7 @@ impl Doctor {
     ///
     /// # Errors
     /// The error of `tell`.
-    pub async fn look<E>(
+    pub async fn check<E>(
         &self,
         agent: &AgentResults,
         pods: &PodPlace,
@@ -313,8 +313,8 @@ async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers:
     Ok(found)
 }
 
-fn as_ref<T>(look: &Probe<T>) -> Probe<&T> {
-    look.as_ref().map_err(Clone::clone)
+fn as_ref<T>(probe: &Probe<T>) -> Probe<&T> {
+    probe.as_ref().map_err(Clone::clone)
 }
 
 #[cfg(test)]

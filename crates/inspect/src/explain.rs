@@ -40,11 +40,11 @@ pub use self::document::{
     Cgroup, DirectoryOwner, Explanation, Extent, KnownMessage, Namespace, ProcessRow, VERSION, Volume,
 };
 pub use self::find::FindError;
-use self::look::LiveContainer;
+use self::live::LiveContainer;
 
 mod document;
 mod find;
-mod look;
+mod live;
 
 /// Time limit for systemd. Without its answer the rest is still complete.
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
@@ -278,7 +278,7 @@ impl<'a> Explainer<'a> {
             let scope = self.scope(&container, &mut unseen).await;
             let request = request(&container, sandbox.as_ref());
             let (seen, word) =
-                self.look(&container, &inspected, request, &binds, scope.as_ref(), &mut unseen)?;
+                self.inspect(&container, &inspected, request, &binds, scope.as_ref(), &mut unseen)?;
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
@@ -344,7 +344,7 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    fn look(
+    fn inspect(
         &self,
         container: &Container,
         inspected: &Inspected,
@@ -376,7 +376,7 @@ impl<'a> Explainer<'a> {
             },
             (None, None) => return Ok((None, now)),
         };
-        let lens = LiveContainer {
+        let live = LiveContainer {
             handles: self.handles(),
             process: &process,
             seen: &seen,
@@ -385,7 +385,7 @@ impl<'a> Explainer<'a> {
             binds,
             pool_of: &|space, first, count| self.pool_of(space, first, count),
         };
-        Ok((Some(lens.look(unseen)), now))
+        Ok((Some(live.observe(unseen)), now))
     }
 
     fn pool_of(&self, space: IdType, first: u32, count: u32) -> Option<String> {
@@ -433,7 +433,7 @@ impl<'a> Explainer<'a> {
             Err(error) => Agent::Silent(error.clone()),
             Ok(state) => match state.containers.iter().find(|known| known.id == id.as_str()) {
                 None => Agent::Unaware,
-                Some(known) => Agent::Looked {
+                Some(known) => Agent::Inspected {
                     outcome: known.outcome.known(),
                     reason: known.reason.clone(),
                     source: known.source.to_string(),

@@ -71,7 +71,7 @@ pub async fn answer(
 ///
 /// # Errors
 /// The runtime does not answer.
-pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
+pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
     let mut refusal = None;

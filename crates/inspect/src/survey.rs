@@ -269,7 +269,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use usernsd_report::snapshot::Store;
+    use usernsd_report::store::Store;
 
     #[test]
     fn a_survey_is_shared_while_the_containers_are_the_same() {

@@ -205,8 +205,8 @@ mod tests {
     fn libraries_stay_quiet() {
         let debug = filter("debug").unwrap();
         for (target, level, is_logged) in [
-            ("usernsd_agent::plugin", Level::DEBUG, true),
-            ("usernsd_agent::plugin", Level::TRACE, false),
+            ("usernsd_agent::nri_plugin", Level::DEBUG, true),
+            ("usernsd_agent::nri_plugin", Level::TRACE, false),
             ("kube_client::client", Level::ERROR, false),
             ("zbus", Level::WARN, true),
             ("zbus", Level::INFO, false),

@@ -8,7 +8,7 @@ use usernsd_domain::kernel::{IdMapped, Store, tmpfs_finding};
 use usernsd_domain::paths::PROC;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::HostRoot;
-use usernsd_linux::idmap::{Prober, is_proc};
+use usernsd_linux::mount_idmap::{Prober, is_proc};
 
 /// This program, even if its file has been replaced.
 const OWN: &str = "/proc/self/exe";

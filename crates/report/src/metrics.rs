@@ -23,7 +23,7 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::snapshot::Store;
+use super::store::Store;
 use usernsd_domain::adjust::Ungranted;
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::node::{Exposition, Snapshot, Survey};
@@ -175,18 +175,18 @@ impl From<&Ungranted> for Refusal {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Metrics that start at 0, with values from `store` and from `look` at each scrape. Every series that
+    /// Metrics that start at 0, with values from `store` and from `survey` at each scrape. Every series that
     /// is not a pod's exists from the start.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
-    pub fn new(store: Store, look: SurveyFn, exposition: Exposition) -> prometheus::Result<Metrics> {
+    pub fn new(store: Store, survey: SurveyFn, exposition: Exposition) -> prometheus::Result<Metrics> {
         let registry = Registry::new();
         let actions = Action::ALL.map(Action::name);
         let triggers = ResyncReason::ALL.map(ResyncReason::name);
         let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
         let metrics = Metrics {
-            knowledge: Arc::new(scrape::Knowledge::new(store, look, exposition)),
+            knowledge: Arc::new(scrape::Knowledge::new(store, survey, exposition)),
             fixes: counters(
                 &registry,
                 "usernsd_fixes_total",

@@ -90,7 +90,7 @@ pub fn render(seen: &Seen<'_>) -> Page {
     let page = el("div")
         .attr("id", "page")
         .add(header(seen, name))
-        .add(el("main").add(said(seen, verdict.as_ref())).add(seen.state.map(body)))
+        .add(el("main").add(verdict_element(seen, verdict.as_ref())).add(seen.state.map(body)))
         .add(footer(seen));
     let body = el("body")
         .attr("data-build", BUILD.as_str())
@@ -149,7 +149,7 @@ fn header(seen: &Seen<'_>, name: &str) -> Element {
 }
 
 /// The verdict, the first element of the page.
-fn said(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
+fn verdict_element(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
     let away = seen.is_away().then(|| {
         let what = match seen.state {
             Some(_) => format!("The agent has not answered for {}", span(seen.age)),

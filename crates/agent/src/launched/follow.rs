@@ -278,7 +278,7 @@ impl Follow {
             (false, PeerState::Up) if store.is_joined() => {}
             (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
         }
-        self.containers.say_mismatch();
+        self.containers.log_mismatch();
         (self.join)(!is_live);
         // Containers that started without what their pod asked for may be ended, now that new ones will get
         // it.
@@ -294,7 +294,7 @@ impl Follow {
         self.containers.metrics().plugin_report(true);
         match &report.done {
             Done::Created(created) => self.containers.record_created(created, report.at),
-            Done::Looked(looked) => self.containers.take_looked(looked, report.at),
+            Done::Inspected(inspected) => self.containers.take_inspected(inspected, report.at),
             Done::Ended(id) => self.containers.forget(id),
             Done::PodEnded(id) => self.containers.forget_pod(id.as_str()),
         }

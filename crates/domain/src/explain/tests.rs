@@ -21,8 +21,8 @@ fn chown() -> Now {
     Now::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
 }
 
-fn looked(outcome: &str, reason: Option<&str>) -> Agent {
-    Agent::Looked {
+fn inspected(outcome: &str, reason: Option<&str>) -> Agent {
+    Agent::Inspected {
         outcome: OutcomeName::named(outcome),
         reason: reason.map(str::to_owned),
         source: "nri".into(),
@@ -46,7 +46,7 @@ fn every_reason_is_explained_and_followed_by_a_step() {
 #[test]
 fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
     let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
-    for agent in [looked("delegated", None), looked("already_right", None), Agent::Unaware] {
+    for agent in [inspected("delegated", None), inspected("already_right", None), Agent::Unaware] {
         let why = Why::of(&ExplainFacts { agent, ..right.clone() });
         assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
     }
@@ -100,8 +100,8 @@ fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
     for (agent, because, next) in [
         (Agent::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
         (Agent::Unaware, "its next resync does", None),
-        (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
-        (looked("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
+        (inspected("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
+        (inspected("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
     ] {
         let why = Why::of(&ExplainFacts { agent, ..story(chown()) });
         assert_eq!(why.problems, ["the cgroup should belong to host user 200000 and does not"]);

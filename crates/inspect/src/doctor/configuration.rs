@@ -36,7 +36,7 @@ impl Doctor {
 
     /// The same plan as that of `usernsd bootstrap --check`, except that CRI-O's program is not asked.
     fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Drift> {
-        self.is_ours()?;
+        self.uses_bootstrap()?;
         let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
         let plan_ids = |root: &HostRoot| {
@@ -84,14 +84,14 @@ impl Doctor {
 
     /// The failure that the bootstrap run before the agent's start recorded, if any.
     fn failure(&self) -> Probe<Option<String>> {
-        self.is_ours()?;
+        self.uses_bootstrap()?;
         let failure = bootstrap::failure::read(&self.root).map_err(|error| chain(&error))?;
         Ok(failure.map(|failure| failure.error))
     }
 
-    fn is_ours(&self) -> Probe<()> {
+    fn uses_bootstrap(&self) -> Probe<()> {
         let why = "bootstrap.enabled is false: this node is prepared by someone else";
-        if self.place.is_ours { Ok(()) } else { Err(why.to_owned()) }
+        if self.place.uses_bootstrap { Ok(()) } else { Err(why.to_owned()) }
     }
 
     /// The same result as that of `usernsd bootstrap`.
@@ -102,7 +102,7 @@ impl Doctor {
 
     /// How often `usernsd bootstrap` wrote each file, from its journal, which does not contain undone writes.
     pub(super) fn writes(&self) -> Probe<BTreeMap<ConfigFile, u64>> {
-        self.is_ours()?;
+        self.uses_bootstrap()?;
         let written = bootstrap::written(&self.root).map_err(|error| chain(&error))?;
         let mut counts = BTreeMap::new();
         for file in written.iter().filter_map(ConfigFile::of) {

@@ -53,7 +53,7 @@ impl Doctor {
             None => names.clone().map(|_| None),
             Some(path) => self.installed(path).map(Some).map_err(|error| chain(&error)),
         };
-        if !self.place.is_ours && path.is_none() {
+        if !self.place.uses_bootstrap && path.is_none() {
             unwanted = Some("bootstrap.enabled is false: this node is prepared by someone else".to_owned());
             obstacle = None;
         }

@@ -14,7 +14,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::check::{Check, CheckResult, Checked, Outcome, Summary, runtime};
 use usernsd_domain::node::{Peer, PeerState};
 use usernsd_domain::pairing::Mismatch;
-use usernsd_report::snapshot::Store;
+use usernsd_report::store::Store;
 
 /// Minimum time between two rounds, however often the runtime disconnects.
 const GAP: Duration = Duration::from_secs(1);

@@ -70,7 +70,7 @@ impl Doctor {
     pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Probe<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
         let mut ends = neighbour::Ends::default();
-        let sight = neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| chain(&error))?;
+        let sight = neighbour::observe(cri, &pods.bundles, &mut ends).await.map_err(|error| chain(&error))?;
         Ok(sight.refusal)
     }
 
@@ -106,17 +106,17 @@ impl Doctor {
         if !answers && !self.place.may_run_programs {
             return (Err("the runtime does not answer".to_owned()), None);
         }
-        let looked = match bootstrap::runtime::look(&self.root, &self.place.endpoints).await {
-            Ok(looked) => looked,
+        let runtimes = match bootstrap::runtime::find(&self.root, &self.place.endpoints).await {
+            Ok(runtimes) => runtimes,
             Err(error) => return (Err(chain(&error)), None),
         };
-        let (runtime, findings) = choose(&self.place.runtime, &looked.seen);
+        let (runtime, findings) = choose(&self.place.runtime, &runtimes.seen);
         let Some(runtime) = runtime else {
             let said = findings.into_iter().next();
             let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
             return (Err(said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
         };
-        let of_it = looked.pods.into_iter().find(|(kind, _)| *kind == runtime.kind());
+        let of_it = runtimes.pods.into_iter().find(|(kind, _)| *kind == runtime.kind());
         (Ok(runtime), of_it.map(|(_, pods)| pods.system))
     }
 

@@ -1,7 +1,7 @@
 //! Facts about the kernel, from the host's `/proc`.
 //!
 //! Whether a file system supports ID-mapped mounts is left unknown here, except for types that never do;
-//! [`idmap`](crate::idmap) tries the others.
+//! [`mount_idmap`](crate::mount_idmap) tries the others.
 
 use super::Proc;
 use usernsd_domain::kernel::{CgroupSetup, Kernel, MountTable};

@@ -15,7 +15,7 @@ use usernsd_domain::isolation::Occasion;
 use usernsd_domain::record::{
     Action, Change, Outcome, OutcomeName, Record, Source, UserNamespace, UserNamespaceMode,
 };
-use usernsd_domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, Report};
+use usernsd_domain::report::{Adjusted, Created, Done, Inspected, Named, NotGranted, Report};
 use usernsd_domain::words::Word as _;
 
 /// Version of these messages. It is raised when one of them changes its meaning; a side that meets a newer
@@ -113,7 +113,7 @@ struct ReportWire {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     created: Option<CreatedWire>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    looked: Option<LookedWire>,
+    looked: Option<InspectedWire>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     ended: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -149,7 +149,7 @@ struct UngrantedWire {
 }
 
 #[derive(Serialize, Deserialize)]
-struct LookedWire {
+struct InspectedWire {
     id: String,
     sandbox_id: String,
     name: String,
@@ -282,7 +282,7 @@ fn write(report: &Report) -> ReportWire {
     };
     match &report.done {
         Done::Created(created) => wire.created = Some(write_created(created)),
-        Done::Looked(looked) => wire.looked = Some(write_looked(looked)),
+        Done::Inspected(inspected) => wire.looked = Some(write_inspected(inspected)),
         Done::Ended(id) => wire.ended = Some(id.to_string()),
         Done::PodEnded(id) => wire.pod_ended = Some(id.to_string()),
     }
@@ -294,7 +294,7 @@ fn read(wire: ReportWire) -> Option<Report> {
     let ReportWire { number, at_us, created, looked, ended, pod_ended } = wire;
     let done = match (created, looked, ended, pod_ended) {
         (Some(created), ..) => Done::Created(read_created(created)?),
-        (_, Some(looked), ..) => Done::Looked(read_looked(looked)?),
+        (_, Some(looked), ..) => Done::Inspected(read_inspected(looked)?),
         (_, _, Some(id), _) => Done::Ended(CriId::parse(&id).ok()?),
         (.., Some(id)) => Done::PodEnded(CriId::parse(&id).ok()?),
         _ => return None,
@@ -342,9 +342,9 @@ fn read_created(wire: CreatedWire) -> Option<Created> {
     })
 }
 
-fn write_looked(looked: &Looked) -> LookedWire {
-    let record = &looked.record;
-    LookedWire {
+fn write_inspected(inspected: &Inspected) -> InspectedWire {
+    let record = &inspected.record;
+    InspectedWire {
         id: record.id.to_string(),
         sandbox_id: record.sandbox_id.clone(),
         name: record.name.clone(),
@@ -367,7 +367,7 @@ fn write_looked(looked: &Looked) -> LookedWire {
         },
         isolation: record.isolation.name().to_owned(),
         missed: record.missed,
-        changes: looked
+        changes: inspected
             .changes
             .iter()
             .map(|change| ChangeWire {
@@ -377,16 +377,16 @@ fn write_looked(looked: &Looked) -> LookedWire {
                 to: change.to.clone(),
             })
             .collect(),
-        failed: looked.failed.map(|action| action.name().to_owned()),
-        detail: looked.detail.clone(),
-        refused: looked.refused,
-        unanswered: looked.unanswered,
-        after_us: micros(looked.after),
-        took_us: micros(looked.took),
+        failed: inspected.failed.map(|action| action.name().to_owned()),
+        detail: inspected.detail.clone(),
+        refused: inspected.refused,
+        unanswered: inspected.unanswered,
+        after_us: micros(inspected.after),
+        took_us: micros(inspected.took),
     }
 }
 
-fn read_looked(wire: LookedWire) -> Option<Looked> {
+fn read_inspected(wire: InspectedWire) -> Option<Inspected> {
     let outcome = match OutcomeName::named(&wire.outcome)? {
         OutcomeName::Delegated => Outcome::Delegated,
         OutcomeName::AlreadyRight => Outcome::AlreadyRight,
@@ -426,7 +426,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         stage: Occasion::NriStart.stage(),
         missed: wire.missed,
     };
-    Some(Looked {
+    Some(Inspected {
         record,
         changes: wire.changes.into_iter().map(change).collect::<Option<_>>()?,
         failed: maybe(wire.failed, |name| Action::named(&name))?,
@@ -462,9 +462,9 @@ mod tests {
         FromPlugin::Report(Report { number: 7, at, done })
     }
 
-    fn looked(outcome: Outcome) -> Looked {
+    fn inspected(outcome: Outcome) -> Inspected {
         let path = CgroupPath::parse("/kubepods.slice/x.scope").unwrap();
-        Looked {
+        Inspected {
             failed: matches!(outcome, Outcome::Failed(_)).then_some(Action::SetLimits),
             record: Record {
                 uid_map: IdMap::parse("0 200000 65536\n65536 1 1").ok(),
@@ -509,7 +509,7 @@ mod tests {
         let outcomes = [Outcome::Delegated, Outcome::AlreadyRight, Outcome::Failed("EPERM".into())];
         let outcomes = outcomes.into_iter().chain(Skip::ALL.map(Outcome::Skipped));
         let mut messages: Vec<FromPlugin> =
-            outcomes.map(|outcome| report(Done::Looked(looked(outcome)))).collect();
+            outcomes.map(|outcome| report(Done::Inspected(inspected(outcome)))).collect();
         messages.extend([
             FromPlugin::Hello(Hello { protocol: 1, pid: 3, instance: u64::MAX, ..Hello::default() }),
             report(Done::Created(created)),
@@ -545,7 +545,7 @@ mod tests {
         );
         let hello = FromPlugin::parse(r#"{"kind":"hello","protocol":9,"colour":"red","pid":5}"#);
         assert_eq!(hello, FromPlugin::Hello(Hello { protocol: 9, pid: 5, ..Hello::default() }));
-        let line = report(Done::Looked(looked(Outcome::Delegated))).render();
+        let line = report(Done::Inspected(inspected(Outcome::Delegated))).render();
         let more = line.replacen("{", r#"{"colour":"red","#, 1);
         assert_eq!(FromPlugin::parse(&more), FromPlugin::parse(&line));
         // A report with a word of a newer version is unreadable, but its number is known and acknowledged.

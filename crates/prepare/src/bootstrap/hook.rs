@@ -44,12 +44,12 @@ struct Observed {
 /// A file cannot be read.
 pub(super) fn is_wanted(
     root: &HostRoot,
-    wish: &HookOptions,
+    desired: &HookOptions,
     runtime: Option<Runtime>,
     options: &CrioOptions,
 ) -> Result<bool, BootstrapError> {
-    let wanted = observe(root, wish, runtime, options)?.decision == Decision::Install;
-    Ok(wanted && wish.directory.is_none())
+    let wanted = observe(root, desired, runtime, options)?.decision == Decision::Install;
+    Ok(wanted && desired.directory.is_none())
 }
 
 /// Plans the hook.
@@ -58,11 +58,11 @@ pub(super) fn is_wanted(
 /// A file cannot be read, or a hook at that place would keep every container from starting.
 pub fn plan(
     root: &HostRoot,
-    wish: &HookOptions,
+    desired: &HookOptions,
     runtime: Option<Runtime>,
     options: &CrioOptions,
 ) -> Result<Part, BootstrapError> {
-    let observed = observe(root, wish, runtime, options)?;
+    let observed = observe(root, desired, runtime, options)?;
     let mut part = Part { on_managed: OnManaged::Leave, findings: observed.findings, ..Part::default() };
     let ours = installed(root, |path| !nri_plugin::is_file_name(path.name()))?;
     let mut keep: Vec<HostPath> = Vec::new();
@@ -70,10 +70,14 @@ pub fn plan(
         Decision::Leave => return Ok(part),
         Decision::Remove => {}
         Decision::Install => {
-            let plan =
-                oci_hook::plan(&wish.program, wish.config.as_deref(), &observed.directories, &When::Always);
+            let plan = oci_hook::plan(
+                &desired.program,
+                desired.config.as_deref(),
+                &observed.directories,
+                &When::Always,
+            );
             part.findings.extend(plan.findings.iter().cloned());
-            let path = HostPath::parse(&wish.program)?;
+            let path = HostPath::parse(&desired.program)?;
             let own = OwnProgram::open()?;
             let digests = Digests { there: root.digest(&path)?, own: own.digest().to_owned() };
             if let Some(obstacle) = obstacle(root, &path, &own, digests.there.as_ref(), &ours)? {
@@ -104,7 +108,7 @@ const GONE: &str = "the hook is no longer wanted there";
 
 fn observe(
     root: &HostRoot,
-    wish: &HookOptions,
+    desired: &HookOptions,
     runtime: Option<Runtime>,
     options: &CrioOptions,
 ) -> Result<Observed, BootstrapError> {
@@ -113,7 +117,7 @@ fn observe(
         _ => None,
     };
     let known = crio.as_ref().map(|crio| crio.hooks_dirs.value.clone()).unwrap_or_default();
-    let directories = match &wish.directory {
+    let directories = match &desired.directory {
         Some(directory) => vec![directory.clone()],
         None => oci_hook::with_writable(&known),
     };
@@ -135,7 +139,7 @@ fn observe(
             ..Finding::note(FindingId::OciHook, what.to_owned())
         });
     };
-    let decision = match (wish.install, runtime, &crio) {
+    let decision = match (desired.install, runtime, &crio) {
         (Install::Never, ..) => Decision::Remove,
         (Install::Always, Some(Runtime::Containerd(_)), _) => {
             note("containerd looks into no directory of hooks", "docs/hook.md says how its handlers get one");

@@ -69,15 +69,15 @@ pub enum Sandboxes<'a> {
 /// A file cannot be read.
 pub fn plan(
     root: &HostRoot,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     reads_containers: bool,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<Part, BootstrapError> {
-    let with_passwords = wish.kubelet.user == KubeletUser::Create;
-    let (node, mut findings) = observe(root, with_passwords, wish, sandboxes, ask)?;
+    let with_passwords = desired.kubelet.user == KubeletUser::Create;
+    let (node, mut findings) = observe(root, with_passwords, desired, sandboxes, ask)?;
     let node = Node { reads_containers, ..node };
-    match idplan::plan(&node, wish) {
+    match idplan::plan(&node, desired) {
         Ok(plan) => {
             findings.extend(plan.findings);
             Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -93,11 +93,11 @@ pub fn plan(
 pub(super) fn plan_lines(
     root: &HostRoot,
     lines: [&[u8]; 2],
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, false, wish, sandboxes, Ask::Programs)?;
-    let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
+    let (node, mut findings) = observe(root, false, desired, sandboxes, Ask::Programs)?;
+    let plan = idplan::plan_lines(&node, lines, &desired.kubelet)
         .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
     findings.extend(plan.findings);
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -107,9 +107,9 @@ pub(super) fn plan_lines(
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn examine(root: &HostRoot, wish: &DesiredIds, ask: Ask) -> Result<IdFacts, BootstrapError> {
-    let (node, mut findings) = observe_files(root, false, wish, ask)?;
-    findings.extend(idplan::examine(&node, wish));
+pub fn examine(root: &HostRoot, desired: &DesiredIds, ask: Ask) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root, false, desired, ask)?;
+    findings.extend(idplan::examine(&node, desired));
     Ok(IdFacts { node, findings })
 }
 
@@ -117,16 +117,16 @@ pub fn examine(root: &HostRoot, wish: &DesiredIds, ask: Ask) -> Result<IdFacts, 
 /// would be wrong with the node as it was. `first` is the content of files before the first run.
 pub(super) fn check_undo(
     root: &HostRoot,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     changes: &[FileChange],
     first: &[(HostPath, Option<Vec<u8>>)],
 ) -> Result<Vec<Finding>, BootstrapError> {
-    let (before, _) = observe(root, true, wish, sandboxes, Ask::Programs)?;
+    let (before, _) = observe(root, true, desired, sandboxes, Ask::Programs)?;
     let mut of_changes = changes.iter().map(|change| (&change.path, &change.new));
     let after = with_files(root, &before, &mut of_changes)?;
     let first = with_files(root, &before, &mut first.iter().map(|(path, old)| (path, old)))?;
-    idplan::check_pool([&first, &before, &after], wish)
+    idplan::check_pool([&first, &before, &after], desired)
         .map_err(|refused| BootstrapError::Refused(refused.to_string()))
 }
 
@@ -177,30 +177,30 @@ pub fn room_of_containers(root: &HostRoot) -> Result<Option<Finding>, BootstrapE
 /// A file cannot be read.
 pub(super) fn has_kubelet(
     root: &HostRoot,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<bool, BootstrapError> {
-    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, wish)?.0.is_here)
+    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, desired)?.0.is_here)
 }
 
 /// How many pods the kubelet may run, from the options or from its own configuration.
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn max_pods(root: &HostRoot, wish: &DesiredIds) -> Result<u64, BootstrapError> {
+pub fn max_pods(root: &HostRoot, desired: &DesiredIds) -> Result<u64, BootstrapError> {
     let (settings, _) = kubelet::settings(root)?;
-    Ok(wish.kubelet.max_pods.max(settings.max_pods).unwrap_or(DEFAULT_MAX_PODS))
+    Ok(desired.kubelet.max_pods.max(settings.max_pods).unwrap_or(DEFAULT_MAX_PODS))
 }
 
 /// Reads everything that matters to subordinate IDs.
 fn observe(
     root: &HostRoot,
     with_passwords: bool,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
-    let (mut node, findings) = observe_files(root, with_passwords, wish, ask)?;
+    let (mut node, findings) = observe_files(root, with_passwords, desired, ask)?;
     node.kubelet.is_here |= !matches!(sandboxes, Sandboxes::NoRuntime);
     let (sandboxes, unlisted) = match sandboxes {
         Sandboxes::NoRuntime => (Vec::new(), None),
@@ -216,7 +216,7 @@ fn observe(
 fn observe_files(
     root: &HostRoot,
     with_passwords: bool,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
@@ -225,7 +225,7 @@ fn observe_files(
             *bytes = root.read(path)?;
         }
     }
-    let (mut kubelet, findings) = surroundings(root, wish)?;
+    let (mut kubelet, findings) = surroundings(root, desired)?;
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
     if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_here && is_running_system(root) {
@@ -294,10 +294,13 @@ fn ask_directory(
     Ok(())
 }
 
-fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+fn surroundings(
+    root: &HostRoot,
+    desired: &DesiredIds,
+) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
     let (settings, findings) = kubelet::settings(root)?;
     let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(settings.root_dirs).collect();
-    let configured = wish.kubelet.root_dir.clone();
+    let configured = desired.kubelet.root_dir.clone();
     let (mut is_here, mut is_shown) = (false, false);
     for path in usual.iter().chain(&configured) {
         is_here |= root.has(path)?;

@@ -38,7 +38,7 @@ const UNIT_DIRS: [&str; 5] = [
 pub fn plan(
     root: &HostRoot,
     parsed: &Parsed,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     version: Option<CrioVersion>,
 ) -> Result<Part, BootstrapError> {
@@ -47,7 +47,7 @@ pub fn plan(
     let both = [SUBUID, SUBGID].map(|path| parsed.files.iter().find(|file| is_ranges(file, &path)));
     if both.iter().any(Option::is_some) {
         let lines = both.map(|file| file.map_or(&[][..], |file| file.node.content.as_slice()));
-        let ranges = ids::plan_lines(root, lines, wish, sandboxes)?;
+        let ranges = ids::plan_lines(root, lines, desired, sandboxes)?;
         part.changes.extend(ranges.changes);
         part.findings.extend(ranges.findings);
     }

@@ -82,7 +82,7 @@ pub struct Observed {
 /// The runtime's configuration or the journal cannot be read.
 pub fn observe(
     root: &HostRoot,
-    wish: &PluginOptions,
+    desired: &PluginOptions,
     runtime: Option<Runtime>,
     options: &CrioOptions,
     containerd_nri: bool,
@@ -105,11 +105,11 @@ pub fn observe(
     };
     let unsaid = "which container runtime the node has is not known";
     let (decision, missing, finding) = match (runtime, &observed.conf) {
-        _ if wish.install == Install::Never => {
+        _ if desired.install == Install::Never => {
             (Decision::Remove, "bootstrap.nri.plugin is never".into(), None)
         }
-        _ if wish.idle.is_some() => {
-            let why = wish.idle.unwrap_or_default();
+        _ if desired.idle.is_some() => {
+            let why = desired.idle.unwrap_or_default();
             let what = format!("the runtime does not launch usernsd as an NRI plugin: {why}");
             (Decision::Remove, why.to_owned(), Some(note(what, "")))
         }
@@ -125,7 +125,7 @@ pub fn observe(
                 (Decision::Remove, why.clone(), Some(note(format!("{what}: {why}"), "")))
             }
             None if !conf.on => (Decision::Remove, "NRI is off".into(), None),
-            None => match look(root, wish, &conf.clone(), &mut observed) {
+            None => match look(root, desired, &conf.clone(), &mut observed) {
                 Ok(()) => {
                     observed.decision = Decision::Install;
                     return Ok(observed);
@@ -167,7 +167,7 @@ impl From<HostError> for CannotInstall {
 /// Whether the plugin can be installed.
 fn look(
     root: &HostRoot,
-    wish: &PluginOptions,
+    desired: &PluginOptions,
     conf: &NriConf,
     observed: &mut Observed,
 ) -> Result<(), CannotInstall> {
@@ -185,7 +185,7 @@ fn look(
         )
     };
     let (plugins, configs) = (directory(plugin_dir)?, directory(config_dir)?);
-    let name = file_name(wish.index);
+    let name = file_name(desired.index);
     let file = |dir: &HostPath, name: &str| {
         dir.join(name).or_else(|error| cannot_install(chain(&error), "name another directory"))
     };
@@ -291,7 +291,7 @@ fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn plan(root: &HostRoot, wish: &PluginOptions, observed: &Observed) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, desired: &PluginOptions, observed: &Observed) -> Result<Part, BootstrapError> {
     let mut part =
         Part { findings: observed.findings.clone(), on_managed: OnManaged::Leave, ..Part::default() };
     let (Decision::Install, Some([path, config])) = (&observed.decision, &observed.paths) else {
@@ -299,7 +299,7 @@ pub fn plan(root: &HostRoot, wish: &PluginOptions, observed: &Observed) -> Resul
     };
     part.changes = removals(root, observed, &[path, config])?;
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let text = settings(&config.to_string(), &wish.settings).into_bytes();
+    let text = settings(&config.to_string(), &desired.settings).into_bytes();
     let reason = "the launched plugin is configured with it, and reads it again when it changes";
     part.changes.push(whole(config.clone(), 0o644, Some(text), reason, &read));
     let reason = "the container runtime launches this program as an NRI plugin when it starts";

@@ -138,7 +138,7 @@ impl Services {
     ///
     /// # Errors
     /// systemd does not answer.
-    pub async fn look(bus: &Path) -> Result<Services, SystemdError> {
+    pub async fn ask(bus: &Path) -> Result<Services, SystemdError> {
         let systemd = Systemd::connect(bus).await?;
         let mut running = Vec::new();
         for service in Service::ALL {

@@ -41,7 +41,7 @@ const TRACES: [(RuntimeKind, &[&str]); 2] =
 
 /// Facts about the runtimes of the node.
 #[derive(Debug, Default)]
-pub struct Looked {
+pub struct Found {
     /// Evidence for the choice of the runtime.
     pub seen: RuntimesFound,
     /// The pods of each runtime that answered and listed them.
@@ -93,8 +93,8 @@ pub(super) fn is_running_system(root: &HostRoot) -> bool {
 /// # Errors
 /// The root cannot be read.
 /// The root cannot be read.
-pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
-    let Looked { mut seen, mut pods, mut unlisted, mut loaded } = Looked::default();
+pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Found, BootstrapError> {
+    let Found { mut seen, mut pods, mut unlisted, mut loaded } = Found::default();
     let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
@@ -132,7 +132,7 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         let release = output.ok().and_then(|output| Release::parse(&output.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
-    Ok(Looked { seen, pods, unlisted, loaded })
+    Ok(Found { seen, pods, unlisted, loaded })
 }
 
 /// A path below the root without links; `None` if a link leaves the root, for example to this system's

@@ -31,10 +31,10 @@ type Item = (HostPath, Result<FileChange, String>);
 /// See [`BootstrapError`].
 pub fn plan_undo(
     root: &HostRoot,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<Part, BootstrapError> {
-    let (mut part, _) = plan(root, &journal(root)?, wish, sandboxes)?;
+    let (mut part, _) = plan(root, &journal(root)?, desired, sandboxes)?;
     report_left(&mut part);
     Ok(part)
 }
@@ -45,12 +45,12 @@ pub fn plan_undo(
 /// See [`BootstrapError`]. A file that cannot be undone is not an error, but in [`Part::left`].
 pub fn undo(
     root: &HostRoot,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
     let mut journal = journal(root)?;
-    let (first, _) = plan(root, &journal, wish, sandboxes)?;
+    let (first, _) = plan(root, &journal, desired, sandboxes)?;
     if first.changes.is_empty() {
         release_dead(root)?;
     }
@@ -74,7 +74,7 @@ pub fn undo(
         }
     }
     root.remove_leftovers(&JOURNAL, None);
-    let (mut part, mut items) = plan(root, &journal, wish, sandboxes)?;
+    let (mut part, mut items) = plan(root, &journal, desired, sandboxes)?;
     if let Some(change) = part.changes.iter().find(|change| !first.changes.contains(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
@@ -108,7 +108,7 @@ pub fn undo(
         concerned.iter().any(|changed| changed.only == Some(Service::Kubelet))
     };
     let is_changed = items.iter().filter_map(|(_, item)| item.as_ref().ok()).any(is_kubelets);
-    if is_changed && ids::has_kubelet(root, wish, sandboxes)? {
+    if is_changed && ids::has_kubelet(root, desired, sandboxes)? {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         journal.kubelet_undone_at = u64::try_from(now.as_millis()).ok();
     }
@@ -194,7 +194,7 @@ fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
 fn plan(
     root: &HostRoot,
     journal: &Journal,
-    wish: &DesiredIds,
+    desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<(Part, Vec<Item>), BootstrapError> {
     let (mut items, mut left) = items(root, journal);
@@ -222,7 +222,7 @@ fn plan(
         }
     }
     let mut changes = changes_of(&items);
-    let checked = ids::check_undo(root, wish, sandboxes, &changes, &first(journal));
+    let checked = ids::check_undo(root, desired, sandboxes, &changes, &first(journal));
     let findings = match checked {
         Ok(findings) => findings,
         Err(error) => {

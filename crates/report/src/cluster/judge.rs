@@ -77,7 +77,7 @@ impl Judge {
         loop {
             let (state, known) = (states.borrow_and_update().clone(), pods.borrow_and_update().clone());
             let namespaces = ranges.borrow_and_update().clone();
-            let all_said = self.look(state.as_deref(), &known, &namespaces);
+            let all_queued = self.queue_events(state.as_deref(), &known, &namespaces);
             sleep(self.cluster.pace.settle).await;
             let changed = async {
                 // A sender may be gone for good, if its part is disabled or has ended.
@@ -88,7 +88,7 @@ impl Judge {
                     else => false,
                 }
             };
-            let goes_on = match all_said {
+            let goes_on = match all_queued {
                 true => changed.await,
                 // The limits may permit more by now.
                 false => timeout(NODE_LIMIT.1, changed).await.unwrap_or(true),
@@ -100,7 +100,7 @@ impl Judge {
     }
 
     /// Queues the Events that are due; returns whether all of them could be queued.
-    fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) -> bool {
+    fn queue_events(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) -> bool {
         let mut on_node: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
         for container in state.into_iter().flat_map(|state| &state.containers) {
             on_node.entry(&container.pod.uid).or_default().push(container);
@@ -224,7 +224,7 @@ impl Judge {
             .into_iter()
             .partition(|one| self.events.wants(one.notice.reason));
         unwanted.iter().for_each(|one| self.journal.said(one));
-        let mut all_said = true;
+        let mut all_queued = true;
         for occurrence in in_turn(wanted, |part| self.limiter.spent(part, now)) {
             let subject = &occurrence.notice.subject;
             let Ok(place) = self.queue.try_reserve() else { return false };
@@ -232,10 +232,10 @@ impl Judge {
                 self.journal.said(&occurrence);
                 place.send(Waiting { occurrence, since });
             } else {
-                all_said = false;
+                all_queued = false;
             }
         }
-        all_said
+        all_queued
     }
 }
 

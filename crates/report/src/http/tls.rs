@@ -93,10 +93,10 @@ struct Current {
     config: Arc<ServerConfig>,
     certificate: Option<Certificate>,
     /// The state that was logged last; `None` before the first time.
-    said: Option<Standing>,
+    reported: Option<Standing>,
     /// The versions of the files that were last tried, whether they were usable or not.
     marks: [Mark; 2],
-    looked: Instant,
+    checked: Instant,
 }
 
 // === impl Tls ===
@@ -106,7 +106,7 @@ impl Tls {
         // Taken before the files are read, so that a later change is read again.
         let marks = files.marks();
         let (config, certificate) = files.load()?;
-        let current = Current { config, certificate, said: None, marks, looked: Instant::now() };
+        let current = Current { config, certificate, reported: None, marks, checked: Instant::now() };
         Ok(Tls { files, current: Mutex::new(current) })
     }
 
@@ -115,7 +115,7 @@ impl Tls {
     pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
-        if current.said.replace(standing) == Some(standing) {
+        if current.reported.replace(standing) == Some(standing) {
             return None;
         }
         let (file, certificate) = (self.files.certificate.clone(), current.certificate.clone());
@@ -131,12 +131,12 @@ impl Tls {
     /// The TLS server for one client, with the newest valid pair.
     pub(super) fn acceptor(&self) -> (TlsAcceptor, Renewed) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewed = if current.looked.elapsed() >= PAUSE { self.renew(&mut current) } else { Renewed::No };
+        let renewed = if current.checked.elapsed() >= PAUSE { self.renew(&mut current) } else { Renewed::No };
         (TlsAcceptor::from(Arc::clone(&current.config)), renewed)
     }
 
     fn renew(&self, current: &mut Current) -> Renewed {
-        current.looked = Instant::now();
+        current.checked = Instant::now();
         let marks = self.files.marks();
         if marks == current.marks {
             return Renewed::No;
@@ -145,7 +145,7 @@ impl Tls {
         for _ in 0..TRIES {
             match self.files.load() {
                 Ok((config, certificate)) => {
-                    (current.config, current.certificate, current.said) = (config, certificate, None);
+                    (current.config, current.certificate, current.reported) = (config, certificate, None);
                     return Renewed::Yes;
                 }
                 Err(error) => {

@@ -24,7 +24,7 @@ pub struct HttpMetrics {
     refused: IntCounter,
     refusals: IntCounterVec,
     /// Time of the last log line about a client that refuses the certificate.
-    said_refused: Arc<Mutex<Option<Instant>>>,
+    refusal_logged: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Minimum time between two log lines about clients that refuse the certificate, because they try again soon.
@@ -79,7 +79,7 @@ impl HttpMetrics {
                      unknown authority, another name, or not valid now.",
                 )?,
             )?,
-            said_refused: Arc::default(),
+            refusal_logged: Arc::default(),
             refusals: counters(
                 &registry,
                 "usernsd_http_refusals_total",
@@ -104,12 +104,12 @@ impl HttpMetrics {
                 warn!(error = %chain(&error), "the new certificate cannot be used; serving with the one before");
                 self.failures.inc();
             }
-            ServerEvent::Certificate(in_use) => self.look_at(&in_use),
+            ServerEvent::Certificate(in_use) => self.record_certificate(&in_use),
             ServerEvent::CertificateRefused { file, certificate, why } => {
                 self.refused.inc();
-                let mut said = self.said_refused.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.is_none_or(|at| at.elapsed() >= PAUSE) {
-                    *said = Some(Instant::now());
+                let mut logged = self.refusal_logged.lock().unwrap_or_else(PoisonError::into_inner);
+                if logged.is_none_or(|at| at.elapsed() >= PAUSE) {
+                    *logged = Some(Instant::now());
                     let says = certificate.as_ref().map(says).unwrap_or_default();
                     warn!("a client does not accept the certificate in {} ({why}){says}", file.display());
                 }
@@ -121,7 +121,7 @@ impl HttpMetrics {
         }
     }
 
-    fn look_at(&self, InUse { file, certificate, standing }: &InUse) {
+    fn record_certificate(&self, InUse { file, certificate, standing }: &InUse) {
         let file = file.display();
         let Some(certificate) = certificate else {
             self.not_before.set(0);

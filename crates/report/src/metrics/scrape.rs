@@ -18,8 +18,8 @@ use self::families::{
     POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED, PROBLEMS, READY, START_PATH, SUBID_RANGES,
 };
 use super::SurveyFn;
-use crate::snapshot::Store;
 use crate::state::{About, State};
+use crate::store::Store;
 use crate::verdict::{Tone, Verdict};
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::Check;
@@ -68,7 +68,7 @@ const MOST_SAMPLES: usize = 6_000;
 /// are consistent.
 pub(super) struct Knowledge {
     store: Store,
-    look: SurveyFn,
+    survey: SurveyFn,
     exposition: Exposition,
 }
 
@@ -281,8 +281,8 @@ fn named(pod: &SurveyedPod) -> Vec<&Record> {
 // === impl Knowledge ===
 
 impl Knowledge {
-    pub(super) fn new(store: Store, look: SurveyFn, exposition: Exposition) -> Knowledge {
-        Knowledge { store, look, exposition }
+    pub(super) fn new(store: Store, survey: SurveyFn, exposition: Exposition) -> Knowledge {
+        Knowledge { store, survey, exposition }
     }
 
     fn node(text: &mut String, snapshot: &Snapshot, survey: &Survey) {
@@ -416,7 +416,7 @@ impl Knowledge {
     /// Writes the metrics of this moment, in the text format.
     pub(super) fn write(&self, text: &mut String) {
         let snapshot = self.store.snapshot();
-        let survey = (self.look)(&snapshot);
+        let survey = (self.survey)(&snapshot);
         Knowledge::node(text, &snapshot, &survey);
         examined::write(text, &snapshot, &survey);
         let Exposition { detail, max_pods } = self.exposition;

@@ -103,18 +103,18 @@ fn table(caption: &'static str, rows: Vec<Element>, headings: bool) -> Element {
         .add(el("tbody").attr("role", "rowgroup").all(rows))
 }
 
-fn row(said: Assessment, container: &Container, pod: Option<&PodState>) -> Element {
+fn row(assessment: Assessment, container: &Container, pod: Option<&PodState>) -> Element {
     let label = format!("{}/{}", container.pod.namespace, container.pod.name);
     let cell = |class: &'static str| el("td").attr("role", "cell").class(class);
     let id: String = container.id.chars().take(13).collect();
-    let reason = (said.tone() != Tone::Good).then(|| reason(container)).flatten();
+    let reason = (assessment.tone() != Tone::Good).then(|| reason(container)).flatten();
     let made = pod.and_then(|pod| pod.cgroup.as_ref()).map(|cgroup| {
         let most = cgroup.max_descendants.map_or_else(|| "∞".to_owned(), |most| most.to_string());
         format!("{}/{most}", cgroup.descendants)
     });
     el("tr")
         .attr("id", format!("c{}", container.id))
-        .class(word(said.tone()))
+        .class(word(assessment.tone()))
         .attr("role", "row")
         .attr("data-pod", &label)
         .add(
@@ -139,16 +139,16 @@ fn row(said: Assessment, container: &Container, pod: Option<&PodState>) -> Eleme
                 .add(
                     el("span")
                         .class("said")
-                        .add(el("span").class("mark").attr("aria-hidden", "true").text(mark(said)))
-                        .text(said.words()),
+                        .add(el("span").class("mark").attr("aria-hidden", "true").text(mark(assessment)))
+                        .text(assessment.words()),
                 )
                 .add(reason.map(|reason| el("span").class("reason").text(reason))),
         )
         .add(cell("num made").text(made.unwrap_or_else(|| "–".to_owned())))
 }
 
-fn mark(said: Assessment) -> &'static str {
-    match (said.tone(), said) {
+fn mark(assessment: Assessment) -> &'static str {
+    match (assessment.tone(), assessment) {
         (Tone::Good, Assessment::Ok) => "✓",
         (Tone::Good, Assessment::Unknown) => "?",
         (Tone::Good, _) => "–",

@@ -184,7 +184,7 @@ impl Gatekeeper {
     }
 
     /// Remembers whether the client was admitted.
-    fn heed(&self, token: &str, path: &str, is_granted: bool) {
+    fn remember(&self, token: &str, path: &str, is_granted: bool) {
         let mut familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
         familiar.retain(|(its_token, its_path)| its_token != token || its_path != path);
         if is_granted {
@@ -205,7 +205,7 @@ impl Gatekeeper {
                 return None;
             }
         };
-        self.heed(token, path, admission == Admission::Granted);
+        self.remember(token, path, admission == Admission::Granted);
         let now = Instant::now();
         let until = now + if admission == Admission::Granted { GRANTED } else { DENIED };
         let answer = Answer { token: token.to_owned(), path: path.to_owned(), admission, until };

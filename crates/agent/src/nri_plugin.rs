@@ -223,13 +223,13 @@ impl Plugin {
         let mut serving = Serving { containers, listed, waiting: None };
         let mut backoff = Backoff::on_this_node(LASTING);
         let mut failures = Backoff::new(FAILED.0, FAILED.1, FAILED.0);
-        let mut said = None;
+        let mut logged = None;
         while self.wait_until_wanted() {
             let ended = self.attempt(&mut serving, arrival.any_there());
             containers.store().set_joined(None);
             self.busy_since.store(0, Ordering::Relaxed);
             if self.is_unwanted() {
-                said = None;
+                logged = None;
                 continue;
             }
             let is_put_off = matches!(ended, Ended::Busy(_));
@@ -262,10 +262,10 @@ impl Plugin {
             } else {
                 containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
             }
-            if !matches!(reason.as_str(), "") && said.as_ref() != Some(&reason) && !self.is_stopping() {
+            if !matches!(reason.as_str(), "") && logged.as_ref() != Some(&reason) && !self.is_stopping() {
                 // Each reason is logged once: on a node without NRI, this loop never ends.
                 warn!(%reason, "not joined over NRI; containers are reached later, over systemd and CRI");
-                said = Some(reason);
+                logged = Some(reason);
             }
             self.settled.send_replace(true);
             self.pause(&mut arrival, pause, heeds_arrival);
@@ -291,7 +291,7 @@ impl Plugin {
             serving.waiting = None;
             return Ended::Absent(format!("no NRI socket: {}", sockets.join(", ")));
         }
-        if let Err(ended) = self.look(serving) {
+        if let Err(ended) = self.may_join(serving) {
             return ended;
         }
         let mut reasons = Vec::new();
@@ -299,7 +299,7 @@ impl Plugin {
             let mut declined = None;
             let joined = Session::connect_if(socket, NAME, &self.index, |_| {
                 // The last moment: calls that began after the first check are seen here.
-                self.look(serving).map_err(|ended| {
+                self.may_join(serving).map_err(|ended| {
                     let (Ended::Busy(reason) | Ended::TooLarge(reason)) = &ended else {
                         return String::new();
                     };
@@ -334,8 +334,8 @@ impl Plugin {
         Ended::Unreached(reasons.join("; "))
     }
 
-    /// Checks what the join would meet.
-    fn look(&self, serving: &mut Serving<'_>) -> Result<(), Ended> {
+    /// Checks whether the runtime can be joined now.
+    fn may_join(&self, serving: &mut Serving<'_>) -> Result<(), Ended> {
         let Some(sight) = &self.sight else { return Ok(()) };
         let Some(answer) = sight.insist(()) else {
             let since = *serving.waiting.get_or_insert_with(Instant::now);
@@ -489,13 +489,13 @@ impl Plugin {
                 answered?;
             }
             Request::StartContainer { container, token, .. } => {
-                let way = Trigger {
+                let trigger = Trigger {
                     source: Source::Nri,
                     stage: Occasion::NriStart.stage(),
                     since,
                     patience: Duration::ZERO,
                 };
-                let mut decision = containers.decide(&container, way);
+                let mut decision = containers.decide(&container, trigger);
                 let refusal = decision.refusal.take();
                 let ended = refusal.is_some() && keep_from_running(runtime, decision.init.as_ref());
                 // The runtime waits for this answer.
@@ -508,8 +508,8 @@ impl Plugin {
                         "ended the container before its first instruction"
                     );
                 }
-                let looked = decision.looked.answered(answered.is_ok(), runtime, ended);
-                containers.record(&looked, SystemTime::now());
+                let inspected = decision.inspected.answered(answered.is_ok(), runtime, ended);
+                containers.record(&inspected, SystemTime::now());
                 answered?;
             }
             Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),

@@ -59,14 +59,14 @@ impl Units {
     /// Runs until it is dropped; reconnects whenever the bus comes back.
     pub async fn run(mut self) {
         let mut backoff = Backoff::on_this_node(LASTING);
-        let mut said = None;
+        let mut logged = None;
         let mut joined_before = false;
         let places = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let lasted = match self.join().await {
                 Ok((systemd, events, subscription)) => {
                     let since = Instant::now();
-                    said = None;
+                    logged = None;
                     self.containers.store().up(Peer::Systemd, SystemTime::now());
                     if joined_before {
                         self.resync.notify_one();
@@ -86,9 +86,9 @@ impl Units {
                 Err(error) => {
                     let reason = chain(&error);
                     self.containers.store().down(Peer::Systemd, SystemTime::now(), reason.as_str());
-                    if said.as_ref() != Some(&reason) {
+                    if logged.as_ref() != Some(&reason) {
                         warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without asking systemd");
-                        said = Some(reason);
+                        logged = Some(reason);
                     }
                     Duration::ZERO
                 }
@@ -177,7 +177,7 @@ impl Units {
         // On a thread that may block: it asks systemd through the channel above.
         tokio::task::spawn_blocking(move || {
             let _place = place;
-            look_early(&containers, &bundles, &id, since);
+            inspect_early(&containers, &bundles, &id, since);
         });
     }
 }
@@ -225,7 +225,7 @@ async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
 }
 
 /// Inspects a container asynchronously: nothing waits for the result.
-fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Instant) {
+fn inspect_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Instant) {
     let bundle = match bundles.find(id) {
         Ok(Some(bundle)) => bundle,
         // A sandbox, a container of another tool, or a runtime that keeps its bundles elsewhere. CRI and
@@ -239,7 +239,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     if bundle.sandbox {
         return;
     }
-    let way =
+    let trigger =
         Trigger { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
-    containers.look(&bundle.container, way);
+    containers.inspect(&bundle.container, trigger);
 }

@@ -8,22 +8,22 @@ use super::Containers;
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::recent_events::{Event, EventKind};
 use usernsd_domain::record::{Action, Change, Outcome, Record};
-use usernsd_domain::report::{Looked, Named, NotGranted};
+use usernsd_domain::report::{Inspected, Named, NotGranted};
 use usernsd_domain::unit::is_pod_cgroup;
 use usernsd_report::metrics::Refusal;
 
 impl Containers {
     /// Logs an inspection: one line for each change, and one line for each new problem that an operator can
     /// solve.
-    pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
-        let record = &looked.record;
+    pub(super) fn log_inspected(&self, inspected: &Inspected, is_new: bool, at: SystemTime) {
+        let record = &inspected.record;
         let (id, source) = (record.id.short(), record.source.name());
         let (namespace, pod, name) = (&record.pod.namespace, &record.pod.name, &record.name);
         let note = |kind, what, sentence| {
             let Record { id, name, pod, .. } = record.clone();
             self.note(&Named { id, name, pod }, kind, what, sentence, at);
         };
-        for change in &looked.changes {
+        for change in &inspected.changes {
             info!(
                 container = id,
                 %namespace, %pod, %name,
@@ -32,17 +32,18 @@ impl Containers {
                 from = %change.from,
                 to = %change.to,
                 source,
-                after_us = u64::try_from(looked.after.as_micros()).unwrap_or(u64::MAX),
+                after_us = u64::try_from(inspected.after.as_micros()).unwrap_or(u64::MAX),
                 "changed"
             );
         }
-        if let Some(change) = looked.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
+        if let Some(change) =
+            inspected.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
         {
-            note(EventKind::Fixed, change.action.name(), fixed(&looked.changes, looked.after));
+            note(EventKind::Fixed, change.action.name(), fixed(&inspected.changes, inspected.after));
         }
         match &record.outcome {
             Outcome::Failed(error) => {
-                if let Some(action) = looked.failed.filter(|_| is_news) {
+                if let Some(action) = inspected.failed.filter(|_| is_new) {
                     note(EventKind::Failed, action.name(), error.clone());
                 }
                 warn!(
@@ -60,8 +61,8 @@ impl Containers {
                 | Skip::UnmappedOwner
                 | Skip::UnmappedRoot
                 | Skip::ReservedOwner),
-            ) if is_news => {
-                let why = looked.detail.as_deref().unwrap_or(skip.meaning());
+            ) if is_new => {
+                let why = inspected.detail.as_deref().unwrap_or(skip.meaning());
                 note(EventKind::LeftAlone, skip.name(), why.to_owned());
                 warn!(
                     container = id,
@@ -75,7 +76,7 @@ impl Containers {
                 container = id,
                 %namespace, %pod, %name, source,
                 outcome = outcome.name(),
-                detail = looked.detail.as_deref().unwrap_or_default(),
+                detail = inspected.detail.as_deref().unwrap_or_default(),
                 "inspected the container"
             ),
         }
@@ -102,7 +103,7 @@ impl Containers {
         });
     }
 
-    pub(super) fn say_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
+    pub(super) fn log_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
         // A plugin of another version may send a reason that this version does not define: it is only
         // logged.
         if let Some(refusal) = Refusal::named(&ungranted.reason) {

@@ -17,7 +17,7 @@ use self::inspections::Inspections;
 use self::pending::Pending;
 pub use self::pods::answer_pods;
 use crate::containers::Containers;
-use crate::plugin::Listed;
+use crate::nri_plugin::Listed;
 use crate::repair::Repair;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
@@ -71,14 +71,14 @@ impl RuntimeWatch {
     /// Runs until it is dropped.
     pub async fn run(mut self) {
         let mut backoff = Backoff::on_this_node(LASTING);
-        let mut said = None;
+        let mut logged = None;
         let mut trigger = ResyncReason::Startup;
         // Kept for as long as the agent runs: a lost connection must not let a container be ended twice.
         let mut repair = Repair::new(self.repair);
         loop {
             let session = match self.join().await {
                 Ok((cri, shared)) => {
-                    said = None;
+                    logged = None;
                     let since = Instant::now();
                     self.serve(&cri, trigger, shared, &mut repair).await;
                     trigger = ResyncReason::StreamLost;
@@ -86,9 +86,9 @@ impl RuntimeWatch {
                 }
                 Err(reason) => {
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
-                    if said.as_ref() != Some(&reason) {
+                    if logged.as_ref() != Some(&reason) {
                         warn!(%reason, "the runtime does not answer over CRI; trying again");
-                        said = Some(reason);
+                        logged = Some(reason);
                     }
                     // NRI's list can be handled without CRI.
                     if let Some(found) = self.listed.try_take() {
@@ -214,7 +214,7 @@ impl RuntimeWatch {
         let cri: Vec<_> =
             listed.into_iter().map(|one| (one.id, one.state, was_there(one.created_at_ns))).collect();
         store.set_has_others(are_others(&nri, &cri));
-        self.containers.say_mismatch();
+        self.containers.log_mismatch();
     }
 
     /// Asks the runtime for its version again, because another one may have replaced it.
@@ -224,7 +224,7 @@ impl RuntimeWatch {
             let runtime = Runtime { name: version.name, version: version.version, endpoint };
             self.containers.store().set_runtime(runtime);
         }
-        self.containers.say_mismatch();
+        self.containers.log_mismatch();
     }
 
     async fn take_event(&self, cri: &Cri, event: ContainerEvent) {

@@ -59,7 +59,7 @@ pub(super) struct LiveContainer<'a> {
 }
 
 impl LiveContainer<'_> {
-    pub(super) fn look(&self, unseen: &mut Vec<String>) -> Observed {
+    pub(super) fn observe(&self, unseen: &mut Vec<String>) -> Observed {
         let mut saw = |what: &str, error: &dyn std::fmt::Display| unseen.push(format!("{what}: {error}"));
         let or_empty = |map: &Option<IdMap>| map.clone().unwrap_or_default();
         let (uids, gids) = (or_empty(&self.seen.uid_map), or_empty(&self.seen.gid_map));
