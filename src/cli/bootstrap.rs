@@ -11,7 +11,6 @@ use crate::compose;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::finding::{Finding, FindingId, Severity};
-use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::FileChange;
 use usernsd_domain::restart::{Unread, to_restart};
 use usernsd_domain::runtime::{Runtime, RuntimeChoice, RuntimeKind, RuntimeOverride, choose};
@@ -19,8 +18,8 @@ use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
-use usernsd_prepare::bootstrap::runtime::{Found, Pods, Wanted};
-use usernsd_prepare::bootstrap::{self, Part, Step};
+use usernsd_prepare::bootstrap::runtime::{Found, Pods};
+use usernsd_prepare::bootstrap::{self, Part, Preparation};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
 /// How often a run with --exit-zero is repeated if another program changed a file at the same time.
@@ -172,8 +171,8 @@ impl Node<'_> {
 
     /// Plans, and applies the plan unless `only_look` is set.
     fn plan_or_apply(&self, only_look: bool) -> anyhow::Result<Part> {
-        let (root, wishes) = (self.root, &self.settings.bootstrap);
-        let ids = &wishes.ids;
+        let (root, desired) = (self.root, &self.settings.bootstrap);
+        let ids = &desired.ids;
         let windows: Vec<_> = self.runtimes.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
         let sandboxes = match &self.runtimes.unlisted {
             Some(why) => Sandboxes::Unlisted(why),
@@ -186,55 +185,38 @@ impl Node<'_> {
             (false, _) => {}
         }
         let (runtime, findings) = self.runtime();
-        let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
-        // Further parts of the preparation are added as steps here.
-        let plan_ids = |root: &HostRoot| {
-            let reads_containers = bootstrap::runtime::reads_containers(root, runtime, &wishes.crio)?;
-            bootstrap::ids::plan(root, ids, reads_containers, sandboxes, Ask::Programs)
-        };
-        let plan_kernel = |root: &HostRoot| {
-            bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
-        };
-        let (crio, nri, hook) = (&wishes.crio, wishes.containerd_nri, &wishes.hook);
-        let plugin = &wishes.plugin;
-        let observe = |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, nri);
-        let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
+        if let Some(path) = self.args.machineconfig.as_deref() {
+            let parsed = read_machine_config(path)?;
+            let version = match runtime {
+                Some(Runtime::Crio(version)) => Some(version),
+                _ => None,
+            };
+            let step =
+                |root: &HostRoot| bootstrap::machine_config::plan(root, &parsed, ids, sandboxes, version);
+            let mut part = match only_look {
+                true => bootstrap::plan(root, &[&step])?,
+                false => bootstrap::apply(root, &[&step], &mut tell)?,
+            };
+            part.findings.extend(findings);
+            return Ok(part);
+        }
         // A node without any pod has not come up yet, so its system pods are unknown.
         let pods = runtime.and_then(|runtime| self.pods(runtime.kind())).filter(|pods| pods.all > 0);
-        let system_pods = pods.map(|pods| pods.system.as_slice());
-        let plan_runtime = |root: &HostRoot| {
-            let missing = match plugin.required {
-                Required::Off => None,
-                Required::Annotated | Required::All => observe(root)?.missing,
-            };
-            let wanted = Wanted {
-                crio,
-                containerd_nri: nri,
-                hook,
-                required: plugin.required,
-                plugin_missing: missing.as_deref(),
-                system_pods,
-            };
-            bootstrap::runtime::plan(root, runtime, wanted)
+        let preparation = Preparation {
+            ids,
+            apply_sysctl: self.args.apply_sysctl || desired.apply_sysctl,
+            crio: &desired.crio,
+            containerd_nri: desired.containerd_nri,
+            hook: &desired.hook,
+            plugin: &desired.plugin,
+            runtime,
+            sandboxes,
+            system_pods: pods.map(|pods| pods.system.as_slice()),
+            ask: Ask::Programs,
+            is_tried: true,
         };
-        let plan_removal = |root: &HostRoot| bootstrap::plugin::plan_removal(root, &observe(root)?);
-        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
-        let version = match runtime {
-            Some(Runtime::Crio(version)) => Some(version),
-            _ => None,
-        };
-        let machine_config = self.args.machineconfig.as_deref().map(read_machine_config).transpose()?;
-        let plan_machine_config = |root: &HostRoot| match &machine_config {
-            Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, sandboxes, version),
-            None => Ok(Part::default()),
-        };
-        // The plugin is installed before the runtime requires it, and removed after the requirement.
-        let all: [&Step<'_>; 6] =
-            [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
-        let only: [&Step<'_>; 1] = [&plan_machine_config];
-        let steps = if machine_config.is_some() { only.as_slice() } else { all.as_slice() };
         let mut part =
-            if only_look { bootstrap::plan(root, steps)? } else { bootstrap::apply(root, steps, &mut tell)? };
+            if only_look { preparation.plan(root)? } else { preparation.apply(root, &mut tell)? };
         part.findings.extend(findings);
         Ok(part)
     }

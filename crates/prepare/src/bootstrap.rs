@@ -11,6 +11,7 @@ pub mod kernel;
 pub(crate) mod kubelet;
 pub mod machine_config;
 pub mod plugin;
+mod preparation;
 mod program;
 pub mod restart;
 pub mod runtime;
@@ -20,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
+pub use preparation::Preparation;
 pub use undo::{plan_undo, undo};
 
 use crate::containerd::ContainerdError;

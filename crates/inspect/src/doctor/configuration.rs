@@ -8,14 +8,11 @@ use usernsd_domain::check::Probe;
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::restart::Unread;
 use usernsd_domain::runtime::Runtime;
-use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::ids::Sandboxes;
 use usernsd_prepare::bootstrap::restart::{Loaded, unread};
-use usernsd_prepare::bootstrap::runtime::Wanted;
-use usernsd_prepare::bootstrap::{self, BootstrapError, Part, Step};
+use usernsd_prepare::bootstrap::{self, BootstrapError, Part, Preparation};
 
 impl Doctor {
     pub(super) fn configuration(
@@ -38,38 +35,21 @@ impl Doctor {
     fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Drift> {
         self.uses_bootstrap()?;
         let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
-        let runtime = runtime.as_ref().ok().copied();
-        let plan_ids = |root: &HostRoot| {
-            let reads_containers = bootstrap::runtime::reads_containers(root, runtime, crio)?;
-            bootstrap::ids::plan(root, ids, reads_containers, Sandboxes::NoRuntime, self.ask())
+        let preparation = Preparation {
+            ids,
+            apply_sysctl: *apply_sysctl,
+            crio,
+            containerd_nri: *containerd_nri,
+            hook,
+            plugin,
+            runtime: runtime.as_ref().ok().copied(),
+            sandboxes: Sandboxes::NoRuntime,
+            // Whether the plugin is required for all pods is not decided again here.
+            system_pods: None,
+            ask: self.ask(),
+            is_tried: false,
         };
-        let plan_kernel = |root: &HostRoot| {
-            bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
-        };
-        let observe =
-            |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, *containerd_nri);
-        let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
-        let plan_runtime = |root: &HostRoot| {
-            let missing = match plugin.required {
-                Required::Off => None,
-                Required::Annotated | Required::All => observe(root)?.missing,
-            };
-            let wanted = Wanted {
-                crio,
-                containerd_nri: *containerd_nri,
-                hook,
-                required: plugin.required,
-                plugin_missing: missing.as_deref(),
-                // Whether the plugin is required for all pods is not decided again here.
-                system_pods: None,
-            };
-            bootstrap::runtime::plan_by_rules(root, runtime, wanted)
-        };
-        let plan_removal = |root: &HostRoot| bootstrap::plugin::plan_removal(root, &observe(root)?);
-        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
-        let steps: [&Step<'_>; 6] =
-            [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
-        Ok(match bootstrap::plan(&self.root, &steps) {
+        Ok(match preparation.plan(&self.root) {
             Ok(Part { refused: Some(why), .. }) => Drift::Refused(BootstrapError::Ranges(why).to_string()),
             Ok(part) => Drift::Changes(
                 part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect(),

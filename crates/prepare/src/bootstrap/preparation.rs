@@ -1,0 +1,109 @@
+//! All that prepares a node: `usernsd bootstrap` applies it; doctor and agent only plan it, to see what would change.
+
+use super::ids::{self, Ask, Sandboxes};
+use super::runtime::{self, Wanted, reads_containers};
+use super::{BootstrapError, Part, Step, hook, kernel, plugin};
+use usernsd_domain::crio::drop_in::CrioOptions;
+use usernsd_domain::idplan::DesiredIds;
+use usernsd_domain::nri_plugin::{PluginOptions, Required, SystemPod};
+use usernsd_domain::oci_hook::HookOptions;
+use usernsd_domain::runtime::Runtime;
+use usernsd_linux::host::HostRoot;
+
+/// What a node is prepared for, and what is known about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Preparation<'a> {
+    /// The desired ranges of host IDs.
+    pub ids: &'a DesiredIds,
+    /// Whether to raise the kernel's limit of user namespaces if it is too low.
+    pub apply_sysctl: bool,
+    /// The options of CRI-O's drop-in.
+    pub crio: &'a CrioOptions,
+    /// Whether containerd should offer NRI.
+    pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: &'a HookOptions,
+    /// The pre-installed NRI plugin.
+    pub plugin: &'a PluginOptions,
+    /// The node's runtime; `None` if it is unknown, or left alone.
+    pub runtime: Option<Runtime>,
+    /// The pods of the runtimes.
+    pub sandboxes: Sandboxes<'a>,
+    /// The node's system pods; `None` if the runtime does not answer or runs no pod.
+    pub system_pods: Option<&'a [SystemPod]>,
+    /// Whether programs may be run to find out what no file contains.
+    pub ask: Ask,
+    /// Whether the plan is tried: the runtime's own program reads its files, and the node's file systems are mounted
+    /// with mapped IDs. Otherwise usernsd's rules alone decide.
+    pub is_tried: bool,
+}
+
+// === impl Preparation ===
+
+impl Preparation<'_> {
+    /// Plans all steps without writing.
+    ///
+    /// # Errors
+    /// See [`BootstrapError`].
+    pub fn plan(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
+        self.with_steps(|steps| super::plan(root, steps))
+    }
+
+    /// Plans all steps and applies the changes. `say` is called after each change.
+    ///
+    /// # Errors
+    /// See [`BootstrapError`].
+    pub fn apply(&self, root: &HostRoot, say: &mut dyn FnMut(&str)) -> Result<Part, BootstrapError> {
+        self.with_steps(|steps| super::apply(root, steps, say))
+    }
+
+    /// Calls `run` with the steps in their order: the plugin is installed before the runtime requires it, and removed
+    /// after the requirement. Another step is added here.
+    fn with_steps<T>(&self, run: impl FnOnce(&[&Step<'_>]) -> T) -> T {
+        let steps: [&Step<'_>; 6] = [
+            &|root| self.plan_ids(root),
+            &|root| self.plan_kernel(root),
+            &|root| plugin::plan(root, self.plugin, &self.observe_plugin(root)?),
+            &|root| self.plan_runtime(root),
+            &|root| plugin::plan_removal(root, &self.observe_plugin(root)?),
+            &|root| hook::plan(root, self.hook, self.runtime, self.crio),
+        ];
+        run(&steps)
+    }
+
+    fn plan_ids(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
+        let reads_containers = reads_containers(root, self.runtime, self.crio)?;
+        ids::plan(root, self.ids, reads_containers, self.sandboxes, self.ask)
+    }
+
+    fn plan_kernel(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
+        let pods = ids::max_pods(root, self.ids)?;
+        match self.is_tried {
+            true => kernel::plan(root, pods, self.apply_sysctl),
+            false => kernel::plan_sysctl(root, pods, self.apply_sysctl),
+        }
+    }
+
+    fn observe_plugin(&self, root: &HostRoot) -> Result<plugin::Observed, BootstrapError> {
+        plugin::observe(root, self.plugin, self.runtime, self.crio, self.containerd_nri)
+    }
+
+    fn plan_runtime(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
+        let missing = match self.plugin.required {
+            Required::Off => None,
+            Required::Annotated | Required::All => self.observe_plugin(root)?.missing,
+        };
+        let wanted = Wanted {
+            crio: self.crio,
+            containerd_nri: self.containerd_nri,
+            hook: self.hook,
+            required: self.plugin.required,
+            plugin_missing: missing.as_deref(),
+            system_pods: self.system_pods,
+        };
+        match self.is_tried {
+            true => runtime::plan(root, self.runtime, wanted),
+            false => runtime::plan_by_rules(root, self.runtime, wanted),
+        }
+    }
+}
