@@ -307,11 +307,9 @@ fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
     lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
 }
 
-/// An item of the code that is renamed must be renamed in the glossary, too.
-#[test]
-fn each_term_of_the_glossary_is_in_the_code() {
+/// The names of all items of the code: types, functions, modules and constants.
+fn items() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/glossary.md")).unwrap();
     let mut items = BTreeSet::new();
     let mut directories: Vec<PathBuf> =
         ["src", "crates"].map(|name| root.join(name)).into_iter().filter(|path| path.is_dir()).collect();
@@ -334,6 +332,33 @@ fn each_term_of_the_glossary_is_in_the_code() {
             }
         }
     }
+    items
+}
+
+/// An item of the code that is renamed must be renamed in the ways through the source, too.
+#[test]
+fn each_step_of_a_way_through_the_source_is_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let (_, table) = page.split_once("| from | to | through |\n").expect("the table of ways");
+    let (items, mut steps) = (items(), 0);
+    for row in table.lines().skip(1).take_while(|line| line.starts_with("| ")) {
+        let way = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for step in way.split('`').skip(1).step_by(2).filter(|step| !step.starts_with('/')) {
+            let unknown = step.split("::").find(|name| !items.contains(*name));
+            assert_eq!(unknown, None, "{step} in: {row}");
+            steps += 1;
+        }
+    }
+    assert!(steps > 25, "{steps}");
+}
+
+/// An item of the code that is renamed must be renamed in the glossary, too.
+#[test]
+fn each_term_of_the_glossary_is_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/glossary.md")).unwrap();
+    let items = items();
     let (mut terms, mut missing) = (BTreeSet::new(), Vec::new());
     for row in rows(&page) {
         let [term, meaning, code] = row[..] else { panic!("three cells: {row:?}") };

@@ -211,7 +211,7 @@ pub fn plan(node: &Node, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
     ));
     let line = placed.iter().find(|one| one.owner == kubelet::USER);
     found.extend(line.and_then(|line| findings::of_line(line.window, planner.is_said())));
-    found.extend(findings::of_change(before, pool, node.kubelet.is_here));
+    found.extend(findings::of_change(before, pool, node.kubelet.is_present));
     found.extend(findings::of_processes(&placed, &node.running));
     found.extend(findings::of_rewritten(&planner.files, &files));
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -293,7 +293,7 @@ pub fn sysctl_file(wanted: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -308,7 +308,8 @@ mod tests {
 nonsense
 ";
 
-    fn good() -> Kernel {
+    /// A kernel on which every check passes.
+    pub(crate) fn good() -> Kernel {
         Kernel {
             max_user_namespaces: Some(60000),
             at_boot: None,

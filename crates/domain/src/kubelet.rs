@@ -25,7 +25,7 @@ pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
     /// A kubelet is present, or will be: `/var/lib/kubelet` exists.
-    pub is_here: bool,
+    pub is_present: bool,
     /// The kubelet's directory is visible, but not its contents, as in the agent's container.
     pub is_hidden: bool,
     /// `getsubids` is in the kubelet's search path.
@@ -323,7 +323,7 @@ pub fn forecast(
     demand: Demand,
 ) -> (Pool, Vec<Finding>) {
     let mut findings: Vec<Finding> =
-        gate_finding(surroundings).filter(|_| surroundings.is_here).into_iter().collect();
+        gate_finding(surroundings).filter(|_| surroundings.is_present).into_iter().collect();
     if let Some(unit) = &surroundings.in_container {
         let what = format!(
             "{unit} runs the kubelet in a container: it looks for the user kubelet, getsubids and /etc/subuid in its image, and \
@@ -336,7 +336,7 @@ pub fn forecast(
     let lines = files.map(|file| lines_of(file, accounts));
     let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
     if accounts.user(USER).is_none() {
-        if let (Directory::Unasked(source), true) = (&surroundings.directory, surroundings.is_here) {
+        if let (Directory::Unasked(source), true) = (&surroundings.directory, surroundings.is_present) {
             let what = format!(
                 "nsswitch.conf says \"passwd: {source}\": whether the kubelet finds a user kubelet there, and so which IDs \
                  it uses, can be known only on the running node"
@@ -345,7 +345,7 @@ pub fn forecast(
             findings.push(Finding { remedy, ..Finding::note(FindingId::KubeletUserUnknown, what) });
             return (Pool::CannotTell, findings);
         }
-        if surroundings.is_here {
+        if surroundings.is_present {
             findings.push(Finding::warning(
                 FindingId::KubeletDefaultPool,
                 "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, even one that is in use elsewhere, and a pod in the last slot never starts"

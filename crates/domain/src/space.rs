@@ -72,7 +72,7 @@ pub struct HostIds {
     /// `/etc/passwd` and `/etc/group`
     pub accounts: Accounts,
     /// Whether a kubelet is present.
-    pub kubelet_is_here: bool,
+    pub kubelet_is_present: bool,
     /// Whether the runtime is CRI-O. No other gives pods IDs of `containers`.
     pub crio_is_here: bool,
 }
@@ -286,7 +286,7 @@ impl HostIds {
             PoolName::Crio => lines(CRIO_USER),
             PoolName::Kubelet => {
                 let no_user = self.accounts.user(kubelet::USER).is_none();
-                if self.kubelet_is_here && no_user {
+                if self.kubelet_is_present && no_user {
                     // The kubelet does not read the files then (`getKubeletMappings`).
                     return vec![Window { start: SLOT, count: (1 << 32) - SLOT }];
                 }
@@ -298,7 +298,7 @@ impl HostIds {
     /// Whether the kubelet has a user but no line in the file: its range comes from a directory service (`subid:` of
     /// nsswitch.conf(5)), or it does not start.
     fn kubelet_reads_elsewhere(&self, space: IdType) -> bool {
-        self.kubelet_is_here && self.pool(PoolName::Kubelet, space).is_empty()
+        self.kubelet_is_present && self.pool(PoolName::Kubelet, space).is_empty()
     }
 
     /// The slot and pool in which a range begins; `None` if it is not completely in one pool.

@@ -113,7 +113,7 @@ mod tests {
             subuid: SubidFile::parse(b"# ours\ncontainers:200000:131072\n"),
             subgid: SubidFile::parse(b""),
             accounts,
-            kubelet_is_here: false,
+            kubelet_is_present: false,
             crio_is_here: true,
         };
         let tenants =

@@ -186,9 +186,9 @@ impl Surveyor {
 
     fn host_ids_with(&self, runtime: Option<&Runtime>) -> Result<HostIds, ReadError> {
         let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
-        let mut kubelet_is_here = false;
+        let mut kubelet_is_present = false;
         for path in &self.kubelets {
-            kubelet_is_here |= self.host.has(path)?;
+            kubelet_is_present |= self.host.has(path)?;
         }
         let mut accounts = Accounts::default();
         accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
@@ -199,7 +199,7 @@ impl Surveyor {
             subuid: SubidFile::parse(&read(&SUBUID)?),
             subgid: SubidFile::parse(&read(&SUBGID)?),
             accounts,
-            kubelet_is_here,
+            kubelet_is_present,
             crio_is_here: match runtime {
                 Some(runtime) => runtime.name == "cri-o",
                 None => self.host.has(&CRIO)?,
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_kubelet_is_found_where_it_lives() {
-        for (made, said, is_here) in [
+        for (made, said, is_present) in [
             ("var/lib/kubelet/pods", None, true),
             ("var/lib/k0s/kubelet/pods", None, true),
             ("var/snap/microk8s/common/var/lib/kubelet/pods", None, true),
@@ -318,7 +318,7 @@ mod tests {
             }
             fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
             let surveyor = Surveyor::new(root.path()).unwrap().with_kubelet(said.as_ref());
-            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_here, is_here, "{made} {said:?}");
+            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_present, is_present, "{made} {said:?}");
         }
     }
 }

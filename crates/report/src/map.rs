@@ -157,8 +157,13 @@ mod tests {
         for (name, id) in users {
             accounts.add_user(Account { name: (*name).to_owned(), id: *id });
         }
-        let host =
-            HostIds { subuid: file(), subgid: file(), accounts, kubelet_is_here: false, crio_is_here: false };
+        let host = HostIds {
+            subuid: file(),
+            subgid: file(),
+            accounts,
+            kubelet_is_present: false,
+            crio_is_here: false,
+        };
         let space = Space::of(&host, &[]);
         let ids = IdSpace::of(&host, &space);
         let pools = pools(&ids);

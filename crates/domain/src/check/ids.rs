@@ -44,7 +44,7 @@ impl IdFacts {
             [Check::SubidKubelet, Check::SubidTerminalSlot, Check::KubeletGetsubids, Check::KubeletGetent]
                 .contains(&check);
         let of_line = [Check::SubidKubelet, Check::SubidTerminalSlot].contains(&check);
-        if of_kubelet && !kubelet.is_here {
+        if of_kubelet && !kubelet.is_present {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
         if [Check::KubeletRecords, Check::KubeletConfig, Check::KubeletGate].contains(&check)
@@ -142,7 +142,7 @@ mod tests {
             subgid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
             accounts,
             kubelet: Surroundings {
-                is_here: true,
+                is_present: true,
                 getsubids: true,
                 getent: true,
                 records: vec![Record {
@@ -176,7 +176,7 @@ mod tests {
         const GOOD: &str = "kubelet:327155712:7208960\n";
         type Spoil = fn(&mut Node);
         let line = ["subid_kubelet fail", "subid_terminal_slot skip"];
-        let cases: [(Spoil, &[&str]); 21] = [
+        let cases: &[(Spoil, &[&str])] = &[
             (|n| n.kubelet.gate = Some(Gate { is_on: false, place: "/x".into() }), &["kubelet_gate fail"]),
             (
                 |n| n.kubelet.in_container = Some("kubelet.service".into()),
@@ -234,14 +234,14 @@ mod tests {
                 &["kubelet_records skip", "kubelet_config skip", "kubelet_gate skip"],
             ),
             (
-                |n| n.kubelet.is_here = false,
+                |n| n.kubelet.is_present = false,
                 &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip", "kubelet_gate skip"],
             ),
         ];
         for (index, (spoil, want)) in cases.into_iter().enumerate() {
             let mut node = node();
             spoil(&mut node);
-            assert_eq!(bad(node), want, "case {index}");
+            assert_eq!(bad(node), *want, "case {index}");
         }
         let unreadable = Finding::warning(FindingId::KubeletConfigUnreadable, "x".into(), "y");
         let checked = checks(Ok(&IdFacts { node: node(), findings: vec![unreadable] }));

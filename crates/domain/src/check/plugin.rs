@@ -295,7 +295,7 @@ mod tests {
     fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(words(&good()), ["pass", "pass", "pass"]);
         type Spoil = fn(&mut PluginFacts);
-        let cases: [(Spoil, [&str; 3], &str); 13] = [
+        let cases: &[(Spoil, [&str; 3], &str)] = &[
             (
                 |f| f.installed.as_mut().unwrap().as_mut().unwrap().is_own = false,
                 ["warn", "pass", "pass"],
@@ -367,7 +367,7 @@ mod tests {
             spoil(&mut facts);
             let said = sentences(&facts);
             assert!(said.contains(word), "case {index}: {said}");
-            assert_eq!(words(&facts), want, "case {index}: {said}");
+            assert_eq!(words(&facts), *want, "case {index}: {said}");
         }
     }
 }

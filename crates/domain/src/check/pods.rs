@@ -281,7 +281,7 @@ mod tests {
             assert_eq!(bad(record(), shared), ["pod_id_overlap fail"]);
         }
         type Spoil = fn(&mut Record);
-        let cases: [(Spoil, &[&str]); 7] = [
+        let cases: &[(Spoil, &[&str])] = &[
             (
                 |r| {
                     r.isolation = Verdict::Lost;
@@ -321,7 +321,7 @@ mod tests {
         for (spoil, want) in cases {
             let mut record = record();
             spoil(&mut record);
-            assert_eq!(bad(record, [0; 4]), want);
+            assert_eq!(bad(record, [0; 4]), *want);
         }
     }
 

@@ -151,10 +151,10 @@ pub(super) fn of_room(files: [&SubidFile; 2], accounts: &Accounts) -> Option<Fin
 
 /// A changed pool: what the kubelet assigns to pods between now and its next start is from the old pool, and keeps it
 /// from starting then.
-pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Finding> {
+pub(super) fn of_change(before: Pool, after: Pool, is_present: bool) -> Option<Finding> {
     let window = after.window().filter(|_| before != after)?;
     let what = format!("the kubelet uses {window} after its next start");
-    Some(if is_here {
+    Some(if is_present {
         Finding::warning(
             FindingId::KubeletRestart,
             what,

@@ -25,7 +25,9 @@ impl Planner<'_> {
         let known = uids.first().map(|range| Window { start: range.start, count: range.count });
         // If the needed size is a guess, no existing line is too short.
         let is_kept = |window: &Window| {
-            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
+            flaws(*window)
+                .iter()
+                .all(|flaw| !is_known && self.node.kubelet.is_present && *flaw == PoolFlaw::Few)
         };
         // Of several that work, the one with the fewest stranded pods.
         let mut good = self.known(kubelet::USER);
@@ -45,7 +47,7 @@ impl Planner<'_> {
             return Ok(None);
         }
         // Without a working line the kubelet does not start anyway; but without the user it does.
-        if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != Pool::WontStart {
+        if !is_known && good.is_none() && self.node.kubelet.is_present && self.pool() != Pool::WontStart {
             return Err(PlanError::Demand(self.node.kubelet.config_unreadable.clone()));
         }
         let count = good.map_or(needed, |window| window.count);

@@ -24,7 +24,7 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
         sandboxes: Vec::new(),
         unlisted: None,
         kubelet: Surroundings {
-            is_here: true,
+            is_present: true,
             getsubids: true,
             getent: true,
             max_pods: Some(110),
@@ -294,7 +294,7 @@ fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
         found.iter().find(|finding| finding.id == FindingId::KubeletRestart).unwrap().severity
     };
     assert_eq!(severity(&before), Severity::Warning);
-    before.kubelet.is_here = false;
+    before.kubelet.is_present = false;
     assert_eq!(severity(&before), Severity::Note);
 }
 

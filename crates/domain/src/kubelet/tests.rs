@@ -4,7 +4,7 @@ use crate::finding::FindingId;
 const DEMAND: Demand = Demand { max_pods: 110, ids_per_pod: 65_536 };
 
 fn here() -> Surroundings {
-    Surroundings { is_here: true, getsubids: true, getent: true, ..Surroundings::default() }
+    Surroundings { is_present: true, getsubids: true, getent: true, ..Surroundings::default() }
 }
 
 fn with_user() -> Accounts {

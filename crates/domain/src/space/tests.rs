@@ -32,7 +32,7 @@ fn host(lines: &[(&str, u64, u64)], names: &[(&str, u32)]) -> HostIds {
         subuid: file(lines),
         subgid: file(lines),
         accounts: users(names),
-        kubelet_is_here: false,
+        kubelet_is_present: false,
         crio_is_here: true,
     }
 }
@@ -102,7 +102,7 @@ fn shared_ids_are_counted_once() {
 #[test]
 fn the_kubelet_without_a_user_has_nearly_all_ids() {
     let lines = [("core", 100_000, 65_536), ("kubelet", 1_048_576, 65_536)];
-    let host = HostIds { kubelet_is_here: true, ..host(&lines, &[("core", 1000)]) };
+    let host = HostIds { kubelet_is_present: true, ..host(&lines, &[("core", 1000)]) };
     let space = Space::of(&host, &[pod(2_147_483_648, 65_536)]);
     let [kubelet, crio] = space.pools.as_slice() else { panic!("{:?}", space.pools) };
     assert_eq!((kubelet.slots, kubelet.used, kubelet.first()), (65_535, 1, Some(65_536)));
@@ -115,8 +115,13 @@ fn the_kubelet_without_a_user_has_nearly_all_ids() {
     let lines = file(&[("containers", 200_000, 65_536)]);
     let elsewhere = HostIds { subuid: lines.clone(), subgid: lines, ..read };
     assert_eq!(Space::of(&elsewhere, &[pod(2_147_483_648, 65_536)]).overlaps, [0; 6]);
-    let none =
-        HostIds { kubelet_is_here: false, crio_is_here: true, subuid: file(&[]), subgid: file(&[]), ..host };
+    let none = HostIds {
+        kubelet_is_present: false,
+        crio_is_here: true,
+        subuid: file(&[]),
+        subgid: file(&[]),
+        ..host
+    };
     assert_eq!(Space::of(&none, &[pod(5, 5)]).overlaps, [0; 6]);
 }
 
@@ -195,7 +200,7 @@ proptest! {
             accounts: users(
                 &accounts.iter().map(|(name, id)| (name.as_str(), *id as u32)).collect::<Vec<_>>(),
             ),
-            kubelet_is_here: false,
+            kubelet_is_present: false,
             crio_is_here: true,
         };
         let pods: Vec<PodIds> =

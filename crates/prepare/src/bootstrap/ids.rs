@@ -180,7 +180,7 @@ pub(super) fn has_kubelet(
     desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<bool, BootstrapError> {
-    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, desired)?.0.is_here)
+    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, desired)?.0.is_present)
 }
 
 /// How many pods the kubelet may run, from the options or from its own configuration.
@@ -201,7 +201,7 @@ fn observe(
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let (mut node, findings) = observe_files(root, with_passwords, desired, ask)?;
-    node.kubelet.is_here |= !matches!(sandboxes, Sandboxes::NoRuntime);
+    node.kubelet.is_present |= !matches!(sandboxes, Sandboxes::NoRuntime);
     let (sandboxes, unlisted) = match sandboxes {
         Sandboxes::NoRuntime => (Vec::new(), None),
         Sandboxes::Known(pods) => (pods.to_vec(), None),
@@ -228,7 +228,7 @@ fn observe_files(
     let (mut kubelet, findings) = surroundings(root, desired)?;
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
-    if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_here && is_running_system(root) {
+    if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_present && is_running_system(root) {
         let said = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
         kubelet.version = said.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
     }
@@ -301,9 +301,9 @@ fn surroundings(
     let (settings, findings) = kubelet::settings(root)?;
     let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(settings.root_dirs).collect();
     let configured = desired.kubelet.root_dir.clone();
-    let (mut is_here, mut is_shown) = (false, false);
+    let (mut is_present, mut is_shown) = (false, false);
     for path in usual.iter().chain(&configured) {
-        is_here |= root.has(path)?;
+        is_present |= root.has(path)?;
         // A kubelet's own directory contains more from its first start on.
         is_shown |= root.list(path)?.iter().any(|name| name != PODS);
     }
@@ -319,7 +319,7 @@ fn surroundings(
             }
         }
     }
-    let is_hidden = is_here && !is_shown && records.is_empty();
+    let is_hidden = is_present && !is_shown && records.is_empty();
     let mut search_paths = kubelet::paths_of_units(root)?;
     if search_paths.is_empty() {
         search_paths.push(None);
@@ -337,7 +337,7 @@ fn surroundings(
         getent &= with_getent;
     }
     let surroundings = Surroundings {
-        is_here,
+        is_present,
         is_hidden,
         getsubids,
         getent,

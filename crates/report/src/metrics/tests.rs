@@ -85,7 +85,7 @@ fn every_series_exists_from_the_start() {
 fn each_method_moves_its_number_and_no_other() {
     let metrics = metrics_of(store());
     let ungranted = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-    let moves: [(&dyn Fn(), &[&str]); 13] = [
+    let moves: &[(&dyn Fn(), &[&str])] = &[
         (&|| metrics.plugin_report(true), &["usernsd_nri_plugin_reports_total"]),
         (
             &|| metrics.plugin_report(false),
@@ -248,7 +248,7 @@ fn host_ids() -> HostIds {
         subuid: SubidFile::parse(subid),
         subgid: SubidFile::parse(subid),
         accounts,
-        kubelet_is_here: false,
+        kubelet_is_present: false,
         crio_is_here: true,
     }
 }

@@ -106,7 +106,7 @@ fn the_document_agrees_with_its_page() {
         subuid: SubidFile::parse(b"# ours\ncontainers:200000:655360\n"),
         subgid: SubidFile::parse(b"core:300000:65536\n"),
         accounts,
-        kubelet_is_here: false,
+        kubelet_is_present: false,
         crio_is_here: true,
     };
     let ids: Vec<_> = pods.iter().map(DomainPod::ids).collect();
