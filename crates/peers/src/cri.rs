@@ -410,11 +410,7 @@ impl Cri {
     pub async fn sandbox(&self, id: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
         const CALL: &str = "PodSandboxStatus";
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
-        match self.ask(CALL, &request, |answer| info::sandbox(CALL, answer)).await {
-            Ok(found) => Ok(Some(found)),
-            Err(CriError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        if_found(self.ask(CALL, &request, |answer| info::sandbox(CALL, answer)).await)
     }
 
     /// All containers, whatever their state.
@@ -434,11 +430,7 @@ impl Cri {
     pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
-        match self.ask(CALL, &request, |answer| info::container(CALL, answer)).await {
-            Ok(found) => Ok(Some(found)),
-            Err(CriError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        if_found(self.ask(CALL, &request, |answer| info::container(CALL, answer)).await)
     }
 
     /// How a container ended; `None` if it has not ended or was removed. Cheaper than [`Cri::container`].
@@ -563,6 +555,15 @@ impl Cri {
             tonic::Code::Unimplemented => CriError::Unimplemented { call },
             code => CriError::Refused { call, code: format!("{code:?}"), message },
         }
+    }
+}
+
+/// `None` for what the runtime does not have.
+fn if_found<T>(answer: Result<T, CriError>) -> Result<Option<T>, CriError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(CriError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
