@@ -74,7 +74,7 @@ pub(super) struct Knowledge {
 
 /// A row of the page for each family that may have no sample on a quiet node.
 pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
-    KNOWLEDGE.into_iter().chain(PEERS.iter().flat_map(|(up, again)| [up, again])).map(|family| {
+    KNOWLEDGE.iter().copied().chain(PEERS.iter().flat_map(|(up, again)| [up, again])).map(|family| {
         let Family { name, help, counter, labels, level } = family;
         let kind = if *counter { "counter" } else { "gauge" };
         let labels: Vec<String> = labels.iter().map(|label| documented_label(name, label)).collect();

@@ -196,7 +196,7 @@ pub(super) const OF_CONTAINER: [OfContainer; 3] = [
 ];
 
 /// All families of [`super::Knowledge`].
-pub(super) const KNOWLEDGE: [&Family; 36] = [
+pub(super) const KNOWLEDGE: &[&Family] = &[
     &examined::CHECK,
     &examined::DRIFT,
     &examined::PENDING,
