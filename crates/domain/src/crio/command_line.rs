@@ -86,6 +86,8 @@ fn words(texts: &[String]) -> Vec<String> {
     }
     let words = lines.iter().flat_map(|line| line.split([' ', '\t', '"', '\'']));
     let words = words.filter(|word| !word.is_empty());
+    // Environment=A=1 B=2, in which quotes are needed only around spaces.
+    let words = words.map(|word| word.strip_prefix("Environment=").unwrap_or(word));
     // CRIO_RUNTIME_OPTIONS=--uid-mappings=0:100000:65536
     words.map(|word| word.find("=--").and_then(|at| word.get(at + 1..)).unwrap_or(word).to_owned()).collect()
 }
@@ -151,6 +153,8 @@ mod tests {
             (&["CRIO_RUNTIME_OPTIONS=\"--x --uid-mappings=0:1:2 --y\""], Some("0:1:2")),
             (&["CRIO_RUNTIME_OPTIONS=--uid-mappings=0:1:2"], Some("0:1:2")),
             (&["Environment=\"CONTAINER_UID_MAPPINGS=0:1:2\""], Some("0:1:2")),
+            (&["Environment=CONTAINER_UID_MAPPINGS=0:1:2 CONTAINER_GID_MAPPINGS=0:3:4"], Some("0:1:2")),
+            (&["Environment=A=1 CONTAINER_UID_MAPPINGS=0:1:2"], Some("0:1:2")),
             (&["A=--uid-mappings=0:1:2", "B=--uid-mappings=0:3:4"], Some("0:3:4")),
             // A flag overrides the variable, wherever the two are.
             (&["ExecStart=crio --uid-mappings=0:1:2", "CONTAINER_UID_MAPPINGS=0:3:4"], Some("0:1:2")),
