@@ -418,7 +418,7 @@ pub fn unknown_imports(why: &str) -> Finding {
     Finding::warning(
         FindingId::ContainerdImports,
         what,
-        "write that entry of imports as a path, or as DIRECTORY/*.toml",
+        "write that entry of imports as the path of a file that exists, or as DIRECTORY/*.toml",
     )
 }
 

@@ -138,6 +138,42 @@ pub fn expand(text: &str, variables: &Variables) -> Option<Vec<String>> {
     Some(all)
 }
 
+/// The file that containerd's unit gives to it, from the unit's settings: `--config`, or `-c` for short. Variables are
+/// replaced by what the unit itself assigns.
+#[must_use]
+pub fn containerd_config(settings: &[Setting]) -> Option<String> {
+    let mut variables = Variables::new();
+    add_environment(settings, &mut variables);
+    let value_of = |word: &String| {
+        let values = expand(word, &variables);
+        values.and_then(|values| values.into_iter().next()).unwrap_or_else(|| word.clone())
+    };
+    let commands = settings.iter().filter(|setting| setting.key == "ExecStart");
+    let named = commands.filter_map(|setting| {
+        // A variable may stand for several words.
+        let words: Vec<String> = words(&setting.value).iter().map(value_of).collect();
+        let words = words_of_command(&words.join(" "));
+        let program = words.iter().position(|word| name_of(word) == "containerd");
+        let mut arguments = words.iter().skip(program.unwrap_or_default() + 1);
+        let mut file = None;
+        while let Some(word) = arguments.next() {
+            let (flag, value) =
+                word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
+            // Go's flags have one dash or two. The short one of a shell takes a command.
+            let is_config = match flag {
+                "--config" | "-config" => true,
+                "-c" | "--c" => program.is_some(),
+                _ => false,
+            };
+            if is_config {
+                file = value.or_else(|| arguments.next().map(String::as_str)).or(file);
+            }
+        }
+        file.filter(|file| file.starts_with('/')).map(str::to_owned)
+    });
+    named.last()
+}
+
 /// Whether a command, a value of `ExecStart=`, starts a kubelet, or a program that contains one.
 #[must_use]
 pub fn starts_kubelet(command: &str) -> bool {
@@ -214,6 +250,28 @@ mod tests {
         ] {
             let want = want.map(|all| all.into_iter().map(str::to_owned).collect::<Vec<_>>());
             assert_eq!(expand(text, &variables), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_containerd_is_that_of_its_flag() {
+        for (unit, want) in [
+            ("ExecStart=/usr/bin/containerd", None),
+            ("ExecStart=/usr/bin/containerd --config /a", Some("/a")),
+            ("ExecStart=-/usr/bin/containerd --config=/a --log-level=info", Some("/a")),
+            ("ExecStart=/usr/bin/containerd -c /a", Some("/a")),
+            ("ExecStart=/usr/bin/containerd -c=/a", Some("/a")),
+            ("ExecStart=/usr/bin/containerd -config '/a'", Some("/a")),
+            ("ExecStart=/usr/bin/containerd \\\n  --config \\\n  /a", Some("/a")),
+            ("Environment=FILE=/a\nExecStart=/usr/bin/containerd --config ${FILE}", Some("/a")),
+            ("Environment=\"OPTIONS=--root /x -c /a\"\nExecStart=/usr/bin/containerd $OPTIONS", Some("/a")),
+            ("ExecStart=/bin/sh -c 'exec /usr/bin/containerd -c /a'", Some("/a")),
+            ("ExecStart=/bin/sh -c /usr/local/bin/start", None),
+            ("ExecStart=/opt/wrapper --config=/a", Some("/a")),
+            ("ExecStart=/usr/bin/containerd --config /a\nExecStart=\nExecStart=/usr/bin/containerd", None),
+            ("ExecStart=/usr/bin/containerd --config relative", None),
+        ] {
+            assert_eq!(containerd_config(&settings(&[unit])).as_deref(), want, "{unit}");
         }
     }
 

@@ -287,30 +287,27 @@ fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapEr
     }
 }
 
-/// The value of a flag in the last of a unit's files that has it: the unit itself, then its drop-ins.
+/// The settings of a unit: the first directory that has it counts, and for each name the first drop-in
+/// (systemd.unit(5)).
 ///
 /// # Errors
 /// A file cannot be read.
-pub(super) fn flag_of_units(
-    root: &HostRoot,
-    unit: &str,
-    flag: &str,
-) -> Result<Option<String>, BootstrapError> {
-    let mut value = None;
-    // The first directory has the last word (systemd.unit(5)).
+pub(super) fn settings_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<Setting>, BootstrapError> {
+    let (mut own, mut drop_ins) = (None, BTreeMap::new());
     for directory in UNITS.iter().rev() {
-        let drop_ins = directory.join(&format!("{unit}.d")).ok();
-        let names = drop_ins.as_ref().map_or(Ok(Vec::new()), |path| root.list(path))?;
-        let names = names.iter().filter(|name| name.ends_with(".conf"));
-        let drop_ins = drop_ins.iter().flat_map(|path| names.clone().filter_map(|name| path.join(name).ok()));
-        for path in directory.join(unit).ok().into_iter().chain(drop_ins) {
-            // The agent may not read units of containerd below /etc: they may contain a proxy's password.
-            let text = read(root, &path).ok().flatten().unwrap_or_default();
-            let named = flag_values(&String::from_utf8_lossy(&text), flag);
-            value = named.into_iter().rfind(|value| value.starts_with('/')).or(value);
+        // The agent may not read units of containerd below /etc: they may contain a proxy's password.
+        let text = |path: &HostPath| read(root, path).ok().flatten();
+        own = directory.join(unit).ok().as_ref().and_then(text).or(own);
+        let Ok(directory) = directory.join(&format!("{unit}.d")) else { continue };
+        for name in root.list(&directory)?.into_iter().filter(|name| name.ends_with(".conf")) {
+            if let Some(bytes) = directory.join(&name).ok().as_ref().and_then(text) {
+                drop_ins.insert(name, bytes);
+            }
         }
     }
-    Ok(value)
+    let texts = own.into_iter().chain(drop_ins.into_values());
+    let texts: Vec<String> = texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+    Ok(unit_file::settings(&texts))
 }
 
 /// Reads all lines with flags of a kubelet.

@@ -26,6 +26,7 @@ use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::Window;
 use usernsd_domain::runtime::{Runtime, RuntimeKind, RuntimesFound};
 use usernsd_domain::toml::Table;
+use usernsd_domain::unit_file;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, discover};
@@ -446,7 +447,8 @@ fn containerd_conf(
 pub fn containerd_files(root: &HostRoot) -> Result<(&'static Layout, String), BootstrapError> {
     let layout = layout(root).unwrap_or(&PACKAGED);
     if layout.distribution.is_none()
-        && let Some(named) = super::kubelet::flag_of_units(root, "containerd.service", "config")?
+        && let Some(named) =
+            unit_file::containerd_config(&super::kubelet::settings_of_unit(root, "containerd.service")?)
     {
         return Ok((layout, named));
     }
