@@ -28,6 +28,8 @@ pub struct Surroundings {
     pub is_present: bool,
     /// The kubelet's directory is visible, but not its contents, as in the agent's container.
     pub is_hidden: bool,
+    /// The node has no `/etc/passwd`.
+    pub no_passwd: bool,
     /// `getsubids` is in the kubelet's search path.
     pub getsubids: bool,
     /// `getent` is, too.
@@ -344,6 +346,14 @@ pub fn forecast(
             let remedy = "run usernsd doctor on the node itself".to_owned();
             findings.push(Finding { remedy, ..Finding::note(FindingId::KubeletUserUnknown, what) });
             return (Pool::CannotTell, findings);
+        }
+        if surroundings.is_present && !surroundings.is_hidden && surroundings.no_passwd {
+            findings.push(Finding::warning(
+                FindingId::PasswdMissing,
+                "there is no /etc/passwd: a kubelet that is linked statically cannot look up the user kubelet, and does not start"
+                    .to_owned(),
+                "add a world-readable /etc/passwd to the node's image; a line for root is enough",
+            ));
         }
         if surroundings.is_present {
             findings.push(Finding::warning(

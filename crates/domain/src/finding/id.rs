@@ -50,6 +50,7 @@ findings! {
     KubeletCountFew = "kubelet-count-few",
     KubeletPastEnd = "kubelet-past-end",
     KubeletDefaultPool = "kubelet-default-pool",
+    PasswdMissing = "passwd-missing",
     KubeletNoGetsubids = "kubelet-no-getsubids",
     KubeletNoGetent = "kubelet-no-getent",
     KubeletRecordOutside = "kubelet-record-outside",
@@ -159,7 +160,7 @@ impl Finding {
             | Id::KubeletCountMisaligned
             | Id::KubeletCountFew => Check::SubidKubelet,
             Id::KubeletPastEnd => Check::SubidTerminalSlot,
-            Id::KubeletDefaultPool | Id::KubeletInContainer => Check::KubeletPool,
+            Id::KubeletDefaultPool | Id::KubeletInContainer | Id::PasswdMissing => Check::KubeletPool,
             Id::KubeletNoGetsubids => Check::KubeletGetsubids,
             Id::KubeletNoGetent => Check::KubeletGetent,
             Id::KubeletRecordOutside => Check::KubeletRecords,

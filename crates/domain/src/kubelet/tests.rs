@@ -151,6 +151,16 @@ fn a_record_outside_the_pool_is_stranded() {
 }
 
 #[test]
+fn a_node_without_users_may_keep_a_kubelet_from_starting() {
+    let bare = Surroundings { no_passwd: true, ..here() };
+    let (_, found) = ids(&bare, &Accounts::default(), "", "");
+    assert_eq!(found, [FindingId::PasswdMissing, FindingId::KubeletDefaultPool]);
+    // In the agent's pod the file may not be mounted.
+    let hidden = Surroundings { is_hidden: true, ..bare };
+    assert!(!ids(&hidden, &Accounts::default(), "", "").1.contains(&FindingId::PasswdMissing));
+}
+
+#[test]
 fn nsswitch_is_parsed() {
     let text = b"passwd: files sss # subid: sss\n# subid: sss\n  subid :  sss   files\nsubid: files\n";
     assert_eq!(nsswitch(text, "subid").as_deref(), Some("sss files"));

@@ -17,7 +17,7 @@ use usernsd_domain::kubelet::{
     DEFAULT_MAX_PODS, Directory, Record, SearchPath, Surroundings, USER, has_others, nsswitch, of_getsubids,
     reads_files,
 };
-use usernsd_domain::paths::{IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PODS, PROC, SUBGID, SUBUID};
+use usernsd_domain::paths::{IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, PROC, SUBGID, SUBUID};
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::{FIRST, Window};
 use usernsd_linux::host::HostRoot;
@@ -339,6 +339,7 @@ fn surroundings(
     let surroundings = Surroundings {
         is_present,
         is_hidden,
+        no_passwd: !root.has(&PASSWD)?,
         getsubids,
         getent,
         search_path,
