@@ -56,8 +56,15 @@ pub const STORAGE_CONF: &str = "/etc/containers/storage.conf";
 /// in every version (`RootConfig.GetStore`; observed on 1.36.3).
 #[must_use]
 pub fn storage_conf(file: &ConfFile) -> Option<Complaint> {
-    const IGNORED: [&str; 4] =
-        ["root-auto-userns-user", "auto-userns-min-size", "auto-userns-max-size", "remap-user"];
+    const IGNORED: [&str; 7] = [
+        "root-auto-userns-user",
+        "auto-userns-min-size",
+        "auto-userns-max-size",
+        "remap-user",
+        "remap-group",
+        "remap-uids",
+        "remap-gids",
+    ];
     let Content::Toml(table) = &file.content else { return None };
     let options = table_at(table, &["storage", "options"])?;
     let set: Vec<&str> = IGNORED.into_iter().filter(|key| get(options, key).is_some()).collect();
