@@ -112,7 +112,7 @@ checks! {
         PodCgroupBounded = "pod_cgroup_bounded" Warning "the number of cgroups that containers can create is limited",
     }
     Configuration {
-        BootstrapResult = "bootstrap_result" Error "the last run of usernsd bootstrap succeeded",
+        BootstrapResult = "bootstrap_result" Error "usernsd bootstrap has left no error",
         ConfigDrift = "config_drift" Warning "usernsd bootstrap would change nothing",
         KubeletRangeRead = "kubelet_range_read" Error "the kubelet has read its range of IDs",
         RestartPending = "restart_pending" Warning "every service runs with the files on disk",
