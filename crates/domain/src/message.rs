@@ -5,10 +5,12 @@
 //! - [`coverage`]: every error text of the sources that were read, and why some have no message here.
 //! - [`log`]: what is known of a whole log, and the nearest to what is not.
 
+use std::cmp::Reverse;
 use std::fmt;
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use self::pattern::{Line, Pattern};
+use self::pattern::{Hit, Line, Pattern};
 
 /// Declares a program's messages: an enum of them, and what each of them is.
 ///
@@ -72,6 +74,7 @@ mod engine;
 mod kernel;
 mod kubelet;
 mod kubernetes;
+mod locale;
 pub mod log;
 mod nri;
 mod oci;
@@ -79,6 +82,7 @@ mod openshift;
 mod page;
 mod pattern;
 mod systemd;
+mod text;
 mod usernsd;
 
 pub use self::application::Application;
@@ -169,7 +173,7 @@ programs! {
     /// Applications that were not written for user namespaces.
     Application = "Applications",
     Openshift = "OpenShift",
-    /// AppArmor, in the kernel's log.
+    /// AppArmor and SELinux, in the kernel's log.
     Kernel = "Linux kernel",
     Usernsd = "usernsd",
 }
@@ -195,6 +199,9 @@ pub struct Message {
     when: Option<Condition>,
 }
 
+/// The most messages that are looked for in one line.
+const MAX_IN_LINE: usize = 3;
+
 /// Messages that only follow from another one: where both are in a log, the second is behind it.
 const FOLLOWS: [(Systemd, Systemd); 4] = [
     (Systemd::NoManager, Systemd::CgroupV1Only),
@@ -215,7 +222,7 @@ pub fn all() -> impl Iterator<Item = &'static Message> {
 
 /// Finds the message in a line of a log. Of several that fit, the one that says most.
 ///
-/// Lines of logs may hold it quoted, once or more often: backslashes count for nothing, and case neither.
+/// Lines of logs may hold it quoted, once or more often, in colours, and with the kernel's error in another language.
 #[must_use]
 pub fn recognise(line: &str) -> Option<&'static Message> {
     recognise_in(&Line::new(line))
@@ -228,15 +235,58 @@ pub fn follows(id: MessageId, others: &[MessageId]) -> bool {
 }
 
 fn recognise_in(line: &Line) -> Option<&'static Message> {
-    let weight = |(message, patterns): &(&'static Message, Vec<Pattern>)| {
+    fitting(line).max_by_key(|(weight, _, _)| *weight).map(|(_, _, message)| message)
+}
+
+/// The messages in a line in which several programs, or steps of one, print their errors: those that share no text.
+/// Admission names every reason in one sentence, in which the one that says most counts.
+fn recognise_all(line: &Line) -> Vec<&'static Message> {
+    let mut fits: Vec<(usize, Range<usize>, &'static Message)> = fitting(line).collect();
+    fits.sort_by_key(|(weight, _, _)| Reverse(*weight));
+    let mut found: Vec<(Range<usize>, &'static Message)> = Vec::new();
+    for (_, span, message) in fits {
+        let program = message.id.program();
+        // What an application meets can be part of any message.
+        let counts = found.is_empty() || program != Program::Application;
+        let is_apart = |(other, _): &(Range<usize>, _)| span.end <= other.start || other.end <= span.start;
+        if counts && found.len() < MAX_IN_LINE && found.iter().all(is_apart) {
+            found.push((span, message));
+        }
+        if matches!(program, Program::Kubernetes | Program::Openshift) && found.len() == 1 {
+            break;
+        }
+    }
+    found.into_iter().map(|(_, message)| message).collect()
+}
+
+/// The message within whose wording a line was cut off, unless it could be another.
+fn recognise_cut(line: &Line) -> Option<&'static Message> {
+    let mut best: Option<(usize, &'static Message)> = None;
+    let mut is_clear = false;
+    for (message, patterns) in PATTERNS.iter().filter(|(message, _)| message.when.is_none()) {
+        let Some(found) = patterns.iter().filter_map(|pattern| pattern.find_cut(line)).max() else {
+            continue;
+        };
+        match best {
+            Some((most, _)) if found < most => {}
+            Some((most, _)) if found == most => is_clear = false,
+            _ => (best, is_clear) = (Some((found, *message)), true),
+        }
+    }
+    best.filter(|_| is_clear).map(|(_, message)| message)
+}
+
+/// The messages that fit a line: how much each says of it, where, and the message.
+fn fitting(line: &Line) -> impl Iterator<Item = (usize, Range<usize>, &'static Message)> {
+    PATTERNS.iter().filter_map(move |(message, patterns)| {
         let fits = patterns.iter().filter_map(|pattern| {
-            let first = pattern.find(line)?;
-            message.when.is_none_or(|when| when(first)).then(|| pattern.weight())
+            let Hit { first, span } = pattern.find(line)?;
+            message.when.is_none_or(|when| when(first)).then(|| (pattern.weight(), span))
         });
+        let (weight, span) = fits.max_by_key(|(weight, _)| *weight)?;
         // A message that also looks at what differs says more than one that does not.
-        Some((fits.max()? + usize::from(message.when.is_some()), *message))
-    };
-    PATTERNS.iter().filter_map(weight).max_by_key(|(weight, _)| *weight).map(|(_, message)| message)
+        Some((weight + usize::from(message.when.is_some()), span, *message))
+    })
 }
 
 const fn first(texts: &[&'static str]) -> &'static str {

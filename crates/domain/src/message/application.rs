@@ -46,7 +46,7 @@ messages! { Application;
             "chown: …: Operation not permitted",
             "cannot change ownership of …: Operation not permitted",
             "Cannot change ownership to uid …: Operation not permitted",
-            "cpio: chown failed - Operation not permitted",
+            "cpio: chown failed -",
             "failed to preserve ownership for …: Operation not permitted",
         ],
         sample: "chown: changing ownership of '/data': Operation not permitted",
@@ -110,10 +110,16 @@ messages! { Application;
             "setegid 65534 failed",
             "cannot set groups: Operation not permitted",
             "initgroups failed: Operation not permitted",
+            "setgroups … failed - setgroups (1: Operation not permitted)",
+            "setgid: Operation not permitted",
+            "setuid: Operation not permitted",
+            "cannot set user id: Operation not permitted",
+            "cannot set group id: Operation not permitted",
+            "su: must be suid to work properly",
         ],
         sample: "E: setgroups 65534 failed - setgroups (1: Operation not permitted)",
-        cause: "The container has dropped the capability SETGID, or an engine created it with a mapping of a single ID, for which the kernel forbids setgroups.",
-        fix: "Keep the capability SETGID. For an engine in a pod, add ranges to the image's /etc/subuid and /etc/subgid; apt in such containers needs the option APT::Sandbox::User \"root\".",
+        cause: "The container has dropped the capability SETGID or SETUID, or the program is run by another user than root and is not setuid; or an engine created the container with a mapping of a single ID, for which the kernel forbids setgroups.",
+        fix: "Keep the capabilities SETGID and SETUID, and start the container as root. For an engine in a pod, add ranges to the image's /etc/subuid and /etc/subgid; apt in such containers needs the option APT::Sandbox::User \"root\".",
     }
     SudoDenied = "sudo-denied" {
         says: [
@@ -183,6 +189,23 @@ messages! { Application;
         sample: "Error connecting to 127.0.0.6:15002: dial tcp 127.0.0.1:0->127.0.0.6:15002: connect: connection refused",
         cause: "istio-validation finds no redirection of the pod's traffic. In a pod with hostUsers: false istio-cni cannot set it up: rules that match the owner of a packet are accepted only from the user namespace of the network namespace, and istio-cni is in the host's (istio#58750). In other pods istio-cni did not run.",
         fix: "Let such pods use istio-init (an installation without istio-cni), whose rules come from inside the pod and need NET_ADMIN there; or exclude them from the mesh.",
+    }
+    UserChange = "user-change-not-mapped" {
+        says: [
+            "setuid: Invalid argument",
+            "setgid: Invalid argument",
+            "cannot set user id: Invalid argument",
+            "cannot set group id: Invalid argument",
+            "cannot set groups: Invalid argument",
+            "Unable to change UID to … temporarily",
+            "Unable to change GID to … temporarily",
+            "pam_modutil_drop_priv: change_gid failed",
+            "pam_modutil_drop_priv: change_uid failed",
+            "initgroups: Invalid argument",
+        ],
+        sample: "pam_keyinit(sshd:session): Unable to change GID to 99000 temporarily",
+        cause: "A program in the container (su, sshd, a PAM module) is to become a user or group that is not mapped into the pod, which has the IDs 0 to 65535 by default. Users of a directory service (LDAP, Active Directory) often have larger IDs.",
+        fix: "Give such users IDs below 65536 in the container, or raise idsPerPod of the kubelet on a drained node. For an engine in a pod with a smaller mapping, enlarge the image's /etc/subuid and /etc/subgid.",
     }
 }
 

@@ -123,6 +123,9 @@ messages! { Containerd;
             "unknown service runtime.v1.RuntimeService",
             "unknown service runtime.v1.ImageService",
             "unknown service runtime.v1alpha2.RuntimeService",
+            "failed to load plugin io.containerd.grpc.v1.cri",
+            "failed to load plugin\" …io.containerd.grpc.v1.cri",
+            "failed to load plugin\" …io.containerd.cri.v1.",
         ],
         sample: "validate CRI v1 runtime API for endpoint \"unix:///run/containerd/containerd.sock\": rpc error: code = Unimplemented desc = unknown service runtime.v1.RuntimeService",
         cause: "containerd runs without its CRI plugin: disabled_plugins names it, as in the file of Docker's package containerd.io, or it could not be loaded, for example because of a default_runtime_name without a table.",
@@ -137,10 +140,10 @@ messages! { Containerd;
         page: "runbooks/checks/containerd_config.md",
     }
     DisabledPluginUri = "containerd-disabled-plugin-uri" {
-        says: ["invalid disabled plugin URI \"…\""],
-        sample: "containerd: failed to load TOML: invalid disabled plugin URI \"cri\" expect io.containerd.x.vx",
-        cause: "disabled_plugins has a short name, which only version 1 of the file allows. containerd does not start.",
-        fix: "Write the plugin's full name, io.containerd.grpc.v1.cri for cri; or, for a node of Kubernetes, which needs that plugin, remove the entry.",
+        says: ["invalid disabled plugin URI \"…\"", "invalid plugin key URI \"…\""],
+        sample: "containerd: failed to load TOML from ./disable_cri.toml: invalid disabled plugin URI \"cri\" expect io.containerd.x.vx",
+        cause: "disabled_plugins, or the name of a table [plugins.NAME], has a short name, which only version 1 of the file allows. containerd does not start.",
+        fix: "Write the plugin's full name, io.containerd.grpc.v1.cri for cri. A node of Kubernetes needs that plugin: remove it from disabled_plugins.",
         page: "runbooks/checks/containerd_config.md",
     }
     RegistryMirrors = "containerd-registry-mirrors" {
@@ -148,5 +151,14 @@ messages! { Containerd;
         sample: "invalid plugin config: `mirrors` cannot be set when `config_path` is provided",
         cause: "containerd's configuration has both ways to name mirrors of registries: the old tables registry.mirrors and the directory config_path, often because an imported file has one of them. The CRI plugin does not load.",
         fix: "Move the mirrors into hosts.toml files below config_path and remove the tables registry.mirrors, or remove config_path; then restart containerd.",
+    }
+    BusyLowerdir = "containerd-idmapped-unmount" {
+        says: [
+            "failed to unmount temp lowerdir …",
+            "failed to unmount idmapped directory …",
+        ],
+        sample: "level=warning msg=\"failed to unmount temp lowerdir /var/lib/containerd/tmpmounts/ovl-idmapped1999575633/2\" error=\"device or resource busy\"",
+        cause: "containerd could not remove the ID-mapped mounts of a container's layers, because they were still in use. Release candidates of containerd 2.0 then deleted the files of the image's layers (containerd#10704); 2.0 and later leave a mount behind.",
+        fix: "Update containerd to 2.0.7, 2.1.5 or later, which try again. If images miss files, remove them and pull them again; findmnt | grep ovl-idmapped shows left-over mounts.",
     }
 }

@@ -4,7 +4,8 @@
 use std::sync::LazyLock;
 
 use super::MessageId;
-use super::pattern::{Line, Pattern};
+use super::pattern::{Hit, Line, Pattern};
+use super::text::is_boundary;
 
 mod texts;
 
@@ -82,7 +83,8 @@ static LISTED: LazyLock<Vec<(&'static str, Reason, Pattern)>> = LazyLock::new(||
 
 /// The text in a line that is listed without a message, by its program, and the reason.
 pub(super) fn find(line: &Line) -> Option<(&'static str, Reason)> {
-    let fits = LISTED.iter().filter(|(_, _, pattern)| pattern.find(line).is_some());
+    let begins = |hit: &Hit<'_>| line.as_str().get(..hit.span.start).is_some_and(is_boundary);
+    let fits = LISTED.iter().filter(|(_, _, pattern)| pattern.find(line).as_ref().is_some_and(begins));
     fits.max_by_key(|(_, _, pattern)| pattern.weight()).map(|(program, reason, _)| (*program, *reason))
 }
 

@@ -2,7 +2,11 @@
 
 messages! { Crio;
     LostMappings = "crio-lost-mappings" {
-        says: ["open /proc/0/uid_map: no such file or directory", "open /proc/0/gid_map: no such file or directory"],
+        says: [
+            "open /proc/0/uid_map: no such file or directory", "open /proc/0/gid_map: no such file or directory",
+            "reading ID mappings from \"/proc/0/uid_map\"",
+            "reading ID mappings from \"/proc/0/gid_map\"",
+        ],
         sample: "rpc error: code = Unknown desc = reading ID mappings from \"/proc/0/uid_map\": open /proc/0/uid_map: no such file or directory",
         cause: "The pod has CRI-O's userns-mode annotation, and since 1.33 the kubelet sends a user namespace mode for every pod. CRI-O mixes the two up.",
         fix: "Use hostUsers: false instead of the annotation, and remove userns-mode from allowed_annotations.",
@@ -58,10 +62,14 @@ messages! { Crio;
         page: "prepare-kubernetes.md",
     }
     RuntimeTooOld = "crio-runtime-too-old" {
-        says: ["idmap mounts specified but OCI runtime does not support them"],
+        says: [
+            "idmap mounts specified but OCI runtime does not support them",
+            "OCI runtime doesn't support idmap mounts",
+            "IDMappings specified but runtime does not support them",
+        ],
         sample: "idmap mounts specified but OCI runtime does not support them. Perhaps the OCI runtime is too old",
         cause: "The OCI runtime does not support ID-mapped mounts.",
-        fix: "Use runc 1.2 or crun 1.9 at least.",
+        fix: "Use runc 1.2 or crun 1.9 at least, and the runtime that ships with it or a later one.",
         page: "runbooks/checks/oci_runtime_version.md",
     }
     Rootfs = "crio-rootfs" {
@@ -215,5 +223,13 @@ messages! { Crio;
         sample: "failed to pin namespaces [user]: [pinns:e]: Cannot write uid mappings: Operation not permitted",
         cause: "The kernel rejected the ID mapping of the pod. Invalid argument: it contains the last ID (4294967295), or an ID twice. Operation not permitted: CRI-O itself runs in a user namespace without these IDs.",
         fix: "usernsd doctor checks for both (subid_terminal_slot, user_namespaces_room). Delete the pod so that it gets another range, and run usernsd bootstrap, which gives the user kubelet a range that ends earlier.",
+    }
+    HostIdNotMapped = "layer-of-another-mapping" {
+        says: [
+            "host ID … cannot be mapped to a container ID",
+        ],
+        sample: "error creating an ID-mapped copy of layer \"L\": error during chown: error mapping host ID pair idtools.IDPair{UID:111000, GID:111000} for \"usr/share\" to container: Host ID 111000 cannot be mapped to a container ID",
+        cause: "A layer of the image was copied for the ID mapping of one container, and is to be copied again for another with a different mapping. The copy is the wrong one to start from: a fault of old versions of containers/storage (podman#8259), or another program changed the owners.",
+        fix: "Update podman or CRI-O. Remove the image and pull it again, or give containers that share it the same mapping; with ID-mapped mounts (Linux 5.19 or later) layers are not copied.",
     }
 }

@@ -8,6 +8,11 @@ messages! { Engine;
             "cannot set up namespace using \"…/newuidmap\"",
             "cannot set up namespace using \"…/newgidmap\"",
             "cannot setup namespace using \"…/newuidmap\"",
+            "cannot setup namespace using newuidmap",
+            "cannot setup namespace using newgidmap",
+            "running `/usr/bin/newuidmap …`: ",
+            "running `/usr/bin/newgidmap …`: ",
+            "running /usr/bin/newuidmap ",
         ],
         cause: "There are three possible causes: the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535); the container has dropped SETUID and SETGID; or allowPrivilegeEscalation: false keeps the program from using them.",
         fix: "Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
@@ -32,6 +37,8 @@ messages! { Engine;
             "doesn't have a uid/gid allocation",
             "user has no subuids",
             "user has no subgids",
+            "Failed to set up id mapping",
+            "Error setting up child mappings",
         ],
         sample: "newuidmap: uid range [1-65537) -> [100000-165536) not allowed",
         cause: "The engine uses IDs that /etc/subuid or /etc/subgid does not give to its user.",
@@ -96,6 +103,7 @@ messages! { Engine;
             "found no GID ranges set aside for user",
             "reading subuid mappings for user",
             "cannot find UID/GID for user",
+            "missing necessary entries in /etc/subuid and/or /etc/subgid",
         ],
         sample: "no subuid ranges found for user \"build\" in /etc/subuid",
         cause: "/etc/subuid or /etc/subgid of the machine or image where the engine runs has no line for its user. For an engine in a pod these are the files of its image; the node's do not matter then.",
@@ -131,7 +139,7 @@ messages! { Engine;
         ],
         sample: "mkdir: can't create directory '/sys/fs/cgroup/init': Permission denied",
         cause: "A program in the pod creates cgroups, but the container's cgroup does not belong to it.",
-        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD shows what is missing.",
+        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD shows what is missing. For a rootless engine on a machine, delegate the user's cgroup: Delegate=yes in a drop-in for user@.service.",
         page: "annotations.md",
     }
     CgroupReadOnly = "cgroup-read-only" {
@@ -155,6 +163,16 @@ messages! { Engine;
             "the requested cgroup controller `…` is not available",
             "can't be set: controller … not available",
             "cgroup.subtree_control…: no such file or directory",
+            "cgroup.subtree_control: invalid argument",
+            "cgroup.subtree_control`: Invalid argument",
+            "/sys/fs/cgroup/…/cpuset.…: no such file or directory",
+            "/sys/fs/cgroup/…/cpu.max…: no such file or directory",
+            "/sys/fs/cgroup/…/cpu.weight…: no such file or directory",
+            "/sys/fs/cgroup/…/memory.max…: no such file or directory",
+            "/sys/fs/cgroup/…/memory.high…: no such file or directory",
+            "/sys/fs/cgroup/…/pids.max…: no such file or directory",
+            "/sys/fs/cgroup/…/io.…: no such file or directory",
+            "/sys/fs/cgroup/…/hugetlb.…: no such file or directory",
         ],
         sample: "the requested cgroup controller `pids` is not available",
         cause: "The pod's cgroup does not have that controller: it is not enabled in a parent cgroup on the node, or in the container's own cgroup.subtree_control.",
@@ -189,8 +207,8 @@ messages! { Engine;
             "mount `/proc` to `…`: Operation not permitted",
         ],
         sample: "crun: mount `proc` to `proc`: Operation not permitted: OCI permission denied",
-        cause: "The kernel allows a new /proc only if no part of the existing one is covered, and runtimes mask parts of it in every container.",
-        fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it.",
+        cause: "The kernel allows a new /proc only if no part of the existing one is covered, and runtimes mask parts of it in every container; and only for a process namespace that belongs to the same user namespace, which the host's (--pid=host) does not.",
+        fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it. Omit --pid=host for inner containers. On a machine findmnt -R /proc shows what covers it.",
         page: "recipes/container-engine.md",
     }
     UnshareDenied = "unshare-denied" {
@@ -218,6 +236,11 @@ messages! { Engine;
             "clone: Operation not permitted",
             "kernel.unprivileged_userns_clone",
             "No usable sandbox!",
+            "creating new mount namespace for …: operation not permitted",
+            "credentials.cc(…Permission denied (13)",
+            "cannot clone: Permission denied",
+            "unshare user namespace: Operation not permitted",
+            "unshare user namespace: Permission denied",
         ],
         sample: "cannot clone: Operation not permitted",
         cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or a sysctl of old Debian kernels (kernel.unprivileged_userns_clone=0).",
@@ -298,10 +321,21 @@ messages! { Engine;
         says: [
             "/sys/fs/cgroup/…: Permission denied",
             "mkdir /sys/fs/cgroup/…: permission denied",
+            "/sys/fs/cgroup/…: Read-only file system",
         ],
         sample: "applying cgroup configuration for process caused: mkdir /sys/fs/cgroup/cpuset/docker: permission denied",
         cause: "The directories of controllers below /sys/fs/cgroup show that the node uses cgroup v1, in which cgroups cannot be handed over to containers safely; usernsd does not try.",
         fix: "Boot the node with cgroup v2 (without systemd.unified_cgroup_hierarchy=0).",
+        page: "runbooks/checks/cgroup_v2.md",
+        when: is_v1_controller,
+    }
+    CgroupV1Missing = "cgroup-v1-missing" {
+        says: [
+            "/sys/fs/cgroup/…: No such file or directory",
+        ],
+        sample: "failed to create container for [kubepods burstable pod1] : mkdir /sys/fs/cgroup/devices/kubepods.slice: no such file or directory",
+        cause: "The program uses the directories of cgroup v1, one for each controller, and this one does not exist: the node uses cgroup v2 (the program is too old for it), that controller is not mounted, or systemd has just removed the cgroup.",
+        fix: "Update the program (runc 1.0, crun 0.15, Docker 20.10 or later know cgroup v2), and boot the node with cgroup v2 only. If the node uses cgroup v1 throughout, delete the pod: the next one gets a new cgroup.",
         page: "runbooks/checks/cgroup_v2.md",
         when: is_v1_controller,
     }
@@ -313,16 +347,22 @@ messages! { Engine;
             "failed to find pids cgroup (v2)",
             "failed to evacuate root cgroup: mkdir /sys/fs/cgroup/…: permission denied",
             "cannot set cgroup2 evacuation",
+            "cgroup v2 controller \"…\" is not delegated for the current user",
+            "requires setting systemd property \"Delegate=yes\"",
+            "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)",
         ],
         sample: "level=fatal msg=\"failed to find cpuset cgroup (v2)\"",
-        cause: "k3s runs without root, or in a container without root, and its cgroup does not belong to it or lacks a controller: systemd delegates only memory and pids to users by default.",
-        fix: "On a machine: Delegate=cpu cpuset io memory pids in a drop-in for user@.service, log in again, and start k3s as a systemd user unit. In a pod: annotate it with usernsd.io/cgroup: writable.",
+        cause: "A rootless engine, kind or k3s runs without root, or in a container without root, and its cgroup does not belong to it or lacks a controller: systemd delegates only memory and pids to users by default.",
+        fix: "On a machine: Delegate=cpu cpuset io memory pids in a drop-in for user@.service, log in again, and start it as a systemd user unit (systemd-run --user -p Delegate=yes). In a pod: annotate it with usernsd.io/cgroup: writable.",
         page: "annotations.md",
     }
     DockerCgroupV1 = "docker-cgroup-v1-only" {
-        says: ["cannot find cgroup mount destination", "cgroup mountpoint does not exist"],
+        says: [
+            "cannot find cgroup mount destination", "cgroup mountpoint does not exist",
+            "no cgroup mount found in mountinfo",
+        ],
         sample: "docker: Error response from daemon: cgroups: cannot find cgroup mount destination: unknown.",
-        cause: "The Docker in the container supports cgroup v1 only (it is older than 20.10), or nothing is mounted on its /sys/fs/cgroup.",
+        cause: "Nothing is mounted on /sys/fs/cgroup of the container in which the engine runs, or the Docker in it supports cgroup v1 only (it is older than 20.10).",
         fix: "Use an image with Docker 20.10.16 or later, and annotate the pod with usernsd.io/cgroup: writable.",
         page: "recipes/container-engine.md",
     }
@@ -347,6 +387,13 @@ messages! { Engine;
             "fuse: mount failed: Operation not permitted",
             "fusermount: mount failed: ",
             "fusermount3: mount failed: ",
+            "flags: 0x…: permission denied",
+            "mount `proc` to `…`: Permission denied",
+            "mount `/proc` to `…`: Permission denied",
+            "mount `sysfs` to `…`: Permission denied",
+            "mount `tmpfs` to `…`: Permission denied",
+            "mount `devpts` to `…`: Permission denied",
+            "mounting \"proc\" to rootfs…permission denied",
         ],
         sample: "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
         cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, or from SELinux. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
@@ -364,6 +411,8 @@ messages! { Engine;
         says: [
             "setns…/ns/user…: invalid argument",
             "cannot set user namespace: Invalid argument",
+            "cannot re-exec process to join the existing user namespace",
+            "setns to target user namespace `…`: Invalid argument",
         ],
         sample: "error joining user namespace: setns /proc/self/ns/user: invalid argument",
         cause: "The kernel refuses to join a user namespace in which the process already is, and any from a process with more than one thread or with shared file system state. gVisor refuses each.",
@@ -378,7 +427,7 @@ messages! { Engine;
     }
     LxcUsernsexec = "lxc-usernsexec" {
         says: ["lxc-usernsexec failed"],
-        sample: "lxc-usernsexec failed: No such file or directory - Failed to open tty",
+        sample: "chown_mapped_root: 3279 lxc-usernsexec failed: No such file or directory - Failed to open tt",
         cause: "lxc-usernsexec could not run a command in a new user namespace: the user has no range in /etc/subuid and /etc/subgid, or lxc.idmap names another one, or newuidmap and newgidmap are missing or have no privileges.",
         fix: "Write lxc.idmap with the range of the user's lines in both files, and install newuidmap (package uidmap) with its set-user-ID bit or file capability.",
     }
@@ -391,17 +440,29 @@ messages! { Engine;
         cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), which does not have the owner of a file in the image.",
         fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine below, and start the rootless runtime again.",
     }
+    NoRootlesskit = "rootless-without-rootlesskit" {
+        says: [
+            "rootless mode requires to be executed as the mapped root in a user namespace",
+            "rootless mode requires to be executed as the mapped root",
+            "non root user need to have an 'user' namespace",
+        ],
+        sample: "buildkitd: rootless mode requires to be executed as the mapped root in a user namespace; you may use RootlessKit for setting up the namespace",
+        cause: "buildkitd, crun or another program of a rootless engine was started as an ordinary user, without the user namespace that it needs.",
+        fix: "Start it by way of rootlesskit, as the entry point of its image does (rootlesskit buildkitd --oci-worker-no-process-sandbox), or of podman unshare; or run it as root in a pod with hostUsers: false.",
+        page: "recipes/container-engine.md",
+    }
 }
 
 /// Whether a path below `/sys/fs/cgroup` begins with the directory of a controller of cgroup v1.
 fn is_v1_controller(path: &str) -> bool {
-    const CONTROLLERS: [&str; 13] = [
+    const CONTROLLERS: [&str; 17] = [
         "blkio",
         "cpu",
         "cpu,cpuacct",
         "cpuacct",
         "cpuset",
         "devices",
+        "elogind",
         "freezer",
         "hugetlb",
         "memory",
@@ -409,6 +470,10 @@ fn is_v1_controller(path: &str) -> bool {
         "net_cls,net_prio",
         "perf_event",
         "pids",
+        "rdma",
+        // The hierarchies of a hybrid layout.
+        "systemd",
+        "unified",
     ];
     path.split_once('/').is_some_and(|(first, _)| CONTROLLERS.contains(&first))
 }

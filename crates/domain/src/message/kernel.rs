@@ -1,4 +1,5 @@
-//! AppArmor's lines in the kernel's log and in the audit log (`security/apparmor/audit.c`).
+//! Lines of AppArmor and SELinux in the kernel's log and in the audit log (`security/apparmor/audit.c`,
+//! `security/selinux/avc.c`).
 
 messages! { Kernel;
     ApparmorMount = "apparmor-mount" {
@@ -31,6 +32,18 @@ messages! { Kernel;
         fix: "With hostUsers: false, name a profile that has rules for such peers, such as usernsd-systemd, or set appArmorProfile.type: Unconfined for the container; or update the runtime to a version whose default profile allows them.",
         page: "apparmor.md",
     }
+    ApparmorRuntime = "apparmor-signal-of-runtime" {
+        says: [
+            "apparmor=\"DENIED\" operation=\"signal\" … denied_mask=\"receive\" … peer=\"…runc\"",
+            "apparmor=\"DENIED\" operation=\"signal\" … denied_mask=\"receive\" … peer=\"…crun\"",
+            "apparmor=\"DENIED\" operation=\"signal\" … denied_mask=\"receive\" … peer=\"podman\"",
+            "apparmor=\"DENIED\" operation=\"signal\" … denied_mask=\"receive\" … peer=\"…rootlesskit\"",
+        ],
+        sample: "kernel: audit: type=1400 audit(1713905126.444:253): apparmor=\"DENIED\" operation=\"signal\" class=\"signal\" profile=\"docker-default\" pid=9289 comm=\"runc\" requested_mask=\"receive\" denied_mask=\"receive\" signal=kill peer=\"runc\"",
+        cause: "The runtime (peer) could not signal a container, which therefore does not stop or reload. AppArmor 4 (Ubuntu 23.10 and later) confines runc, crun and podman by profiles of their own, and the container's profile accepts signals of unconfined programs only.",
+        fix: "Update the engine: containerd 1.6.32, 1.7.16 and 2.0 and Docker 27 have a profile with rules for these programs. Until then disable the runtime's own profile: aa-disable /usr/sbin/runc.",
+        page: "apparmor.md",
+    }
     ApparmorUserns = "apparmor-userns" {
         says: [
             "apparmor=\"DENIED\" operation=\"userns_create\"",
@@ -46,5 +59,62 @@ messages! { Kernel;
         sample: "audit: type=1400 audit(1541596673.929:52): apparmor=\"DENIED\" operation=\"open\" profile=\"snap.rambox.rambox\" name=\"/etc/fstab\" pid=5562 comm=\"rambox\" requested_mask=\"r\" denied_mask=\"r\" fsuid=1000 ouid=0",
         cause: "A program (comm) did what its AppArmor profile (profile) forbids: operation and name show what.",
         fix: "If the program needs it, set appArmorProfile.type: Unconfined for the container, with hostUsers: false, or name a profile that allows it.",
+    }
+    SelinuxCgroup = "selinux-cgroup" {
+        says: [
+            "avc: denied { … tcontext=…:cgroup_t:",
+            "avc: denied { … scontext=… tcontext=…:cgroup_t:… tclass=",
+        ],
+        sample: "type=AVC msg=audit(1539652620.118:1547): avc:  denied  { write } for  pid=17729 comm=\"systemd\" name=\"cgroup.procs\" dev=\"cgroup\" ino=819 scontext=system_u:system_r:container_t:s0:c327,c646 tcontext=system_u:object_r:cgroup_t:s0 tclass=file permissive=0",
+        cause: "SELinux forbids a program (comm) in a container to write in its cgroup, even if it owns it.",
+        fix: "For systemd set seLinuxOptions.type: container_init_t in the container's securityContext, for a container engine container_engine_t; or on the node setsebool -P container_manage_cgroup on. permissive=1 at the end of the line means that nothing was forbidden.",
+        page: "recipes/systemd-server.md",
+    }
+    SelinuxMount = "selinux-mount" {
+        says: [
+            "avc: denied { mounton }",
+            "avc: denied { mount }",
+            "avc: denied { remount }",
+            "avc: denied { unmount }",
+            "avc: denied { mounton } for … scontext=… tcontext=… tclass=",
+            "avc: denied { mount } for … scontext=… tcontext=… tclass=",
+            "avc: denied { remount } for … scontext=… tcontext=… tclass=",
+            "avc: denied { unmount } for … scontext=… tcontext=… tclass=",
+        ],
+        sample: "type=AVC msg=audit(1502872056.507:8809): avc:  denied  { mounton } for  pid=1800 comm=\"systemd\" path=\"/proc\" dev=\"proc\" ino=1 scontext=system_u:system_r:container_t:s0:c331,c427 tcontext=system_u:object_r:proc_t:s0 tclass=dir permissive=0",
+        cause: "SELinux forbids a program (comm) in a container to mount; the type container_t has no right to, whatever capabilities the container has.",
+        fix: "With hostUsers: false set seLinuxOptions.type: container_engine_t for a container engine, container_init_t for systemd, in the container's securityContext. On OpenShift the SCC nested-container sets it.",
+        page: "recipes/container-engine.md",
+    }
+    SelinuxUserns = "selinux-userns" {
+        says: [
+            "avc: denied { create } for … tclass=user_namespace",
+            "avc: denied { userns_create }",
+            "avc: denied { … tclass=cap_userns",
+            "avc: denied { … scontext=… tcontext=… tclass=cap_userns",
+        ],
+        sample: "type=AVC msg=audit(1687430789.136:1239): avc:  denied  { create } for  pid=19907 comm=\"exe\" scontext=system_u:system_r:container_t:s0:c570,c767 tcontext=system_u:system_r:container_t:s0:c570,c767 tclass=user_namespace permissive=0",
+        cause: "SELinux forbids a program (comm) to create a user namespace (tclass=user_namespace, from Linux 6.1 on) or to use a capability in one (cap_userns).",
+        fix: "In a pod set seLinuxOptions.type: container_engine_t; for a program on the node allow it in the policy (ausearch -m avc -ts recent | audit2allow).",
+    }
+    SelinuxLabel = "selinux-file" {
+        says: [
+            "avc: denied { … scontext=…:container_t:",
+            "avc: denied { … scontext=…:container_init_t:",
+            "avc: denied { … scontext=…:container_engine_t:",
+            "avc: denied { … scontext=…:svirt_lxc_net_t:",
+            "avc: denied { … scontext=…:spc_t:",
+        ],
+        sample: "type=AVC msg=audit(1555425280.457:308): avc:  denied  { map } for  pid=7462 comm=\"run.sh\" path=\"/usr/bin/bash\" dev=\"fuse\" ino=26566333 scontext=system_u:system_r:container_t:s0:c442,c952 tcontext=system_u:object_r:fusefs_t:s0 tclass=file permissive=0",
+        cause: "SELinux forbids a program (comm) in a container the access in braces to an object with the label tcontext: a file or volume of the host without a container's label, or one of another container (other categories cN,cM). User namespaces and owners do not matter for this.",
+        fix: "Use a volume that the kubelet labels (not hostPath), or label the files on the node: semanage fcontext -a -t container_file_t 'PATH(/.*)?' and restorecon -R PATH. Give pods that share a volume the same seLinuxOptions.level. Nothing was forbidden if the line ends with permissive=1.",
+    }
+    SelinuxOther = "selinux-denied" {
+        says: [
+            "avc: denied {",
+        ],
+        sample: "type=AVC msg=audit(1747693292.179:1035): avc:  denied  { read } for  pid=6181 comm=\"pasta.avx2\" name=\"netns\" dev=\"tmpfs\" ino=67 scontext=unconfined_u:unconfined_r:pasta_t:s0-s0:c0.c1023 tcontext=unconfined_u:object_r:user_tmp_t:s0 tclass=dir permissive=0",
+        cause: "SELinux forbids a program (comm) the access in braces. scontext is the label of the program, tcontext that of the object.",
+        fix: "ausearch -m avc -ts recent | audit2why explains it on the node. Nothing was forbidden if the line ends with permissive=1.",
     }
 }

@@ -162,4 +162,22 @@ messages! { Kubelet;
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
         fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it needs on the machine below.",
     }
+    CgroupRoot = "kubelet-cgroup-root" {
+        says: [
+            "invalid configuration: cgroup-root [\"…\"] doesn't exist",
+            "invalid configuration: cgroup-root \"…\" doesn't exist",
+        ],
+        sample: "failed to run Kubelet: invalid configuration: cgroup-root [\"kubelet\"] doesn't exist",
+        cause: "The kubelet's cgroupRoot does not exist in its cgroup file system: on a node in a container (kind, minikube) the entry point could not create it, because a controller is missing or the machine mounts cgroup v1 and v2 side by side; otherwise the name is wrong for the cgroup driver.",
+        fix: "Boot the machine with cgroup v2 only, under systemd with Delegate=yes for rootless nodes. On an ordinary node remove cgroupRoot (--cgroup-root), or create that cgroup before the kubelet starts.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    FsGroup = "kubelet-fsgroup" {
+        says: [
+            "applyFSGroup failed for vol …",
+        ],
+        sample: "applyFSGroup failed for vol nfs#share#pvc-1##: open /var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/pvc-1/mount/raft: permission denied",
+        cause: "The kubelet, as root of the node, may not change the group of the volume's files: an NFS server with root_squash treats it as nobody. User namespaces do not matter here; NFS volumes cannot be used in them.",
+        fix: "Omit fsGroup for this volume and give its files to the pod's user on the server (supplementalGroups adds their group), or set fsGroupPolicy: None in the CSIDriver.",
+    }
 }

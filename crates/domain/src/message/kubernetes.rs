@@ -81,4 +81,15 @@ messages! { Kubernetes;
         fix: "Remove it from the pod, or label the namespace with a level that admits it: pod-security.kubernetes.io/enforce: privileged admits everything.",
         page: "recipes/README.md",
     }
+    Psp = "pod-security-policy" {
+        says: [
+            "PodSecurityPolicy: unable to admit pod",
+            "unable to validate against any pod security policy",
+            "PodSecurityPolicy: unable to admit pod: …Allowing privilege escalation for containers is not allowed",
+            "unable to validate against any pod security policy: …Allowing privilege escalation for containers is not allowed",
+        ],
+        sample: "pods \"p\" is forbidden: PodSecurityPolicy: unable to admit pod: [spec.containers[0].securityContext.privileged: Invalid value: true: Privileged containers are not allowed]",
+        cause: "No PodSecurityPolicy that the pod's service account may use admits the pod. Kubernetes 1.25 has removed these policies, so this cluster is too old for user namespaces of pods.",
+        fix: "Use Kubernetes 1.33 or later with the labels of Pod Security. Until then bind a policy that admits the pod to its service account.",
+    }
 }

@@ -5,12 +5,14 @@ use std::sync::LazyLock;
 
 use super::coverage::{self, Reason};
 use super::pattern::Line;
-use super::{Message, MessageId, Program, all, follows, recognise_in};
+use super::{Message, MessageId, Program, all, follows, recognise_all, recognise_cut, recognise_in};
 
 /// The most unknown lines that are shown.
 const MAX_UNKNOWN: usize = 5;
 /// Up to this number of lines, the input counts as pasted messages and not as a log.
 const MAX_PASTED: usize = 20;
+/// The most lines over which a terminal or a table breaks one message.
+const MAX_WRAPPED: usize = 5;
 /// The most similar messages that are shown.
 const MAX_NEAREST: usize = 3;
 /// A message is near if the words that it shares with the line are worth so much together, in natural logarithms:
@@ -81,7 +83,7 @@ pub enum Step {
 }
 
 /// Words that are in too many messages: of errors in general, and parts of paths.
-const EVERYWHERE: [&str; 58] = [
+const EVERYWHERE: [&str; 61] = [
     "and",
     "argument",
     "bin",
@@ -118,13 +120,16 @@ const EVERYWHERE: [&str; 58] = [
     "permission",
     "permitted",
     "pod",
+    "proc",
     "process",
     "read",
     "resource",
     "returned",
+    "root",
     "rpc",
     "run",
     "running",
+    "self",
     "space",
     "status",
     "such",
@@ -155,20 +160,32 @@ static WORDS: LazyLock<Words> = LazyLock::new(Words::new);
 pub fn read(text: &str) -> Reading {
     let mut known: Vec<Found<&'static Message>> = Vec::new();
     let mut unknown: BTreeMap<String, (usize, Found<Line>)> = BTreeMap::new();
-    for (number, text) in text.lines().enumerate() {
+    let unwrapped = unwrapped(text);
+    for (number, text) in unwrapped.as_deref().unwrap_or(text).lines().enumerate() {
         let line = Line::new(text);
-        if let Some(message) = recognise_in(&line) {
-            // The newest last.
-            let before = known.iter().position(|found| found.what.id == message.id);
-            let count = before.map_or(0, |index| known.remove(index).count);
-            known.push(Found { what: message, line: text.to_owned(), count: count + 1 });
-        } else if concerns_user_namespaces(line.as_str()) {
+        let messages = recognise_all(&line);
+        if messages.is_empty() && concerns_user_namespaces(line.as_str()) {
             let (place, found) = unknown
                 .entry(without_numbers(line.as_str()))
                 .or_insert_with(|| (number, Found { what: line, line: String::new(), count: 0 }));
             *place = number;
             text.clone_into(&mut found.line);
             found.count += 1;
+        }
+        // The one that says most is the newest.
+        for message in messages.into_iter().rev() {
+            add(&mut known, message, text, 1);
+        }
+    }
+    if known.is_empty() {
+        unknown.retain(|_, (_, found)| {
+            let cut = recognise_cut(&found.what);
+            cut.inspect(|message| add(&mut known, message, &found.line, found.count)).is_none()
+        });
+    }
+    if known.is_empty() && unknown.is_empty() && is_pasted(text) {
+        for line in text.lines() {
+            recognise_cut(&Line::new(line)).inspect(|message| add(&mut known, message, line, 1));
         }
     }
     let ids: Vec<MessageId> = known.iter().map(|found| found.what.id).collect();
@@ -188,23 +205,66 @@ pub fn read(text: &str) -> Reading {
     Reading { known, unknown }
 }
 
+/// Adds a message, as the newest.
+fn add(known: &mut Vec<Found<&'static Message>>, message: &'static Message, line: &str, lines: usize) {
+    let before = known.iter().position(|found| found.what.id == message.id);
+    let count = before.map_or(0, |index| known.remove(index).count);
+    known.push(Found { what: message, line: line.to_owned(), count: count + lines });
+}
+
+/// Pasted lines with each message on one line that a terminal or a table has broken over several.
+fn unwrapped(text: &str) -> Option<String> {
+    if !is_pasted(text) {
+        return None;
+    }
+    // The frames of tables belong to no message.
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim_matches(|next: char| next.is_whitespace() || matches!(next, '│' | '┃' | '|')))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let is_known = |text: &str| recognise_in(&Line::new(text)).is_some();
+    let mut unwrapped = Vec::new();
+    let mut rest = lines.as_slice();
+    while let Some((line, after)) = rest.split_first() {
+        let joined = (2..=MAX_WRAPPED).find_map(|count| {
+            let (wrapped, after) = rest.split_at_checked(count)?;
+            if wrapped.iter().any(|line| is_known(line)) {
+                return None;
+            }
+            // Between words, or within one.
+            [wrapped.join(" "), wrapped.concat()]
+                .into_iter()
+                .find(|text| is_known(text))
+                .map(|text| (text, after))
+        });
+        let (text, after) = joined.unwrap_or_else(|| ((*line).to_owned(), after));
+        unwrapped.push(text);
+        rest = after;
+    }
+    Some(unwrapped.join("\n"))
+}
+
+/// Whether a text is a few lines that someone has pasted, rather than a log.
+fn is_pasted(text: &str) -> bool {
+    text.lines().filter(|line| !line.trim().is_empty()).take(MAX_PASTED + 1).count() <= MAX_PASTED
+}
+
 /// A few lines are what someone wants explained, whatever they are about.
 fn pasted(text: &str) -> Vec<Found<Understood>> {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    if lines.len() > MAX_PASTED {
+    if !is_pasted(text) {
         return Vec::new();
     }
-    let all = lines.into_iter().rev().map(|line| Found {
-        what: Understood::of(line),
-        line: line.to_owned(),
-        count: 1,
-    });
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let all = lines.rev().map(|line| Found { what: Understood::of(line), line: line.to_owned(), count: 1 });
     all.filter(|found| !found.what.is_nothing()).take(MAX_UNKNOWN).collect()
 }
 
 /// Whether a line reports something that went wrong on the way to a user namespace.
 fn concerns_user_namespaces(line: &str) -> bool {
-    const CONCERNS: [&str; 22] = [
+    const CONCERNS: [&str; 24] = [
+        "unshare",
+        "noop process",
         "user namespace",
         "userns",
         "idmap",

@@ -26,10 +26,13 @@ messages! { Oci;
             "but no mapping found for gid …",
             "setresuid to `…`: Invalid argument",
             "setresgid to `…`: Invalid argument",
+            "setup user: invalid argument",
+            "setup user: cannot set uid to unmapped user",
+            "setup user: cannot set gid to unmapped user",
         ],
         sample: "failed to update container IO owner: failed to do idmap to get host ID: container ID 1000660000 cannot be mapped to a host ID",
-        cause: "The container's user or group is not mapped into the pod, which has the IDs 0 to 65535 by default. On OpenShift the user comes from the namespace's range, which starts at 1000000000 or above.",
-        fix: "Choose runAsUser and runAsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3, whose users are 1000 to 65534.",
+        cause: "The container's user or group is not mapped into its user namespace; a pod has the IDs 0 to 65535 by default. On OpenShift the user comes from the namespace's range, which starts at 1000000000 or above. A container of an engine that maps a single ID has no other user than root.",
+        fix: "Choose runAsUser and runAsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3, whose users are 1000 to 65534. For an engine add ranges to its /etc/subuid and /etc/subgid, and run podman system migrate.",
         page: "recipes/sandbox.md",
     }
     NoRoom = "no-user-namespaces-left" {
@@ -46,6 +49,7 @@ messages! { Oci;
             "max_user_namespaces needs to be set",
             "max_*_namespaces exceeded",
             "Failed to create new user namespace: No space left on device",
+            "unshare user namespace: No space left on device",
         ],
         sample: "failed to create network namespace for sandbox \"…\": failed to start noop process for unshare: fork/exec /proc/self/exe: no space left on device",
         cause: "This is not about disk space: the kernel allows no more user namespaces. user.max_user_namespaces is 0 (the default of Talos, Bottlerocket and hardened images) or used up. Rarely the limit is another one, such as user.max_net_namespaces, or the nesting depth of 32.",
@@ -89,6 +93,16 @@ messages! { Oci;
         sample: "error mounting \"sysfs\" to rootfs at \"/sys\": mount src=sysfs, dst=/sys, dstFd=/proc/thread-self/fd/11, flags=MS_NOSUID|MS_NODEV|MS_NOEXEC: operation not permitted",
         cause: "The kernel allows a new sysfs mount only if the network namespace belongs to the container's user namespace and nothing is mounted over /sys; for mqueue the IPC namespace matters, for cgroup the cgroup namespace. Here the namespace belongs to another user namespace (an old runtime, an engine in a pod, hostNetwork), or /sys is covered (older kind, nodes in containers).",
         fix: "Use containerd 2.0 or CRI-O 1.25 or later, without hostNetwork; update kind, and check findmnt -R /sys on the node for mounts over /sys. For an engine in a pod set procMount: Unmasked, which also uncovers /sys, and start inner containers with --network none or --network host.",
+    }
+    SetxattrDenied = "selinux-label-denied" {
+        says: [
+            "mounting \"mqueue\" to rootfs…setxattr …: operation not permitted",
+            "lsetxattr(label=…: operation not permitted",
+            "setxattr …/dev/mqueue: operation not permitted",
+        ],
+        sample: "error mounting \"mqueue\" to rootfs at \"/dev/mqueue\": setxattr /run/containerd/io.containerd.runtime.v2.task/k8s.io/1/rootfs/dev/mqueue: operation not permitted",
+        cause: "The runtime could not set the SELinux label of a mount or a volume: the process that sets it is not root in the user namespace (runc 1.2.0, runc#4466), or root there does not own the file, as with a volume that is to be relabelled (podman's options :z and :Z).",
+        fix: "Update runc to 1.2.1 or later. For a volume, give its files to a user that is mapped into the container, label them on the node (chcon -Rt container_file_t), or omit :z and :Z.",
     }
     SysboxNoUserns = "sysbox-no-user-namespace" {
         says: [
@@ -161,9 +175,11 @@ messages! { Oci;
             "setns `/run/userns/…`: ",
             "setns `/var/run/userns/…`: ",
             "proc entry for pid … is gone",
+            "namespace path: lstat /proc/…/ns/…: no such file",
+            "lstat /proc/0/ns/",
         ],
         sample: "userns spawn: open userns path /var/run/userns/6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01 failed: No such file or directory",
-        cause: "The file of the pod's user or network namespace no longer exists: the sandbox has ended, or the node was rebooted.",
+        cause: "The file of the pod's user or network namespace no longer exists: the sandbox has ended, the node was rebooted, or, where the process number is 0, the runtime had already lost the sandbox's process.",
         fix: "The kubelet creates a new sandbox. If the message persists, delete the pod.",
     }
     LockedFlags = "locked-mount-flags" {
@@ -184,8 +200,8 @@ messages! { Oci;
             "chdir `…`: Permission denied",
         ],
         sample: "chdir to cwd (\"/data\") set in config.json failed: permission denied",
-        cause: "The container's user has no access to its working directory, which is in a volume that belongs to other users or is not ID-mapped.",
-        fix: "Choose another workingDir, or change the owner of the volume's files to the container's user with fsGroup, an init container, or on the server.",
+        cause: "The container's user has no access to its working directory: it is in a volume that belongs to other users or is not ID-mapped, or in the image, and belongs to the image's user while the pod runs as another one (on OpenShift as an ID of the namespace's range).",
+        fix: "Choose another workingDir. Give the directory in the image to group 0 with the rights of its owner (chgrp -R 0, chmod -R g=u), which OpenShift's users belong to; for a volume change the owner with fsGroup, an init container, or on the server.",
     }
     KernelWithout = "kernel-without-user-namespaces" {
         says: [
@@ -194,10 +210,22 @@ messages! { Oci;
             "unshare(CLONE_NEWUSER): Invalid argument",
             "failed to start the child: fork/exec /proc/self/exe: invalid argument",
             "cannot clone: Invalid argument",
+            "Failed to create user namespace: Invalid argument",
+            "failed to unshare namespaces: Invalid argument",
+            "unshare user namespace: Invalid argument",
         ],
         cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor).",
         fix: "Use a kernel with user namespaces, as in all current major distributions. On RHEL 7 boot with user_namespace.enable=1, and set the sysctl user.max_user_namespaces.",
         page: "runbooks/checks/max_user_namespaces.md",
+    }
+    NoCgroupNamespace = "kernel-without-cgroup-namespaces" {
+        says: [
+            "cgroup namespaces aren't enabled in the kernel",
+            "Your kernel does not support cgroup namespaces",
+        ],
+        sample: "runc create failed: cgroup namespaces aren't enabled in the kernel",
+        cause: "The engine asks for a cgroup namespace, and the kernel has none: it is not Linux itself (gVisor), or older than 4.6.",
+        fix: "Start inner containers with --cgroupns=host, or use a runtime class other than gVisor for the pod.",
     }
     RootlessIdmap = "rootless-idmap" {
         says: ["id-mapped mounts are not supported for rootless containers"],
@@ -212,7 +240,12 @@ messages! { Oci;
         fix: "Make the hook's program and its parent directories readable for everyone; update kind.",
     }
     CgroupNotEmpty = "cgroup-domain-controllers" {
-        says: ["with domain controllers -- it is in", "cgroups in hybrid mode not supported"],
+        says: [
+            "with domain controllers -- it is in", "cgroups in hybrid mode not supported",
+            "cgroup.type` for writing: Permission denied",
+            "cgroup.procs`: Operation not supported",
+            "cgroup.procs: operation not supported",
+        ],
         sample: "cannot enter cgroupv2 \"/sys/fs/cgroup/kubepods/x\" with domain controllers -- it is in an invalid state",
         cause: "The cgroup cannot have controllers: it is threaded or invalid because a cgroup with children contains processes, or the node mounts cgroup v1 and v2 side by side.",
         fix: "Boot the node with cgroup v2 only (systemd.unified_cgroup_hierarchy=1). For an engine in a pod, the entry point must move its processes into a child cgroup before it creates others.",
@@ -251,10 +284,15 @@ messages! { Oci;
             "setns `…/ns/…`: Operation not permitted",
             "failed to setns into … namespace: Operation not permitted",
             "setns to … failed: operation not permitted",
+            "setns(pid=…, CLONE_…): Operation not permitted",
+            "--userns and --pod cannot be set together",
+            "open /var/run/docker/netns/…: permission denied",
+            "cannot share the host…namespace when user namespaces are enabled",
+            "setns to target user namespace `…`: Operation not permitted",
         ],
         sample: "cannot setns `/proc/556/ns/net`: Operation not permitted",
-        cause: "A container with a user namespace of its own is to join a namespace (network, IPC, UTS) that belongs to another user namespace, in which it has no rights. This happens if only one container of a podman pod gets --userns, or joins another one with --network container:NAME.",
-        fix: "Give the user namespace to the whole pod (podman pod create --userns=…; in Kubernetes hostUsers: false), so that all its namespaces belong together.",
+        cause: "A container with a user namespace of its own is to join a namespace (network, IPC, UTS, PID) that belongs to another user namespace, in which it has no rights. This happens if only one container of a podman pod gets --userns, or joins another one or the host with --network container:NAME, --network host or --pid host. For podman exec right after the start, it is a race of crun before 1.8.7.",
+        fix: "Give the user namespace to the whole pod (podman pod create --userns=…; in Kubernetes hostUsers: false), so that all its namespaces belong together; with Docker's userns-remap use --userns=host for such containers. Update crun.",
     }
     PingGroups = "ping-group-range" {
         says: [
@@ -283,6 +321,9 @@ messages! { Oci;
             "error preparing rootfs: …permission denied",
             "mounting \"…\" to rootfs…stat …: permission denied",
             "mount `/…` to `…`: Permission denied",
+            "error stat'ing file `…`: Permission denied",
+            "pivot_root dir…: permission denied",
+            "Failed to detect whether /proc is a mount point: Permission denied",
         ],
         sample: "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied",
         cause: "Root in the container is an ordinary user of the host, and a directory on the way to the image's files or to a volume is closed to others (mode 0700).",
@@ -308,10 +349,13 @@ messages! { Oci;
         fix: "The hook's output or its log (/var/log/nvidia-container-toolkit.log) has the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
     }
     CgroupGone = "cgroup-gone" {
-        says: ["adding pid … to cgroups: …no such file or directory"],
+        says: [
+            "adding pid … to cgroups: …no such file or directory",
+            "getting all container pids from cgroups…: no such file or directory",
+        ],
         sample: "exec failed: unable to start container process: error adding pid 25541 to cgroups: failed to write 25541: open /sys/fs/cgroup/unified/kubepods.slice/cri-containerd-1.scope/cgroup.procs: no such file or directory",
-        cause: "The container's cgroup was removed while it runs, usually by systemd on the node: the runtime and the kubelet use the driver cgroupfs below a systemd that manages the same tree, or the node mounts cgroup v1 and v2 side by side.",
-        fix: "Set the cgroup driver systemd in the kubelet and in the runtime (SystemdCgroup = true, cgroup_manager = \"systemd\"), boot with cgroup v2 only, and recreate the pod.",
+        cause: "The container's cgroup was removed, or its processes were moved out of it, while it runs: by systemd on the node, if the runtime and the kubelet use the driver cgroupfs below a systemd that manages the same tree; by a systemd in the container that has the node's /sys/fs/cgroup; or the node mounts cgroup v1 and v2 side by side.",
+        fix: "Set the cgroup driver systemd in the kubelet and in the runtime (SystemdCgroup = true, cgroup_manager = \"systemd\"), boot with cgroup v2 only, do not mount the node's /sys/fs/cgroup into containers, and recreate the pod.",
         page: "runbooks/checks/cgroup_v2.md",
     }
     MountPointInSysfs = "mount-point-in-sysfs" {
@@ -326,7 +370,7 @@ messages! { Oci;
     }
     SetnsExit = "runc-setns-exit" {
         says: ["running exec setns process for init caused \"exit status …"],
-        sample: "container_linux.go:296: starting container process caused \"process_linux.go:245: running exec setns process for init caused \\\"exit status 40\\\"\"",
+        sample: "docker: Error response from daemon: OCI runtime create failed: container_linux.go:296: starting container process caused \"process_linux.go:301: running exec setns process for init caused \\\"exit status 40\\\"\": unknown.",
         cause: "The step of an old runc that creates or joins namespaces failed; the number is a place in its code. Most often user namespaces are switched off (user.max_user_namespaces is 0 on RHEL 7), or seccomp or AppArmor forbids them.",
         fix: "sysctl user.max_user_namespaces must be above 0: usernsd bootstrap --apply-sysctl. Update runc (1.2 at least), whose message has the reason.",
         page: "runbooks/checks/max_user_namespaces.md",
@@ -347,5 +391,42 @@ messages! { Oci;
         sample: "failed to create network namespace for sandbox \"1\": failed to setup netns: open /var/run/netns/cni-1: permission denied",
         cause: "containerd does not own /run: it runs in a user namespace (rootless k3s or usernetes, a node in a container) that still shows the /run of the machine below.",
         fix: "Start it with a /run of its own: rootlesskit --copy-up=/run (current versions of k3s server --rootless do so), or a tmpfs on /run of the node's container.",
+    }
+    NoUserMapping = "no-user-mapping" {
+        says: [
+            "User namespaces enabled, but no user mapping found",
+            "User namespaces enabled, but no group mapping found",
+            "user namespaces enabled, but no uid mappings found",
+            "user namespaces enabled, but no gid mappings found",
+        ],
+        sample: "OCI runtime create failed: User namespaces enabled, but no user mapping found.",
+        cause: "The configuration of a container names a user namespace without an ID mapping: a runtime that does not support user namespaces has dropped it (Kata Containers under Docker's userns-remap), or the bundle was written by hand.",
+        fix: "Use runc or crun for containers with a user namespace; containers in virtual machines need none. In a bundle add uidMappings and gidMappings to its config.json.",
+    }
+    SignalDenied = "signal-denied" {
+        says: [
+            "unable to signal init: permission denied",
+        ],
+        sample: "runc did not terminate successfully: exit status 1: unable to signal init: permission denied",
+        cause: "The runtime is not allowed to stop the container. AppArmor 4 (Ubuntu 23.10 and later) confines runc, crun and podman by profiles of their own, and the container's profile accepts signals of unconfined programs only. The kernel's log has a line with apparmor=\"DENIED\" operation=\"signal\".",
+        fix: "Update the engine: containerd 1.6.32, 1.7.16 and 2.0 and Docker 27 have a profile with rules for these programs. Until then disable the runtime's own profile: aa-disable /usr/sbin/runc.",
+        page: "apparmor.md",
+    }
+    NoApparmor = "apparmor-not-initialized" {
+        says: [
+            "AppArmor not initialized correctly",
+            "AppArmor is not initialized correctly",
+        ],
+        sample: "Error: AppArmor not initialized correctly: OCI runtime error",
+        cause: "The container is to have an AppArmor profile, and its runtime finds no working AppArmor: it runs in a container that shows the node's AppArmor but cannot use it, or in which another engine's profile applies.",
+        fix: "For an engine in a pod set apparmor_profile = \"unconfined\" in its containers.conf (podman --security-opt apparmor=unconfined), and update crun.",
+    }
+    Shiftfs = "sysbox-shiftfs" {
+        says: [
+            "shiftfs/…value too large for defined data type",
+        ],
+        sample: "failed to mkdirall /var/lib/sysbox/shiftfs/1/var/lib/rancher: mkdir /var/lib/sysbox/shiftfs/1/var/lib/rancher: value too large for defined data type",
+        cause: "sysbox maps the image's files with the kernel module shiftfs, which does not work with this kernel (Ubuntu's 5.15.0-48 and some others).",
+        fix: "Use sysbox 0.6 or later on Linux 5.19 or later, where it uses ID-mapped mounts instead; or disable shiftfs (sysbox-mgr --disable-shiftfs).",
     }
 }

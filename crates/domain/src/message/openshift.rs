@@ -40,14 +40,20 @@ messages! { Openshift;
         page: "recipes/README.md",
     }
     SccRoot = "scc-root" {
-        says: ["running with the root UID is forbidden"],
+        says: [
+            "running with the root UID is forbidden",
+            "unable to validate against any security context constraint: …running with the root UID is forbidden",
+        ],
         sample: "provider nonroot-v2: .containers[0].runAsUser: Invalid value: 0: running with the root UID is forbidden",
         cause: "The SCC admits every user except root.",
         fix: "For root inside the pod, with hostUsers: false, bind nested-container: oc adm policy add-scc-to-user nested-container -z SERVICEACCOUNT -n NAMESPACE, and annotate the pod with openshift.io/required-scc: nested-container.",
         page: "recipes/README.md",
     }
     SccHostUsers = "scc-host-users" {
-        says: ["Host Users must be set to false"],
+        says: [
+            "Host Users must be set to false",
+            "unable to validate against any security context constraint: …Host Users must be set to false",
+        ],
         sample: "provider restricted-v3: .spec.hostUsers: Invalid value: null: Host Users must be set to false",
         cause: "The SCC (restricted-v3, nested-container, or one made of them) admits only pods in a user namespace of their own.",
         fix: "Set hostUsers: false in the pod's spec.",
@@ -57,6 +63,7 @@ messages! { Openshift;
             "unable to validate against any security context constraint: …capability may not be added",
             "capability may not be added",
             "Allowing privilege escalation for containers is not allowed",
+            "unable to validate against any security context constraint: …Allowing privilege escalation for containers is not allowed",
         ],
         sample: "provider nested-container: .containers[0].capabilities.add: Invalid value: \"SYS_ADMIN\": capability may not be added",
         cause: "The SCC does not admit a capability that the pod adds, or privilege escalation. nested-container admits SETUID, SETGID and privilege escalation.",
@@ -72,6 +79,11 @@ messages! { Openshift;
             "Host IPC is not allowed to be used",
             "volumes are not allowed to be used",
             "Host ports are not allowed to be used",
+            "unable to validate against any security context constraint: …Host network is not allowed to be used",
+            "unable to validate against any security context constraint: …Host PID is not allowed to be used",
+            "unable to validate against any security context constraint: …Host IPC is not allowed to be used",
+            "unable to validate against any security context constraint: …volumes are not allowed to be used",
+            "unable to validate against any security context constraint: …Host ports are not allowed to be used",
         ],
         sample: "provider restricted-v2: .containers[0].privileged: Invalid value: true: Privileged containers are not allowed",
         cause: "The SCC does not admit privileged containers, host namespaces, host ports or a volume type of the pod. With hostUsers: false most programs do not need them.",
@@ -89,7 +101,10 @@ messages! { Openshift;
         fix: "oc get scc lists them (restricted-v3 and nested-container are new in OpenShift 4.20). Set the annotation in the pod template, and recreate the pod.",
     }
     SccNone = "scc-none-admits" {
-        says: ["unable to validate against any security context constraint"],
+        says: [
+            "unable to validate against any security context constraint",
+            "is forbidden: no providers available to validate pod request",
+        ],
         sample: "pods \"p\" is forbidden: unable to validate against any security context constraint: []",
         cause: "None of the SCCs that the pod's service account may use admits the pod. The message lists the reasons for each of them.",
         fix: "restricted-v3 and nested-container require hostUsers: false. With it, annotate the pod with openshift.io/required-scc: restricted-v3; for root inside the pod, bind nested-container. oc adm policy who-can use scc NAME shows who may use one.",

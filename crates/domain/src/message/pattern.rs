@@ -1,11 +1,18 @@
 //! How a wording is looked for in a line.
 
+use std::ops::Range;
+
+use super::locale;
+use super::text::{journal_bytes, plain};
+
 /// Number of bytes that are compared together to exclude a wording from a line.
 const GRAM: usize = 4;
 /// Bits of a [`Grams`].
 const BITS: u32 = 12;
+/// A line that was cut off within a wording must hold at least this much of it: bytes, and hundredths.
+const MIN_CUT: (usize, usize) = (24, 60);
 
-/// A line of a log, without what quoting adds.
+/// A line of a log, as it is compared, with the kernel's error in English.
 pub(super) struct Line {
     text: String,
     grams: Grams,
@@ -19,6 +26,14 @@ pub(super) struct Pattern {
     marks: Vec<u32>,
 }
 
+/// Where a wording is in a line.
+pub(super) struct Hit<'a> {
+    /// The shortest text that the first `…` can stand for; empty if the wording has none.
+    pub first: &'a str,
+    /// From the first fixed part to the last, in bytes.
+    pub span: Range<usize>,
+}
+
 /// Which sequences of bytes are in a text: those that are, and a few that are not. A journal has many lines and
 /// the tables many wordings, and nearly no line holds one.
 struct Grams([u64; (1 << BITS) / 64]);
@@ -27,7 +42,11 @@ struct Grams([u64; (1 << BITS) / 64]);
 
 impl Line {
     pub(super) fn new(text: &str) -> Line {
-        let text = plain(text);
+        let line = Line::of(plain(journal_bytes(text).as_deref().unwrap_or(text)));
+        locale::english(&line).map_or(line, Line::of)
+    }
+
+    fn of(text: String) -> Line {
         let mut grams = Grams([0; (1 << BITS) / 64]);
         for gram in text.as_bytes().windows(GRAM) {
             grams.insert(hash(gram));
@@ -72,23 +91,44 @@ impl Pattern {
         Pattern { parts, marks }
     }
 
-    /// The shortest text that the first `…` can stand for, if the line contains the wording; empty if the
-    /// wording has no `…`.
-    pub(super) fn find<'a>(&self, line: &'a Line) -> Option<&'a str> {
+    /// The wording in a line.
+    pub(super) fn find<'a>(&self, line: &'a Line) -> Option<Hit<'a>> {
         if !self.marks.iter().all(|mark| line.grams.contains(*mark)) {
             return None;
         }
         let (begin, others) = self.parts.split_first()?;
-        let (_, mut rest) = line.text.split_once(begin.as_str())?;
+        let start = line.text.find(begin.as_str())?;
+        let mut end = start + begin.len();
         let mut first = None;
         for part in others {
-            let (before, after) = rest.split_once(part.as_str())?;
-            let filled = if part.is_empty() { rest } else { before };
+            let rest = line.text.get(end..)?;
+            let length = rest.find(part.as_str())?;
+            let filled = if part.is_empty() { rest } else { rest.get(..length)? };
             // The wording may begin again here.
             first.get_or_insert(filled.rsplit_once(begin.as_str()).map_or(filled, |(_, later)| later));
-            rest = after;
+            end += length + part.len();
         }
-        Some(first.unwrap_or_default())
+        Some(Hit { first: first.unwrap_or_default(), span: start..end })
+    }
+
+    /// How many bytes of the wording are in a line that was cut off within it.
+    pub(super) fn find_cut(&self, line: &Line) -> Option<usize> {
+        // What shows that text is missing, as in less, kubectl and status pages.
+        let mut rest = line.text.trim_end_matches([' ', '…', '.', '>', '\'', ')', '│', '|']);
+        let mut found = 0;
+        for part in &self.parts {
+            if let Some((_, after)) = rest.split_once(part.as_str()) {
+                found += part.len();
+                rest = after;
+                continue;
+            }
+            let lengths = part.char_indices().map(|(at, _)| at).rev();
+            let is_end = |length: usize| part.get(..length).is_some_and(|begin| rest.ends_with(begin));
+            found += lengths.into_iter().find(|length| is_end(*length)).unwrap_or_default();
+            let (bytes, hundredths) = MIN_CUT;
+            return (found >= bytes && found * 100 >= self.weight() * hundredths).then_some(found);
+        }
+        None
     }
 
     /// How long its longest part is.
@@ -102,21 +142,15 @@ impl Pattern {
     }
 }
 
-/// Lower case, without backslashes.
-fn plain(text: &str) -> String {
-    let mut plain = text.to_ascii_lowercase();
-    plain.retain(|next| next != '\\');
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_pattern_returns_the_part_that_differs() {
-        let find =
-            |wording: &str, line: &str| Pattern::new(wording).find(&Line::new(line)).map(str::to_owned);
+        let find = |wording: &str, line: &str| {
+            Pattern::new(wording).find(&Line::new(line)).map(|hit| hit.first.to_owned())
+        };
         assert_eq!(find("ID … is bad", "it says: id 42 is bad"), Some("42".into()));
         assert_eq!(find("ID … is bad: …", "ID 42 is bad: no"), Some("42".into()));
         assert_eq!(find("ID …", "ID 42 is bad"), Some("42 is bad".into()));
@@ -125,5 +159,24 @@ mod tests {
         assert_eq!(find("ID … is bad", "42 is bad: ID"), None, "in another order");
         assert_eq!(find("a…b", "xayb"), Some("y".into()), "shorter than what is compared");
         assert_eq!(find("user \"…\" x", r#"msg="user \\\"a\\\" x""#), Some("a".into()), "quoted twice");
+    }
+    #[test]
+    fn a_wording_is_found_with_its_place() {
+        let span =
+            |wording: &str, line: &str| Pattern::new(wording).find(&Line::new(line)).map(|hit| hit.span);
+        assert_eq!(span("b…d", "a b c d e"), Some(2..7));
+        assert_eq!(span("…d", "a b c d e"), Some(0..7));
+        assert_eq!(span("b…", "a b c d e"), Some(2..3));
+    }
+
+    #[test]
+    fn a_line_can_be_cut_off_within_a_wording() {
+        let pattern = Pattern::new("failed to do … because there is no space left");
+        let cut = |line: &str| pattern.find_cut(&Line::new(line));
+        assert_eq!(cut("x: failed to do 'y' because there is no spa…"), Some(37));
+        assert_eq!(cut("x: failed to do 'y' because there is no spa> "), Some(37));
+        assert_eq!(cut("x: failed to do 'y' because"), None, "too little of it");
+        assert_eq!(cut("x: failed to do 'y' because there is no space left"), None, "all of it");
+        assert_eq!(cut("because there is no space left on this device"), None);
     }
 }

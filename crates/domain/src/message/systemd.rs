@@ -16,7 +16,10 @@ messages! { Systemd;
         page: "annotations.md",
     }
     NoManager = "systemd-no-manager" {
-        says: ["Failed to allocate manager object: Permission denied"],
+        says: [
+            "Failed to allocate manager object: Permission denied",
+            "Failed to allocate manager object: Operation not permitted",
+        ],
         cause: "systemd is PID 1 of the container and cannot create cgroups: the container's cgroup does not belong to it.",
         fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.",
         page: "architecture.md",
@@ -120,6 +123,15 @@ messages! { Systemd;
         fix: "With hostUsers: false, set procMount: Unmasked for the container, and on nodes with AppArmor name a profile that allows mounts, such as usernsd-systemd, or set appArmorProfile.type: Unconfined; or disable the settings with a drop-in for the service.",
         page: "apparmor.md",
     }
+    NamespacePath = "systemd-service-path" {
+        says: [
+            "Failed to set up mount namespacing: …: No such file or directory",
+        ],
+        sample: "x.service: Failed to set up mount namespacing: /run/systemd/mount-rootfs/sys/fs/cgroup/system.slice/x.service/memory.pressure: No such file or directory",
+        cause: "A path that a setting of the service names (ReadWritePaths=, BindPaths=, InaccessiblePaths=, …) does not exist. For memory.pressure, the kernel runs without pressure stall information; in a container the path can also be on a volume that is missing.",
+        fix: "systemctl cat UNIT shows the settings: create the path, or prefix it with a minus sign in a drop-in. For memory.pressure set MemoryPressureWatch=off for the service, or boot the node with psi=1.",
+        when: is_not_in_proc,
+    }
     NotPid1 = "systemd-not-pid-1" {
         says: [
             "System has not been booted with systemd as init system",
@@ -156,7 +168,7 @@ messages! { Systemd;
     }
     Credentials = "systemd-credentials" {
         says: ["Failed to set up credentials", "Failed at step CREDENTIALS spawning", "status=243/CREDENTIALS"],
-        sample: "systemd-journald.service: Failed to set up credentials: Permission denied",
+        sample: "container-getty@1.service: Failed to set up credentials: Protocol error",
         cause: "systemd mounts a file system for the credentials of a service (LoadCredential=, ImportCredential=; many of its own services have them from version 254 on), and the container is not allowed to mount it: AppArmor forbids mounts.",
         fix: "With hostUsers: false set appArmorProfile.type: Unconfined for the container; usernsd.io/systemd: \"true\" sets up the rest. Or empty ImportCredential= and LoadCredential= with a drop-in for the service.",
         page: "recipes/systemd-server.md",
@@ -167,14 +179,82 @@ messages! { Systemd;
             "dbus-broker…setresgid…Invalid argument",
             "_drop_permissions @ …: Invalid argument",
         ],
-        sample: "dbus-broker-launch[51]: ERROR util_audit_drop_permissions @ ../src/util/audit.c +63: Invalid argument",
+        sample: "setresgid(81, 81, 81) = -1 EINVAL.",
         cause: "dbus-broker cannot become the user dbus, because it runs in a user namespace without that ID. systemd 258 starts it in a namespace of its own in containers where the manager lacks rights (systemd#39563); or the container's mapping is too small.",
         fix: "Update systemd in the image to a version with the fix of systemd#39563 (258 has the fault), or go back to 257. If cat /proc/self/uid_map in the container shows fewer than 65536 IDs, use hostUsers: false.",
     }
     InvocationId = "systemd-invocation-id" {
-        says: ["trusted.invocation_id xattr on …ignoring", "trusted.invocation_id' xattr on …ignoring"],
-        sample: "Failed to set 'trusted.invocation_id' xattr on control group /init.scope, ignoring: Operation not permitted",
+        says: [
+            "trusted.invocation_id xattr on …ignoring", "trusted.invocation_id' xattr on …ignoring",
+            "Failed to set invocation ID on control group …ignoring",
+            "trusted.delegate xattr flag on …ignoring",
+            "trusted.delegate' xattr flag on …ignoring",
+            "trusted.survive_final_kill_signal' xattr flag on …ignoring",
+            "'trusted.…' xattr …ignoring: Operation not permitted",
+        ],
+        sample: "run-u9.service: Failed to set 'trusted.invocation_id' xattr on control group /system.slice/run-u9.service, ignoring: Operation not permitted",
         cause: "Attributes of the class trusted can be set only by the host's root. systemd uses user.invocation_id instead.",
         fix: "Nothing has to be done: the message is harmless.",
     }
+    NamespaceIgnored = "systemd-service-unprotected" {
+        says: [
+            "Failed to set up namespace, assuming containerized execution",
+        ],
+        sample: "x.service: Failed to set up namespace, assuming containerized execution, ignoring: Permission denied",
+        cause: "systemd may not set up a mount namespace in this container, so the service runs without PrivateTmp, ProtectSystem and the like.",
+        fix: "Nothing has to be done if the pod's own isolation is enough. To have the settings applied, use hostUsers: false with procMount: Unmasked, and on nodes with AppArmor the profile usernsd-systemd.",
+        page: "apparmor.md",
+    }
+    Hybrid = "systemd-hybrid-cgroups" {
+        says: [
+            "Failed to create compat systemd cgroup",
+            "Failed to install release agent",
+        ],
+        sample: "Failed to create compat systemd cgroup /init.scope: Permission denied",
+        cause: "The node uses cgroup v1, alone or beside v2, and the container cannot create cgroups there. systemd goes on if it owns its cgroup in v2.",
+        fix: "Boot the node with cgroup v2 only (systemd.unified_cgroup_hierarchy=1). If systemd does not start, the next line of its output has the cause.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    DirectoryDenied = "systemd-directory-denied" {
+        says: [
+            "Failed to set up special execution directory in …",
+            "Failed at step STATE_DIRECTORY spawning",
+            "Failed at step RUNTIME_DIRECTORY spawning",
+            "Failed at step CACHE_DIRECTORY spawning",
+            "Failed at step LOGS_DIRECTORY spawning",
+            "Failed at step CONFIGURATION_DIRECTORY spawning",
+            "status=238/STATE_DIRECTORY",
+            "status=233/RUNTIME_DIRECTORY",
+            "status=239/CACHE_DIRECTORY",
+            "status=240/LOGS_DIRECTORY",
+        ],
+        sample: "systemd-logind.service: Failed to set up special execution directory in /var/lib: Permission denied",
+        cause: "systemd creates the directories of a service (StateDirectory=, RuntimeDirectory=, …) as the container's root, and may not: the parent directory is on a volume that belongs to another user or is not ID-mapped, or is read-only.",
+        fix: "ls -ldn of the directory in the message shows the owner; 65534 means that it is not mapped. Mount a volume that supports ID mapping (an emptyDir is enough for /run and /var/lib), or change the owner.",
+        page: "runbooks/checks/idmapped_mounts.md",
+    }
+    UnitLimit = "systemd-unit-limit" {
+        says: [
+            "Failed to set '…' attribute on '…' to '…': No such file or directory",
+            "Failed to set '…' attribute on '…' to '…': Permission denied",
+            "Failed to set '…' attribute on '…' to '…': Read-only file system",
+        ],
+        sample: "system.slice: Failed to set 'pids.max' attribute on '/system.slice' to 'max': No such file or directory",
+        cause: "A limit of a unit has no effect in this container: its cgroup lacks that controller (No such file or directory), or the file does not belong to it. The unit starts nevertheless.",
+        fix: "cat /sys/fs/cgroup/cgroup.controllers in the container shows its controllers; the runtime enables those that the pod's own limits need. usernsd explain POD shows the cgroup's owner. Or remove the limit from the unit.",
+    }
+    UnitFailed = "systemd-unit-failed" {
+        says: [
+            "[FAILED] Failed to start ",
+        ],
+        sample: "[FAILED] Failed to start systemd-resolved.service - Network Name Resolution.",
+        cause: "A service of the container did not start; systemd itself runs. The console does not show the reason.",
+        fix: "kubectl exec POD -- journalctl -u UNIT, and explain the line that you find there with usernsd explain --from-log. A status of 226/NAMESPACE or 243/CREDENTIALS means that the container may not mount.",
+        page: "recipes/systemd-server.md",
+    }
+}
+
+/// Whether a path is not below `/proc`, parts of which are masked in containers.
+fn is_not_in_proc(path: &str) -> bool {
+    !path.contains("/proc/")
 }

@@ -1,0 +1,174 @@
+//! Whole logs, and lines in the forms in which logs, terminals and web pages show them.
+
+use proptest::prelude::*;
+
+use crate::message::*;
+
+/// The messages in a text, the newest first, with the number of lines of each.
+fn ids(text: &str) -> Vec<(&'static str, usize)> {
+    log::read(text).known.iter().map(|found| (found.what.id.name(), found.count)).collect()
+}
+
+#[test]
+fn a_log_is_read_newest_first() {
+    let log = "Nov 21 11:00:00 n1 kubelet[1]: create user namespace: could not find an empty slot to allocate a user namespace\n\
+               Nov 21 11:00:01 n1 systemd[1]: Started session.\n\
+               Nov 21 11:00:02 n1 crio[2]: not enough unused IDs in user namespace\n\
+               Nov 21 11:00:03 n1 kubelet[1]: create user namespace: could not find an empty slot to allocate a user namespace\n\
+               Nov 21 11:00:04 n1 x[3]: userns 17 failed: strange\n\
+               Nov 21 11:00:05 n1 x[3]: userns 18 failed: strange\n";
+    let read = log::read(log);
+    let known: Vec<_> = read.known.iter().map(|found| (found.what.id.name(), found.count)).collect();
+    assert_eq!(known, [("kubelet-no-slot", 2), ("crio-not-enough-ids", 1)]);
+    assert!(read.known[0].line.contains("11:00:03"));
+    let unknown: Vec<_> = read.unknown.iter().map(|found| (found.line.as_str(), found.count)).collect();
+    assert_eq!(unknown, [("Nov 21 11:00:05 n1 x[3]: userns 18 failed: strange", 2)]);
+}
+
+#[test]
+fn a_line_that_is_not_known_is_understood_in_part() {
+    let of = log::Understood::of;
+    let nearest = |line: &str| of(line).nearest.iter().map(|message| message.id.name()).collect::<Vec<_>>();
+
+    let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
+    assert_eq!((of(line).program, of(line).step), (Some("runc"), Some(log::Step::MappedMount)));
+    // A message with a longer wording of the same words comes after it.
+    assert_eq!(nearest(line).first(), Some(&"runc-idmap"), "{:?}", nearest(line));
+
+    let line = "newuidmap: write to uid_map failed: No such process";
+    assert_eq!((of(line).program, of(line).step), (Some("newuidmap"), Some(log::Step::Mapping)));
+    assert_eq!(nearest(line).first(), Some(&"newuidmap"), "{:?}", nearest(line));
+
+    let line = "kubelet user assigned identifiers 17 are not enough to support all pods";
+    assert_eq!(nearest(line).first(), Some(&"kubelet-too-few-ids"), "{:?}", nearest(line));
+
+    // A directory of its name is not the program.
+    assert_eq!(of("failed to mount /var/lib/kubelet/pods/1/x: no such device").program, None);
+
+    // A text of the sources that no message stands for.
+    let line = "failed to sync with parent: SYNC_USERMAP_ACK: got 17";
+    assert_eq!(of(line).listed, Some(("runc", coverage::Reason::Internal)));
+
+    assert!(of("nothing of that kind").is_nothing());
+    assert!(of("Started Session 12 of User root.").nearest.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn any_line_is_explained_without_panic(line in any::<String>()) {
+        let _ = recognise(&line);
+        let _ = log::read(&line);
+        let _ = log::Understood::of(&line);
+    }
+}
+
+#[test]
+fn a_message_is_known_in_each_form_in_which_logs_show_it() {
+    for (line, want) in [
+        // Colours, of a terminal and as a syslog daemon or a JSON log writes them.
+        (
+            "[\u{1b}[0;1;31mFAILED\u{1b}[0m] Failed to start \u{1b}[0;1;39mnginx.service\u{1b}[0m - nginx.",
+            "systemd-unit-failed",
+        ),
+        ("#033[0;31mError#033[0m: cannot clone: #033[1mOperation not permitted#033[0m", "unshare-denied"),
+        (
+            r#"{"log":"\u001b[31mcannot clone: \u001b[1mOperation not permitted\u001b[0m\n","stream":"stderr"}"#,
+            "unshare-denied",
+        ),
+        // A journal in JSON, with a message of bytes.
+        (
+            r#"{"PRIORITY":"3","MESSAGE":[99,97,110,110,111,116,32,27,91,49,109,99,108,111,110,101,58,32,79,112,101,114,97,116,105,111,110,32,110,111,116,32,112,101,114,109,105,116,116,101,100]}"#,
+            "unshare-denied",
+        ),
+        // JSON and HTML escape what they need not.
+        (
+            r#"{"msg":"audit: apparmor=\"DENIED\" operation=\"signal\" profile=\"crio-default\" peer=\"crio-default//\u0026unconfined\""}"#,
+            "apparmor-stacked-peer",
+        ),
+        ("newuidmap: uid range [0-1) -&gt; [1000-1001) not allowed", "newuidmap-not-allowed"),
+        ("default_runtime set to &quot;crun&quot;, but no runtime entry table", "crio-default-runtime"),
+        // Other quotation marks, or those that a page made of them.
+        ("chown: changing ownership of ‘/dev/stdout’: Operation not permitted", "stdio-denied"),
+        (
+            "Error: crun: mount 'proc' to 'proc': Operation not permitted: OCI permission denied",
+            "proc-denied",
+        ),
+        ("error mounting “sysfs” to rootfs at “/sys”: operation not permitted", "sysfs-denied"),
+        // Spaces.
+        ("type=AVC msg=audit(1.1:1): avc: denied { mounton } for pid=1", "selinux-mount"),
+        ("newuidmap:\u{a0}write to uid_map  failed:\tOperation not permitted", "newuidmap"),
+        // Other languages.
+        ("newuidmap: write to uid_map failed: Vorgang nicht zulässig", "newuidmap"),
+        ("newgidmap: write to gid_map failed: Opération non permise", "newuidmap"),
+        (
+            "mkdir: das Verzeichnis »/sys/fs/cgroup/init« kann nicht angelegt werden: Keine Berechtigung",
+            "cgroup-denied",
+        ),
+        (
+            "mkdir: impossible de créer le répertoire « /sys/fs/cgroup/init »: Système de fichiers accessible en lecture seulement",
+            "cgroup-read-only",
+        ),
+        ("bash: /sys/fs/cgroup/cgroup.subtree_control: 设备或资源忙", "cgroup-busy"),
+        (
+            "unshare: не удалось выполнить unshare failed: На устройстве не осталось свободного места",
+            "no-user-namespaces-left",
+        ),
+    ] {
+        assert_eq!(ids(line), [(want, 1)], "{line}");
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_off_is_known_unless_it_could_be_another() {
+    let noop = "failed to create network namespace for sandbox \"1\": failed to start noop process for unshare: fork/exec /proc/self/exe: ";
+    assert_eq!(ids(&format!("{noop}no space lef…")), [("no-user-namespaces-left", 1)]);
+    assert_eq!(ids(&format!("{noop}operation not")), [("noop-process-denied", 1)]);
+    assert_eq!(ids(noop), []);
+    assert_eq!(
+        ids("kubelet mappings: exec: \"getsubids\": executable file not fou>"),
+        [("kubelet-getsubids-not-found", 1)]
+    );
+    assert_eq!(ids("kubelet user assigned IDs"), []);
+}
+
+#[test]
+fn a_message_broken_over_lines_is_one() {
+    let event = "  Warning  FailedCreatePodSandBox  2s  kubelet  Failed to create pod sandbox: failed to start noop process\n\
+                 \x20   for unshare: fork/exec /proc/self/exe:\n\
+                 \x20   no space left on device\n";
+    assert_eq!(ids(event), [("no-user-namespaces-left", 1)]);
+    let table = "│ Error: crun: mount `sysfs` to `sys`: Operation not p │\n│ ermitted: OCI permission denied                     │\n";
+    assert_eq!(ids(table), [("sysfs-denied", 1)]);
+    // A line that is known by itself is no part of another.
+    let two = "cannot clone: Operation not permitted\nnewuidmap: write to uid_map failed:\nOperation not permitted\n";
+    assert_eq!(ids(two), [("newuidmap", 1), ("unshare-denied", 1)]);
+}
+
+#[test]
+fn a_line_with_the_errors_of_several_programs_has_a_message_of_each() {
+    let line = "unable to start container process: error mounting \"proc\" to rootfs at \"/proc\": operation not permitted; \
+                cleaning up: write /sys/fs/cgroup/cgroup.subtree_control: device or resource busy";
+    let mut found: Vec<_> = ids(line).into_iter().map(|(id, _)| id).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["cgroup-busy", "proc-denied"]);
+    // Parts of one message are not messages.
+    assert_eq!(
+        ids(
+            "potentially insufficient UIDs or GIDs available in user namespace (requested 0:12 for /x): lchown /x: invalid argument"
+        ),
+        [("insufficient-ids", 1)]
+    );
+    assert_eq!(
+        ids(
+            "\"Updating kernel flag failed (Hint: enable KubeletInUserNamespace feature flag to ignore the error)\" err=\"open /proc/sys/kernel/panic: permission denied\""
+        ),
+        [("kubelet-in-user-namespace", 1)]
+    );
+}
+
+#[test]
+fn a_text_of_a_source_in_the_middle_of_a_sentence_is_not_that_sources() {
+    // The kubelet's is "create user namespace: …".
+    assert_eq!(log::Understood::of("Failed to create user namespace: Bad address").program, None);
+    assert_eq!(log::Understood::of("user: create user namespace: bad address").program, Some("kubelet"));
+}

@@ -1,0 +1,682 @@
+//! Lines of public reports.
+
+use super::are;
+
+#[test]
+fn reports_from_the_field_are_known() {
+    are(&[
+        // Runtimes.
+        (
+            "Error: cannot setns `/proc/556/ns/net`: Operation not permitted: OCI runtime permission denied error",
+            "join-namespace-denied",
+        ),
+        (
+            "nsexec-1[42]: failed to setns into net namespace: Operation not permitted",
+            "join-namespace-denied",
+        ),
+        ("crun: setns `/proc/12/ns/ipc`: Operation not permitted", "join-namespace-denied"),
+        (
+            "container init caused: write sysctl key net.ipv4.ping_group_range: write /proc/sys/net/ipv4/ping_group_range: invalid argument: unknown",
+            "ping-group-range",
+        ),
+        (
+            "runc create failed: unable to start container process: error during container init: write /proc/sys/net/ipv4/ping_group_range: invalid argument: unknown",
+            "ping-group-range",
+        ),
+        ("Error: crun: write to `/proc/sys/net/ipv4/ping_group_range`: Invalid argument", "ping-group-range"),
+        (
+            "crun: write to `/proc/sys/net/ipv4/ping_group_range` (are all the group IDs mapped in the user namespace?): Invalid argument",
+            "ping-group-range",
+        ),
+        (
+            "failed to pin namespaces [network]: [pinns:w]: failed to write to /proc/sys/net/ipv4/ping_group_range: Invalid argument",
+            "crio-ping-group-range-write",
+        ),
+        (
+            "container init caused: write sysctl key net.ipv4.ip_unprivileged_port_start: write /proc/sys/net/ipv4/ip_unprivileged_port_start: permission denied",
+            "pod-sysctl-denied",
+        ),
+        (
+            "runc create failed: unable to start container process: error during container init: open sysctl net.ipv4.ip_unprivileged_port_start file: reopen fd 8: permission denied: unknown",
+            "pod-sysctl-denied",
+        ),
+        ("crun: write to `/proc/sys/net/ipv4/tcp_syncookies`: Permission denied", "pod-sysctl-denied"),
+        ("sh: can't create /proc/sys/vm/max_map_count: Permission denied", "sysctl-denied"),
+        (
+            "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied: unknown",
+            "directory-not-accessible",
+        ),
+        (
+            "rootfs_linux.go:53: mounting \"/dev/termination-log\" to rootfs \"/rootfs\" caused \"stat /var/lib/kubelet/pods/e01cd144/containers/healthz/2a804743: permission denied\"",
+            "directory-not-accessible",
+        ),
+        (
+            "Error: crun: mount `/var/lib/containers/storage/overlay-containers/d0f2/userdata/overlay/3500/merge` to `hello-world`: Permission denied: OCI permission denied",
+            "directory-not-accessible",
+        ),
+        (
+            "rootfs_linux.go:147: setting rootfs as readonly caused \"operation not permitted\"",
+            "read-only-root-denied",
+        ),
+        (
+            "{\"msg\":\"error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1)\",\"level\":\"error\"}",
+            "hook-failed",
+        ),
+        (
+            "error running createContainer hook #0: exit status 1, stdout: , stderr: failed to update ldcache: permission denied",
+            "hook-failed",
+        ),
+        (
+            "Running hook #0:: error running hook: exit status 1, stdout: , stderr: nvidia-container-cli: ldcache error: process /sbin/ldconfig failed with error code: 1",
+            "hook-failed",
+        ),
+        (
+            "could not start /sbin/ldconfig: mount operation failed: /proc: operation not permitted",
+            "hook-failed",
+        ),
+        ("error running startContainer hook #1: fork/exec /opt/hooks/x: permission denied", "hook-denied"),
+        (
+            "error adding pid 25541 to cgroups: failed to write 25541: open /sys/fs/cgroup/unified/kubepods.slice/x.scope/cgroup.procs: no such file or directory: unknown",
+            "cgroup-gone",
+        ),
+        (
+            "failed to mkdirall /var/lib/sysbox/rootfs/9d9b/top/merged/sys/kernel/tracing: operation not permitted",
+            "mount-point-in-sysfs",
+        ),
+        (
+            "mounting \"sysfs\" to rootfs \"/run/containerd/io.containerd.runtime.v2.task/k8s.io/e73c/rootfs\" at \"sys\" caused: mount through procfd: operation not permitted",
+            "sysbox-no-user-namespace",
+        ),
+        (
+            "starting container process caused \"cannot set uid to unmapped user in user namespace\"",
+            "user-not-mapped",
+        ),
+        (
+            "failed to create network namespace for sandbox \"285a\": failed to setup netns: open /var/run/netns/cni-c628: permission denied",
+            "network-namespace-denied",
+        ),
+        (
+            "io.containerd.runc.v2: create new shim socket: listen unix /run/containerd/s/8f0e: bind: permission denied",
+            "network-namespace-denied",
+        ),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /run/containerd/io.containerd.grpc.v1.cri/image-volumes/df59/2c91: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
+            "containerd-image-volume",
+        ),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/image-volumes: invalid argument",
+            "runc-idmap",
+        ),
+        ("Failed to create pod sandbox: RuntimeHandler \"sysbox-runc\" not supported", "runtime-no-handler"),
+        ("failed to get sandbox runtime: no runtime for \"kata\" is configured", "runtime-no-handler"),
+        // A kubelet in a container.
+        (
+            "E kubelet.go:1688] \"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
+            "kubelet-in-user-namespace",
+        ),
+        (
+            "failed to run Kubelet: failed to create kubelet: open /dev/kmsg: operation not permitted",
+            "kubelet-in-user-namespace",
+        ),
+        (
+            "failed to apply oom score -999 to PID 25: write /proc/25/oom_score_adj: permission denied",
+            "kubelet-in-user-namespace",
+        ),
+        ("level=fatal msg=\"failed to find cpuset cgroup (v2)\"", "cgroup-not-delegated"),
+        (
+            "level=fatal msg=\"failed to evacuate root cgroup: mkdir /sys/fs/cgroup/init: permission denied\"",
+            "cgroup-not-delegated",
+        ),
+        (
+            "failed to evacuate root cgroup: mkdir /sys/fs/cgroup/init: read-only file system",
+            "cgroup-read-only",
+        ),
+        // Programs in a pod.
+        (
+            "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: invalid argument",
+            "kernel-without-user-namespaces",
+        ),
+        (
+            "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: permission denied",
+            "unshare-denied",
+        ),
+        (
+            "WARN[0000] [rootlesskit:parent] This error might have happened because /proc/sys/kernel/apparmor_restrict_unprivileged_userns is set to 1  error=\"fork/exec /proc/self/exe: permission denied\"",
+            "unshare-denied",
+        ),
+        (
+            "level=warning msg=\"/proc/sys/kernel/unprivileged_userns_clone needs to be set to 1.\"",
+            "unshare-denied",
+        ),
+        ("Error during unshare(CLONE_NEWUSER): Invalid argument", "kernel-without-user-namespaces"),
+        ("Error during unshare(CLONE_NEWUSER): Operation not permitted", "unshare-denied"),
+        ("enroot-nsenter: failed to create user namespace: Permission denied", "unshare-denied"),
+        ("bwrap: Creating new namespace failed: Permission denied", "unshare-denied"),
+        ("write(\"/proc/self/uid_map\", ..) => Operation not permitted (os error 1)", "self-map-denied"),
+        (
+            "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
+            "engine-mount-denied",
+        ),
+        (
+            "Error: mount /var/lib/containers/storage/overlay:/var/lib/containers/storage/overlay, flags: 0x1000: operation not permitted",
+            "engine-mount-denied",
+        ),
+        ("mount --make-rshared /var/run/netns failed: \"operation not permitted\"", "engine-mount-denied"),
+        (
+            "failed to mount /run/user/1000/containerd-mount3852074643: [{Type:bind Source:/x Options:[rbind ro]}]: operation not permitted",
+            "engine-mount-denied",
+        ),
+        ("fuse: mount failed: Permission denied", "engine-mount-denied"),
+        ("fusermount3: mount failed: Operation not permitted", "engine-mount-denied"),
+        (
+            "docker: Error response from daemon: cgroups: cannot find cgroup mount destination: unknown.",
+            "docker-cgroup-v1-only",
+        ),
+        ("cgroups: cgroup mountpoint does not exist: unknown.", "docker-cgroup-v1-only"),
+        ("sed: write error", "docker-entry-point"),
+        ("sed: couldn't write 1 item to stdout: Device or resource busy", "docker-entry-point"),
+        (
+            "newuidmap 11 [0 1000 1 1 100000 65536] failed: newuidmap: Could not set caps",
+            "newuidmap-no-capability",
+        ),
+        (
+            "newuidmap failed to write mapping \"\": newuidmap 70171 0 1000000 1000000000",
+            "newuidmap-not-allowed",
+        ),
+        (
+            "Error: LXD doesn't have a uid/gid allocation. In this mode, only privileged containers are supported.",
+            "newuidmap-not-allowed",
+        ),
+        ("Creating container...error: shared's user has no subuids", "newuidmap-not-allowed"),
+        (
+            "failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid): unknown",
+            "node-ids-insufficient",
+        ),
+        // AppArmor, in the kernel's log.
+        (
+            "kernel: [184769.091168] audit: type=1400 audit(1628093212.657:352): apparmor=\"DENIED\" operation=\"mount\" info=\"failed flags match\" error=-13 profile=\"lxd-centos8_</var/snap/lxd/common/lxd>\" name=\"/run/systemd/unit-root/dev/\" pid=104514 comm=\"(ostnamed)\" flags=\"ro, nosuid, noexec, remount, strictatime\"",
+            "apparmor-mount",
+        ),
+        (
+            "audit: type=1400 audit(1537817228.528:33270): apparmor=\"DENIED\" operation=\"ptrace\" profile=\"cri-containerd.apparmor.d\" pid=2741 comm=\"ps\" requested_mask=\"trace\" denied_mask=\"trace\" peer=\"unconfined\"",
+            "apparmor-ptrace",
+        ),
+        (
+            "audit[1780857]: AVC apparmor=\"DENIED\" operation=\"ptrace\" profile=\"docker-default\" pid=1780857 comm=\"tokio-runtime-w\" requested_mask=\"read\" denied_mask=\"read\" peer=\"unconfined\"",
+            "apparmor-ptrace",
+        ),
+        (
+            "kernel: audit: type=1400 audit(1781443408.871:199): apparmor=\"DENIED\" operation=\"signal\" class=\"signal\" profile=\"crio-default\" pid=4076 comm=\"systemd\" requested_mask=\"send\" denied_mask=\"send\" signal=hup peer=\"crio-default//&unconfined\"",
+            "apparmor-stacked-peer",
+        ),
+        (
+            "kernel: audit: type=1400 audit(1781443408.952:206): apparmor=\"DENIED\" operation=\"ptrace\" class=\"ptrace\" profile=\"crio-default\" pid=4090 comm=\"(journald)\" requested_mask=\"read\" denied_mask=\"read\" peer=\"crio-default//&unprivileged_userns\"",
+            "apparmor-stacked-peer",
+        ),
+        (
+            "[266713.893126] audit: type=1400 audit(1722708589.057:470): apparmor=\"DENIED\" operation=\"mount\" class=\"mount\" info=\"failed mntpnt match\" error=-13 profile=\"unprivileged_userns\" name=\"/\" pid=2054704 comm=\"nsjail\" flags=\"rw, rprivate\"",
+            "apparmor-userns",
+        ),
+        (
+            "Nov 22 03:43:37 ken kernel: [23400.926843] audit: type=1400 audit(1511322217.267:80): apparmor=\"DENIED\" operation=\"mknod\" profile=\"snap.openra.ra\" name=\"/dev/shm/mono.20414\" pid=20414 comm=\"mono-sgen\" requested_mask=\"c\" denied_mask=\"c\" fsuid=1001 ouid=1001",
+            "apparmor-denied",
+        ),
+        // systemd and applications.
+        (
+            "authentik-migrate.service: Failed to set up mount namespacing: /var/lib/private/authentik: Device or resource busy",
+            "systemd-idmapped-directory",
+        ),
+        (
+            "x.service: Failed at step NAMESPACE spawning /bin/ln: Device or resource busy",
+            "systemd-idmapped-directory",
+        ),
+        (
+            "x.service: Failed at step NAMESPACE spawning /bin/ln: Operation not permitted",
+            "systemd-service-namespace",
+        ),
+        ("sh: can't create /mounted/volume/test: I/O error", "cephfs-idmap"),
+        (
+            "Error connecting to 127.0.0.6:15002: dial tcp 127.0.0.1:0->127.0.0.6:15002: connect: connection refused",
+            "istio-validation",
+        ),
+        // NRI.
+        (
+            "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",
+            "nri-no-service",
+        ),
+        ("failed to register with NRI/Runtime: ttrpc: closed", "nri-registration"),
+    ]);
+}
+
+/// Lines of public reports; the comment names the report.
+#[test]
+fn lines_of_public_reports_are_known() {
+    are(&[
+        // shadow#289
+        ("useradd: Can't get unique subordinate UID range", "useradd-no-range"),
+        ("useradd: can't create subordinate user IDs", "useradd-no-range"),
+        // runc#1740
+        (
+            r#"docker: Error response from daemon: OCI runtime create failed: container_linux.go:296: starting container process caused "process_linux.go:301: running exec setns process for init caused \"exit status 40\"": unknown."#,
+            "runc-setns-exit",
+        ),
+        // buildah#5622
+        (
+            "ApplyLayer stdout:  stderr: remount /, flags: 0x44000: permission denied exit status 1",
+            "engine-mount-denied",
+        ),
+        // containers/storage#156
+        ("nsenter: failed to setns to /proc/18624/ns/user: Invalid argument", "join-user-namespace-invalid"),
+        // okd#963
+        (
+            r#"Master:  pool is degraded because nodes fail with "3 nodes are reporting degraded status on sync": "Node control2.ois.lan is reporting: \"machineconfig.machineconfiguration.openshift.io \\\"rendered-master-875b2cd14b3f0c5149589aff3d6e400d\\\" not found\""#,
+            "rendered-config-missing",
+        ),
+        // kubernetes#131623
+        (
+            r#"  Warning  FailedCreatePodSandBox  1s    kubelet            Failed to create pod sandbox: the handler "" is not known"#,
+            "kubelet-handler-unknown",
+        ),
+        // systemd#39563
+        ("setresgid(81, 81, 81) = -1 EINVAL.", "systemd-dbus-broker"),
+        // nixpkgs#258371, lx-images#48
+        ("container-getty@1.service: Failed to set up credentials: Protocol error", "systemd-credentials"),
+        (
+            "container-getty@1.service: Failed at step CREDENTIALS spawning /sbin/agetty: Protocol error",
+            "systemd-credentials",
+        ),
+        (
+            "systemd-tmpfiles-setup-dev-early.service: Failed to set up credentials: Invalid argument",
+            "systemd-credentials",
+        ),
+        // systemd#29526
+        (
+            "run-u9.service: Failed to set 'trusted.invocation_id' xattr on control group /system.slice/run-u9.service, ignoring: Operation not permitted",
+            "systemd-invocation-id",
+        ),
+        // containerd#10905, kata-containers#4124
+        (
+            r#"containerd: failed to load TOML from ./disable_cri.toml: invalid disabled plugin URI "cri" expect io.containerd.x.vx"#,
+            "containerd-disabled-plugin-uri",
+        ),
+        (r#"invalid plugin key URI "cri" expect io.containerd.x.vx"#, "containerd-disabled-plugin-uri"),
+        // containerd#5306
+        (
+            r#"failed to load plugin io.containerd.grpc.v1.cri  error="invalid plugin config: `mirrors` cannot be set when `config_path` is provided""#,
+            "containerd-registry-mirrors",
+        ),
+        // what containerd#13129 describes, in containerd's words
+        (
+            "failed to create containerd container: open /var/lib/containerd/tmpmounts/containerd-mount1/dev/console: no such file or directory",
+            "dev-console-missing",
+        ),
+        // buildah#3309, podman#14867, sysbox#130: rpm prints the error of another call
+        (
+            "error: unpacking of archive failed on file /proc: cpio: chown failed - Inappropriate ioctl for device",
+            "chown-denied",
+        ),
+        (
+            "error: unpacking of archive failed on file /proc: cpio: chown failed - No such file or directory",
+            "chown-denied",
+        ),
+        // rootlesskit#269
+        ("failed to mount overlay: operation not permitted  storage-driver=overlay2", "overlay-denied"),
+        // the text of containers/storage#967
+        (
+            "kernel does not support overlay fs: unable to create kernel-style whiteout: operation not permitted",
+            "overlay-on-overlay",
+        ),
+        ("'overlay' is not supported over overlayfs, a mount_program is required", "overlay-on-overlay"),
+        // stacker#150
+        (
+            "error: failed adding idmap entry: {true false 205743 0 1}: Host id is in the range of subids",
+            "host-id-in-subordinate-range",
+        ),
+        // lxc#2764
+        (
+            "chown_mapped_root: 3279 lxc-usernsexec failed: No such file or directory - Failed to open tt",
+            "lxc-usernsexec",
+        ),
+        // cri-o#10014
+        (
+            "F0216 22:15:29.874507       1 cmd.go:182] open /var/run/secrets/kubernetes.io/serviceaccount/token: permission denied",
+            "crio-token-denied",
+        ),
+        // as in containerd#10773, of usernsd
+        (
+            "closing plugin 90-usernsd, failed to handle event 4: context deadline exceeded",
+            "nri-plugin-closed",
+        ),
+        (
+            "rpc error: code = Unimplemented desc = unknown service runtime.v1.RuntimeService",
+            "containerd-no-cri",
+        ),
+        // containerd's text
+        (
+            r#"no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = "crun"`"#,
+            "containerd-no-default-runtime",
+        ),
+    ]);
+}
+
+/// Lines of further public reports; the comment names the report.
+#[test]
+fn lines_of_a_second_look_are_known() {
+    are(&[
+        // containerd#9160
+        (
+            r##"Error: failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to create new parent process: namespace path: lstat /proc/0/ns/ipc: no such file or directory: unknown"##,
+            "sandbox-namespace-gone",
+        ),
+        // containerd#10877
+        (
+            r##"RunPodSandbox from runtime service failed: rpc error: code = Unknown desc = failed to start sandbox "ed8348b9215a10dba3ef48191f37dfa41c7a4648bbdf7fba9365fdf8a4c1ed4e": failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: error mounting "mqueue" to rootfs at "/dev/mqueue": setxattr /run/containerd-test/io.containerd.runtime.v2.task/k8s.io/ed8348b9215a10dba3ef48191f37dfa41c7a4648bbdf7fba9365fdf8a4c1ed4e/rootfs/dev/mqueue: operation not permitted"##,
+            "selinux-label-denied",
+        ),
+        // podman#10589
+        (r##"Error: --userns and --pod cannot be set together"##, "join-namespace-denied"),
+        // podman#19940
+        (
+            r##"error: common_cgroup_instantiate: unable to create cgroup '/sys/fs/cgroup/freezer/slurm' : Read-only file system"##,
+            "cgroup-v1-denied",
+        ),
+        // podman#10386
+        (r##"Failed to install release agent, ignoring: Permission denied"##, "systemd-hybrid-cgroups"),
+        // systemd#19245
+        (
+            r##"Error response from daemon: runc did not terminate successfully: container_linux.go:186: getting all container pids from cgroups caused: lstat /sys/fs/cgroup/system.slice/docker-817dfec3facbeb10c64d7b0fae478804b1177ae949e695e111b7c693569dd21a.scope: no such file or directory"##,
+            "cgroup-gone",
+        ),
+        // singularity#5240
+        (r##"Failed to create user namespace: Invalid argument"##, "kernel-without-user-namespaces"),
+        // crun#1264
+        (
+            r##"Error: crun: setns(pid=87793, CLONE_NEWUSER): Operation not permitted: OCI permission denied"##,
+            "join-namespace-denied",
+        ),
+        // crun#1320
+        (
+            r##"Error: crun: error stat'ing file `/global/cfs/cdirs/nstaff/reframe/cfstest/reframe_temp_12345`: Permission denied: OCI permission denied"##,
+            "directory-not-accessible",
+        ),
+        // sysbox#999
+        (
+            r##"Error: reading ID mappings from "/proc/0/uid_map": no such file or directory"##,
+            "crio-lost-mappings",
+        ),
+        // sysbox#608
+        (
+            r##"docker: Error response from daemon: failed to create shim task: OCI runtime create failed: container_linux.go:419: starting container process caused: process_linux.go:607: container init caused: process_linux.go:578: handleReqOp caused: rootfs_init_linux.go:348: failed to mkdirall /var/lib/sysbox/shiftfs/faf84eee-9fd3-4379-a027-52d63cd53fc7/var/lib/rancher/k3s: mkdir /var/lib/sysbox/shiftfs/faf84eee-9fd3-4379-a027-52d63cd53fc7/var/lib/rancher: value too large for defined data type caused: mkdir /var/lib/sysbox/shiftfs/faf84eee-9fd3-4379-a027-52d63cd53fc7/var/lib/rancher: value too large for defined data type: unknown."##,
+            "sysbox-shiftfs",
+        ),
+        // nerdctl#292
+        (
+            r##"[WARNING] The cgroup v2 controller "cpu" is not delegated for the current user ("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers"), see https://rootlesscontaine.rs/getting-started/common/cgroup2/"##,
+            "cgroup-not-delegated",
+        ),
+        // nerdctl#3668
+        (r##"runc run failed: no cgroup mount found in mountinfo"##, "docker-cgroup-v1-only"),
+        // bugs#1491
+        (
+            r##"Jul 29 19:39:49 test kernel: audit: type=1400 audit(1469821189.804:187): avc: denied { create } for pid=7457 comm="python" name="health.log" scontext=system_u:system_r:svirt_lxc_net_t:s0:c316,c573 tcontext=system_u:object_r:home_root_t:s0 tclass=file permissive=1"##,
+            "selinux-file",
+        ),
+        // podman#2245
+        (
+            r##"type=AVC msg=audit(1555425280.457:308): avc:  denied  { map } for  pid=7462 comm="run.sh" path="/usr/bin/bash" dev="fuse" ino=26566333 scontext=system_u:system_r:container_t:s0:c442,c952 tcontext=system_u:object_r:fusefs_t:s0 tclass=file permissive=0"##,
+            "selinux-file",
+        ),
+        // podman#1652
+        (
+            r##"type=AVC msg=audit(1539652620.118:1547): avc:  denied  { write } for  pid=17729 comm="systemd" name="cgroup.procs" dev="cgroup" ino=819 scontext=system_u:system_r:container_t:s0:c327,c646 tcontext=system_u:object_r:cgroup_t:s0 tclass=file permissive=0"##,
+            "selinux-cgroup",
+        ),
+        // podman#2409
+        (
+            r##"type=AVC msg=audit(1551071540.614:1716): avc:  denied  { mounton } for  pid=22830 comm="exe" path="/tmp/buildah823386363/mnt/rootfs/etc/hosts" dev="overlay""##,
+            "selinux-mount",
+        ),
+        // autotest-docker#726
+        (
+            r##"type=AVC msg=audit(1502872056.507:8809): avc:  denied  { mounton } for  pid=1800 comm="systemd" path="/proc" dev="proc" ino=1 scontext=system_u:system_r:container_t:s0:c331,c427 tcontext=system_u:object_r:proc_t:s0 tclass=dir permissive=0"##,
+            "selinux-mount",
+        ),
+        // podman#3075
+        (
+            r##"WARN[0001] Failed to add conmon to cgroupfs sandbox cgroup: mkdir /sys/fs/cgroup/systemd/libpod_parent: permission denied"##,
+            "cgroup-v1-denied",
+        ),
+        // kind#2254
+        (
+            r##"ERROR: failed to create cluster: running kind with rootless provider requires setting systemd property "Delegate=yes", see https://kind.sigs.k8s.io/docs/user/rootless/"##,
+            "cgroup-not-delegated",
+        ),
+        // kind#2440
+        (
+            r##"failed to run Kubelet: invalid configuration: cgroup-root ["kubelet"] doesn't exist"##,
+            "kubelet-cgroup-root",
+        ),
+        // moby#12648
+        (
+            r##"Error response from daemon: Cannot start container 13fd124e483dd7417a2168c9b96f9d2869f0fb2d557fa93f2f1e775bb3965e66: [8] System error: open /var/run/docker/netns/default: permission denied"##,
+            "join-namespace-denied",
+        ),
+        // moby#34011
+        (r##"nsenter: failed to unshare namespaces: Invalid argument"##, "kernel-without-user-namespaces"),
+        // podman#2788
+        (r##"ERRO[0000] cannot setup namespace using newuidmap: exit status 1"##, "newuidmap"),
+        // podman#2731
+        (
+            r##"standard_init_linux.go:203: exec user process caused "setup user: invalid argument""##,
+            "user-not-mapped",
+        ),
+        // docker-library#251
+        (
+            r##"error: attempting to run rootless dockerd but missing necessary entries in /etc/subuid and/or /etc/subgid for 1000690000"##,
+            "no-subordinate-ids",
+        ),
+        // podman#19334
+        (r##"ERRO[0000] running /usr/bin/newuidmap <pid> 0 83060 1 1 608752 65536"##, "newuidmap"),
+        // buildah#2554
+        (
+            r##"Error: mount /home/podman/.local/share/containers/storage/overlay:/home/podman/.local/share/containers/storage/overlay, flags: 0x1000: permission denied"##,
+            "engine-mount-denied",
+        ),
+        // podman#5829
+        (
+            r##"error running container: error creating new mount namespace for [/bin/sh -c bin/jboss-cli.sh --file=cli/test.cli ]: operation not permitted"##,
+            "unshare-denied",
+        ),
+        // buildkit#1638
+        (
+            r##"buildkitd: rootless mode requires to be executed as the mapped root in a user namespace; you may use RootlessKit for setting up the namespace"##,
+            "rootless-without-rootlesskit",
+        ),
+        // runc#252
+        (
+            r##"Message: can't create pivot_root dir , error mkdir /home/wang/runctest/rootfs/.pivot_root887033361: permission denied"##,
+            "directory-not-accessible",
+        ),
+        // podman#8259
+        (
+            r##"Error: error creating container storage: error creating an ID-mapped copy of layer "...": exit status 1: error during chown: error mapping host ID pair idtools.IDPair{UID:..., GID:...} for "..." to container: Host ID ... cannot be mapped to a container ID"##,
+            "layer-of-another-mapping",
+        ),
+        // systemd#29449
+        (
+            r##"Oct 04 21:32:23 localhost-live (sleep)[5311]: test-service.service: Failed to set up mount namespacing: /run/systemd/mount-rootfs/sys/fs/cgroup/system.slice/test-service.service/memory.pressure: No such file or directory"##,
+            "systemd-service-path",
+        ),
+        // systemd#9700
+        (
+            r##"exec-basic.service: Failed to set up namespace, assuming containerized execution, ignoring: Permission denied"##,
+            "systemd-service-unprotected",
+        ),
+        // systemd#34565
+        (
+            r##"[FAILED] Failed to start systemd-resolved.service - Network Name Resolution."##,
+            "systemd-unit-failed",
+        ),
+        // crun#1208
+        (
+            r##"docker: Error response from daemon: failed to create shim task: OCI runtime create failed: opening file `/sys/fs/cgroup/./cgroup.type` for writing: Permission denied: unknown."##,
+            "cgroup-domain-controllers",
+        ),
+        // podman#14884
+        (
+            r##"writing file `/sys/fs/cgroup/buildah-<random>/cgroup.procs`: Operation not supported"##,
+            "cgroup-domain-controllers",
+        ),
+        // csi-driver-nfs#894
+        (
+            r##"applyFSGroup failed for vol SERVER_IP#mnt/default/talos#pvc-b8335f99-53a9-4e90-9cb5-929e3bb42c7e##: open /var/lib/kubelet/pods/ffa5bff2-02a1-4aad-a410-a2d812cd34d5/volumes/kubernetes.io~csi/pvc-b8335f99-53a9-4e90-9cb5-929e3bb42c7e/mount/raft: permission denied"##,
+            "kubelet-fsgroup",
+        ),
+        // kata-runtime#2364
+        (
+            r##"docker: Error response from daemon: OCI runtime create failed: rpc error: code = Unknown desc = User namespaces enabled, but no user mapping found.: unknown."##,
+            "no-user-mapping",
+        ),
+        // gvisor#11313
+        (
+            r##"docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: cgroup namespaces aren't enabled in the kernel: unknown."##,
+            "kernel-without-cgroup-namespaces",
+        ),
+        // systemd#6244
+        (
+            r##"Failed to create compat systemd cgroup /init.scope: Permission denied"##,
+            "systemd-hybrid-cgroups",
+        ),
+        (
+            r##"user.slice: Failed to set invocation ID on control group /user.slice, ignoring: Operation not permitted"##,
+            "systemd-invocation-id",
+        ),
+        // systemd#1585
+        (
+            r##"Failed to detect whether /proc is a mount point: Permission denied"##,
+            "directory-not-accessible",
+        ),
+        // systemd#20869
+        (
+            r##"systemd-logind.service: Failed to set up special execution directory in /var/lib: Permission denied"##,
+            "systemd-directory-denied",
+        ),
+        // common#2321
+        (r##"ERRO[0000] unable to signal init: permission denied     "##, "signal-denied"),
+        (
+            r##"kernel: audit: type=1400 audit(1739296150.596:141): apparmor="DENIED" operation="signal" class="signal" profile="containers-default-0.57.4-apparmor1" pid=35666 comm="runc" requested_mask="receive" denied_mask="receive" signal=hup peer="podman""##,
+            "apparmor-signal-of-runtime",
+        ),
+        // podman-desktop#7256
+        (
+            r##"[11530:0520/093828.734261:FATAL:credentials.cc(127)] Check failed: . : Permission denied (13)"##,
+            "unshare-denied",
+        ),
+        // containerd#10123
+        (
+            r##"unknown error after kill: runc did not terminate successfully: exit status 1: unable to signal init: permission denied"##,
+            "signal-denied",
+        ),
+        // podman#4902
+        (r##"Error: AppArmor not initialized correctly: OCI runtime error"##, "apparmor-not-initialized"),
+        // moby#47830
+        (
+            r##"Apr 23 20:45:26 cloudimg kernel: audit: type=1400 audit(1713905126.444:253): apparmor="DENIED" operation="signal" class="signal" profile="docker-default" pid=9289 comm="runc" requested_mask="receive" denied_mask="receive" signal=kill peer="runc""##,
+            "apparmor-signal-of-runtime",
+        ),
+        // containerd#10111
+        (
+            r##"kernel: audit: type=1400 audit(1713840662.766:122): apparmor="DENIED" operation="signal" class="signal" profile="nerdctl-default" pid=366783 comm="runc" requested_mask="receive" denied_mask="receive" signal=kill peer="/usr/local/bin/rootlesskit""##,
+            "apparmor-signal-of-runtime",
+        ),
+        // containerd#10704
+        (
+            r##"time="2024-09-17T23:04:52.334331723Z" level=warning msg="failed to unmount temp lowerdir /var/lib/containerd/tmpmounts/ovl-idmapped1999575633/2" error="device or resource busy""##,
+            "containerd-idmapped-unmount",
+        ),
+        // origin#3797
+        (
+            r##"Error from server: Pod "tomcat-openshift" is forbidden: no providers available to validate pod request"##,
+            "scc-none-admits",
+        ),
+        // origin#11153
+        (
+            r##"pods "hello-jboss7" is forbidden: unable to validate against any security context constraint: [spec.containers[0].securityContext.volumes[6]: Invalid value: "hostPath": hostPath volumes are not allowed to be used]"##,
+            "scc-privileged",
+        ),
+        // podman#8545
+        (
+            r##"systemd-journald.service: Failed to set 'memory.limit_in_bytes' attribute on '/user.slice/user-1002.slice/user@1002.service/user.slice/podman-885477.scope/system.slice/systemd-journald.service' to '-1': No such file or directory"##,
+            "systemd-unit-limit",
+        ),
+        // containerd#9139
+        (
+            r##"time="2023-09-24T21:43:20.958509027Z" level=warning msg="failed to load plugin io.containerd.grpc.v1.cri" error="failed to create CRI service: failed to create cni conf monitor for default: failed to create the parent of the cni conf dir=/etc/cni: mkdir /etc/cni: read-only"##,
+            "containerd-no-cri",
+        ),
+        // lxd#2784
+        (r##"setuid: Invalid argument"##, "user-change-not-mapped"),
+        // lxd#2111
+        (
+            r##"Jun 13 02:05:39 xenial-template sshd[390]: pam_keyinit(sshd:session): Unable to change GID to 99000 temporarily"##,
+            "user-change-not-mapped",
+        ),
+        (
+            r##"Jun 13 02:05:39 xenial-template sshd[390]: pam_motd(sshd:session): pam_modutil_drop_priv: change_gid failed: Success"##,
+            "user-change-not-mapped",
+        ),
+        // cri-tools#1354
+        (r##"OCI runtime doesn't support idmap mounts"##, "crio-runtime-too-old"),
+        // cri-o#7289
+        (r##"IDMappings specified but runtime does not support them"##, "crio-runtime-too-old"),
+        // podman#5703
+        (
+            r##"Error: creating cgroup directory `/sys/fs/cgroup/cpuset/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-bb607f8075bbc8252f8eeea06e4bb1ed684287d8ef9a00a7c18547ee7c93490d.scope`: No such file or directory: OCI runtime command not found error"##,
+            "cgroup-v1-missing",
+        ),
+        // kubernetes#103542
+        (
+            r##"unable to ensure pod container exists: failed to create container for [kubepods burstable pod247ca13b-bc17-4709-ab2c-4d98b5ad4fb2] : mkdir /sys/fs/cgroup/devices/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod247ca13b_bc17_4709_ab2c_4d98b5ad4fb2.slice: no such file or directory"##,
+            "cgroup-v1-missing",
+        ),
+        // runc#2143
+        (
+            r##"container_linux.go:346: starting container process caused "process_linux.go:297: applying cgroup configuration for process caused \"open /sys/fs/cgroup/foo/cpuset.cpus.effective: no such file or directory\"""##,
+            "cgroup-controller",
+        ),
+        // podman#22165
+        (
+            r##"runc: runc create failed: unable to start container process: error during container init: error mounting "cgroup" to rootfs at "/sys/fs/cgroup": stat /sys/fs/cgroup/devices/machine.slice/machine-libpod_pod_0b2bfa75b9e139af1542a302869e7de36c11ec40691616fd980cfc2a04813699.slice/libpod-1ae333654906d875ed36bea81bf0be74da47dc7e867c7ecc22c44b407240db64.scope: no such file or directory"##,
+            "cgroup-v1-missing",
+        ),
+        // podman#21877
+        (
+            r##"WARN[0000] Failed to add conmon to cgroupfs sandbox cgroup: creating cgroup path /libpod_parent/conmon: write /sys/fs/cgroup/cgroup.subtree_control: invalid argument"##,
+            "cgroup-controller",
+        ),
+        // podman#17419
+        (
+            r##"Error: crun: mount `proc` to `/proc`: Permission denied: OCI permission denied"##,
+            "engine-mount-denied",
+        ),
+        // pelagos#434
+        (r##"E: setgroups 0 failed - setgroups (1: Operation not permitted)"##, "setgroups-denied"),
+        // transmission#47
+        (r##"setgid: Operation not permitted"##, "setgroups-denied"),
+        // lxd#6885
+        (
+            r##"lxc jupyter 20200216165002.175 ERROR    start - start.c:lxc_spawn:1798 - Failed to set up id mapping."##,
+            "newuidmap-not-allowed",
+        ),
+        // lxd#2764
+        (
+            r##"lxc 20170323223454.412 ERROR    lxc_conf - conf.c:userns_exec_1:4453 - Error setting up child mappings"##,
+            "newuidmap-not-allowed",
+        ),
+        // arc#792
+        (
+            r##"pods \"example-runner\" is forbidden: PodSecurityPolicy: unable to admit pod: [spec.containers[1].securityContext.privileged: Invalid value: true: Privileged containers are not allowed spec.containers[1].securityContext.privileged: Invalid value: true: Privileged containers are not allowed]"##,
+            "pod-security-policy",
+        ),
+    ]);
+}
