@@ -40,7 +40,8 @@ pub enum AccountFile {
 /// See [`Accounts::may_share`].
 #[must_use]
 pub fn are_lxds(owner: &str, other: &str) -> bool {
-    [(owner, other), (other, owner)].contains(&("root", "lxd"))
+    let is_root = |owner: &str| matches!(owner, "root" | "0");
+    (is_root(owner) && other == "lxd") || (is_root(other) && owner == "lxd")
 }
 
 // === impl Accounts ===
@@ -93,7 +94,8 @@ impl Accounts {
     /// one range, because the one runs it and the other is looked up.
     #[must_use]
     pub fn may_share(&self, owner: &str, other: &str) -> bool {
-        self.is_same(owner, other) || are_lxds(owner, other)
+        let are = |root: &str, lxd: &str| self.is_same(root, "root") && self.is_same(lxd, "lxd");
+        self.is_same(owner, other) || are_lxds(owner, other) || are(owner, other) || are(other, owner)
     }
 
     /// The accounts' IDs that are above the host's own range, and so cannot be given to a pod.

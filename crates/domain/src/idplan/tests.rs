@@ -605,6 +605,10 @@ fn one_range_of_root_and_lxd_is_no_overlap_and_one_with_another_is() {
             .contains(&FindingId::SubidOverlap)
     };
     assert!(!found(LXD));
+    // By number, and with fewer for the one: what older packages and administrators write.
+    assert!(!found(&LXD.replace("root", "0")));
+    assert!(!found(&LXD.replace("lxd:1000000:1000000000", "lxd:1000000:65536")));
+    assert!(found(&LXD.replace("root", "1")));
     assert!(found(&format!("{LXD}bob:2000000:5\n")));
     assert!(found("lxd:1000000:65536\nbob:1000000:65536\n"));
 }
