@@ -32,6 +32,8 @@ messages! { Application;
             "chown: …: Invalid argument",
             "Cannot change ownership to uid …: Invalid argument",
             "chown failed - Invalid argument",
+            "chown(…) failed (22: Invalid argument)",
+            "error setting ownership of …: Invalid argument",
         ],
         sample: "chown: changing ownership of '/data': Invalid argument",
         cause: "The new owner is not mapped. If it is below 65536, which every pod has, the program runs in a smaller mapping that a container engine inside the pod has made from /etc/subuid and /etc/subgid of its image. Otherwise the pod, which has the IDs 0 to 65535 by default, does not have it: users from a directory service (LDAP, Active Directory) often have larger IDs.",
@@ -48,11 +50,34 @@ messages! { Application;
             "Cannot change ownership to uid …: Operation not permitted",
             "cpio: chown failed -",
             "failed to preserve ownership for …: Operation not permitted",
+            "chown(…) failed (1: Operation not permitted)",
+            "error setting ownership of …: Operation not permitted",
+            "chmod: changing permissions of …: Operation not permitted",
         ],
         sample: "chown: changing ownership of '/data': Operation not permitted",
         cause: "Root in the container can only change the owner of files whose owner is mapped into the pod. Files on NFS and other volumes that are not ID-mapped belong to users of the server or the host; or the container has dropped the capability CHOWN.",
         fix: "usernsd explain POD shows which volumes are mapped, and their owners. Use a volume that supports ID mapping, change the owner on the server, or keep the capability CHOWN.",
         page: "runbooks/checks/idmapped_mounts.md",
+    }
+    WriteDenied = "volume-write-denied" {
+        says: [
+            "touch: cannot touch …: Permission denied",
+            "touch: …: Permission denied",
+            "mkdir: cannot create directory …: Permission denied",
+            "mkdir: can't create directory …: Permission denied",
+            "mkdir() \"…\" failed (13: Permission denied)",
+        ],
+        sample: "mkdir: cannot create directory '/data/db': Permission denied",
+        cause: "The user of the process may not write to that directory. If it is root in a pod with hostUsers: false, the directory belongs to an ID that is not mapped (ls -n shows 65534), which is one of a volume without ID mapping. Otherwise it belongs to another user, such as root.",
+        fix: "usernsd explain POD shows which volumes are mapped, and their owners. For a user that is not root set fsGroup for volumes, and use an image that does not need other directories, or run it as root with hostUsers: false.",
+        page: "runbooks/checks/idmapped_mounts.md",
+        when: may_be_of_a_volume,
+    }
+    AuditDenied = "audit-denied" {
+        says: ["unable to send audit message: Operation not permitted", "audit_log_acct_message() failed: Operation not permitted"],
+        sample: "sudo: unable to send audit message: Operation not permitted",
+        cause: "The container lacks the capability AUDIT_WRITE, which CRI-O and podman do not give by default. In a user namespace the message does not occur: there the kernel refuses in a way that sudo, su and sshd ignore.",
+        fix: "Set hostUsers: false, or add the capability AUDIT_WRITE.",
     }
     SysctlDenied = "sysctl-denied" {
         says: [
@@ -108,6 +133,7 @@ messages! { Application;
             "setgroups failed: Operation not permitted",
             "setgroups 65534 failed",
             "setegid 65534 failed",
+            "seteuid … failed - seteuid (1: Operation not permitted)",
             "cannot set groups: Operation not permitted",
             "initgroups failed: Operation not permitted",
             "setgroups … failed - setgroups (1: Operation not permitted)",
@@ -202,11 +228,18 @@ messages! { Application;
             "pam_modutil_drop_priv: change_gid failed",
             "pam_modutil_drop_priv: change_uid failed",
             "initgroups: Invalid argument",
+            "seteuid … failed - seteuid (22: Invalid argument)",
         ],
         sample: "pam_keyinit(sshd:session): Unable to change GID to 99000 temporarily",
         cause: "A program in the container (su, sshd, a PAM module) is to become a user or group that is not mapped into the pod, which has the IDs 0 to 65535 by default. Users of a directory service (LDAP, Active Directory) often have larger IDs.",
         fix: "Give such users IDs below 65536 in the container, or raise idsPerPod of the kubelet on a drained node. For an engine in a pod with a smaller mapping, enlarge the image's /etc/subuid and /etc/subgid.",
     }
+}
+
+/// Whether a path, perhaps in quotes, can be one of a volume or an image, not of a file system of the kernel.
+fn may_be_of_a_volume(path: &str) -> bool {
+    let path = path.trim_start_matches(['\'', '"', '`']);
+    path.starts_with('/') && !["/sys/", "/proc/", "/dev/"].iter().any(|kernels| path.starts_with(kernels))
 }
 
 /// Whether a path below `/dev` names a device of the host: not the container's own standard streams, terminals and

@@ -253,6 +253,9 @@ messages! { Engine;
             "write failed /proc/self/gid_map: Operation not permitted",
             "/proc/self/uid_map\"…Operation not permitted",
             "/proc/self/gid_map\"…Operation not permitted",
+            "write /proc/self/uid_map: operation not permitted",
+            "write /proc/self/gid_map: operation not permitted",
+            "write /proc/self/setgroups: operation not permitted",
             "setting up uid map: Permission denied",
             "setting up gid map: Permission denied",
         ],
@@ -394,6 +397,7 @@ messages! { Engine;
             "mount `tmpfs` to `…`: Permission denied",
             "mount `devpts` to `…`: Permission denied",
             "mounting \"proc\" to rootfs…permission denied",
+            "mount: …: must be superuser to use mount",
         ],
         sample: "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
         cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, or from SELinux. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
@@ -406,6 +410,12 @@ messages! { Engine;
         cause: "Docker or another engine cannot mount an overlay in its user namespace: Linux before 5.11 (Ubuntu and Debian have patched kernels) does not allow it, or the container lacks SYS_ADMIN, or AppArmor forbids mounts.",
         fix: "Use Linux 5.11 or later. In a pod with hostUsers: false add the capability SYS_ADMIN and set appArmorProfile.type: Unconfined, and put the engine's storage on a volume. Or use fuse-overlayfs with /dev/fuse.",
         page: "recipes/container-engine.md",
+    }
+    DockerPrivileged = "docker-privileged-remapped" {
+        says: ["privileged mode is incompatible with user namespaces"],
+        sample: "docker: Error response from daemon: privileged mode is incompatible with user namespaces. You must run the container in the host namespace when running privileged mode.",
+        cause: "This Docker daemon maps the IDs of all its containers (userns-remap), and does not start privileged ones in that mapping.",
+        fix: "Replace --privileged by the capabilities that the container needs. With --userns=host it starts, and its root is the host's. In Kubernetes a privileged container may have hostUsers: false.",
     }
     JoinInvalid = "join-user-namespace-invalid" {
         says: [

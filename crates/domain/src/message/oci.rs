@@ -288,6 +288,7 @@ messages! { Oci;
             "--userns and --pod cannot be set together",
             "open /var/run/docker/netns/…: permission denied",
             "cannot share the host…namespace when user namespaces are enabled",
+            "sethostname: operation not permitted",
             "setns to target user namespace `…`: Operation not permitted",
         ],
         sample: "cannot setns `/proc/556/ns/net`: Operation not permitted",

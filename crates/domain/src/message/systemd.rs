@@ -243,6 +243,17 @@ messages! { Systemd;
         cause: "A limit of a unit has no effect in this container: its cgroup lacks that controller (No such file or directory), or the file does not belong to it. The unit starts nevertheless.",
         fix: "cat /sys/fs/cgroup/cgroup.controllers in the container shows its controllers; the runtime enables those that the pod's own limits need. usernsd explain POD shows the cgroup's owner. Or remove the limit from the unit.",
     }
+    MountUnit = "systemd-mount-unit" {
+        says: [
+            ".mount: Mount process exited, code=exited, status=32",
+            ".mount mount process exited, code=exited status=32",
+            "[FAILED] Failed to mount ",
+        ],
+        sample: "dev-hugepages.mount mount process exited, code=exited status=32",
+        cause: "A unit of the image mounts a file system (hugetlbfs, debugfs, configfs and others) that cannot be mounted in a user namespace, or that the container is not allowed to mount. Newer versions of systemd skip their own units for such file systems there.",
+        fix: "Mask the unit in the image: systemctl mask UNIT.mount. What a service needs from it has to be a volume of the pod.",
+        page: "recipes/systemd-server.md",
+    }
     UnitFailed = "systemd-unit-failed" {
         says: [
             "[FAILED] Failed to start ",

@@ -359,6 +359,49 @@ fn lines_of_public_reports_are_known() {
     ]);
 }
 
+/// Lines of programs that have no power over a file, as they print them, and of Docker's own user namespaces.
+#[test]
+fn what_has_no_power_over_a_file_is_known() {
+    are(&[
+        // L1-node#115
+        (
+            r#"nginx: [emerg] chown("/usr/src/app/shared/nginx_cache", 101) failed (1: Operation not permitted)"#,
+            "chown-denied",
+        ),
+        // docker-nginx#329
+        (
+            r#"2019/05/14 15:28:10 [emerg] 1#1: mkdir() "/var/cache/nginx/proxy_temp" failed (13: Permission denied)"#,
+            "volume-write-denied",
+        ),
+        ("chmod: changing permissions of '/data': Operation not permitted", "chown-denied"),
+        ("touch: cannot touch ‘/data/file’: Permission denied", "volume-write-denied"),
+        (
+            "mkdir: cannot create directory '/var/lib/postgresql/data/pgdata': Permission denied",
+            "volume-write-denied",
+        ),
+        ("mkdir: cannot create directory '/sys/fs/cgroup/x': Permission denied", "cgroup-denied"),
+        // docker-code-server#100, molecule-podman#51
+        ("sudo: unable to send audit message: Operation not permitted", "audit-denied"),
+        // elastic-ci-stack-for-aws#538, moby#36208
+        (
+            "docker: Error response from daemon: privileged mode is incompatible with user namespaces. You must run the container in the host namespace when running privileged mode.",
+            "docker-privileged-remapped",
+        ),
+        ("write /proc/self/uid_map: operation not permitted", "self-map-denied"),
+        // x11docker#111
+        ("E: seteuid 100 failed - seteuid (1: Operation not permitted)", "setgroups-denied"),
+        ("E: seteuid 100 failed - seteuid (22: Invalid argument)", "user-change-not-mapped"),
+        ("dpkg: error: error setting ownership of './bin/ping': Operation not permitted", "chown-denied"),
+        // systemd#6069
+        ("dev-hugepages.mount mount process exited, code=exited status=32", "systemd-mount-unit"),
+        ("[FAILED] Failed to mount Huge Pages File System.", "systemd-mount-unit"),
+        (
+            "unable to start container process: error during container init: sethostname: operation not permitted",
+            "join-namespace-denied",
+        ),
+    ]);
+}
+
 /// Lines of further public reports; the comment names the report.
 #[test]
 fn lines_of_a_second_look_are_known() {
