@@ -11,6 +11,8 @@ const GRAM: usize = 4;
 const BITS: u32 = 12;
 /// A line that was cut off within a wording must hold at least this much of it: bytes, and hundredths.
 const MIN_CUT: (usize, usize) = (24, 60);
+/// And this many bytes of the part that is missing, unless nothing else stands there or a mark shows the cut.
+const MIN_BEGUN: usize = 3;
 
 /// A line of a log, as it is compared, with the kernel's error in English.
 pub(super) struct Line {
@@ -114,6 +116,7 @@ impl Pattern {
     /// How many bytes of the wording are in a line that was cut off within it.
     pub(super) fn find_cut(&self, line: &Line) -> Option<usize> {
         // What shows that text is missing, as in less, kubectl and status pages.
+        let is_marked = ["…", "...", ">"].iter().any(|mark| line.text.trim_end().ends_with(mark));
         let mut rest = line.text.trim_end_matches([' ', '…', '.', '>', '\'', ')', '│', '|']);
         let mut found = 0;
         for part in &self.parts {
@@ -124,7 +127,12 @@ impl Pattern {
             }
             let lengths = part.char_indices().map(|(at, _)| at).rev();
             let is_end = |length: usize| part.get(..length).is_some_and(|begin| rest.ends_with(begin));
-            found += lengths.into_iter().find(|length| is_end(*length)).unwrap_or_default();
+            let begun = lengths.into_iter().find(|length| is_end(*length)).unwrap_or_default();
+            // Without a part of what is missing, another end is as likely: an error that the wording does not name.
+            if begun < MIN_BEGUN && !rest.trim().is_empty() && !is_marked {
+                return None;
+            }
+            found += begun;
             let (bytes, hundredths) = MIN_CUT;
             return (found >= bytes && found * 100 >= self.weight() * hundredths).then_some(found);
         }
@@ -178,5 +186,8 @@ mod tests {
         assert_eq!(cut("x: failed to do 'y' because"), None, "too little of it");
         assert_eq!(cut("x: failed to do 'y' because there is no space left"), None, "all of it");
         assert_eq!(cut("because there is no space left on this device"), None);
+        let other = Pattern::new("failed to set the attribute on …: invalid argument");
+        assert_eq!(other.find_cut(&Line::new("failed to set the attribute on /data: bad address")), None);
+        assert!(other.find_cut(&Line::new("failed to set the attribute on /data/of…")).is_some());
     }
 }
