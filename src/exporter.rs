@@ -129,6 +129,7 @@ fn routes(
 ) -> Routes {
     let (shown, served, link) = (followed.clone(), followed.clone(), followed.link.clone());
     let (metrics, http_metrics, socket) = (metrics.clone(), http_metrics.clone(), Arc::new(socket));
+    let (own, own_server) = (metrics.clone(), http_metrics.clone());
     let places = Arc::new(Semaphore::new(SCRAPES));
     Routes {
         page: Box::new(move || {
@@ -158,6 +159,11 @@ fn routes(
                 agents + &metrics.render() + &http_metrics.render()
             })
         }),
+        // An agent that hangs must not make the exporter look as if it did.
+        late_metrics: Some(Box::new(move || {
+            own.scrape_failed();
+            own.render() + &own_server.render()
+        })),
         state: Box::new(move || {
             served.link.borrow().present()?;
             let state = served.state.borrow().clone();

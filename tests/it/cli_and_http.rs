@@ -438,6 +438,7 @@ fn routes() -> Routes {
     Routes {
         page: Box::new(|| page::render(&Seen::now(&state()))),
         metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
+        late_metrics: None,
         state: Box::new(|| Ok(state().render())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Err("not ready".to_owned())),
@@ -656,6 +657,26 @@ fn http_leaves_no_unread_answer_in_the_kernel() {
         // A client cannot keep a place by not reading.
         until("an answer that is not read stays", || unsent(address).is_empty());
         drop(readers);
+    }
+}
+
+#[test]
+fn a_scraper_gets_what_there_is_before_it_gives_up() {
+    let never = || -> futures_util::future::BoxFuture<'static, String> { Box::pin(std::future::pending()) };
+    let late: Box<dyn Fn() -> String + Send + Sync> = Box::new(|| "usernsd_late 1\n".to_owned());
+    let server = http_with(Routes { metrics: Box::new(never), late_metrics: Some(late), ..routes() });
+    let scrape = |limit: &str| {
+        let header = format!("X-Prometheus-Scrape-Timeout-Seconds: {limit}");
+        talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n"))
+    };
+    let answer = scrape("0.5");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nusernsd_late 1\n"), "{answer}");
+    // A scraper that names no limit, or nonsense, waits; what is in time is served as it is.
+    for limit in ["", "x", "-1", "NaN", "1e300"] {
+        let server = http_with(Routes { late_metrics: Some(Box::new(String::new)), ..routes() });
+        let header = format!("X-Prometheus-Scrape-Timeout-Seconds: {limit}");
+        let answer = talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n"));
+        assert!(answer.ends_with("\r\n\r\nusernsd_x 1\n"), "{limit}: {answer}");
     }
 }
 

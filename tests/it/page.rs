@@ -30,6 +30,7 @@ fn serve(state: State) -> (Server, Shown) {
             page::render(&Seen { state: state.as_ref(), age: *age, now: now() })
         }),
         metrics: Box::new(|| Box::pin(async { String::new() })),
+        late_metrics: None,
         state: Box::new(move || Ok(state_of.lock().unwrap().0.as_ref().unwrap().render())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Ok(())),

@@ -160,6 +160,7 @@ fn routes() -> Routes {
     Routes {
         page: Box::new(|| Page { html: "<p>page</p>".into(), policy: "default-src 'none'".into() }),
         metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
+        late_metrics: None,
         state: Box::new(|| Ok(b"{}".to_vec())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Ok(())),

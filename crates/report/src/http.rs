@@ -61,6 +61,8 @@ const MAX_HEAD: usize = 16 << 10;
 /// Time for answers in progress when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The header in which Prometheus sends a scrape's time limit, in seconds.
+const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 /// Prometheus text format 0.0.4.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
@@ -89,6 +91,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Late = Box<dyn Fn() -> String + Send + Sync>;
 type Document = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Html = Box<dyn Fn() -> Page + Send + Sync>;
@@ -108,6 +111,8 @@ pub struct Routes {
     pub page: Html,
     /// Renders `/metrics`. The future is awaited on the server's thread and must not block it.
     pub metrics: Text,
+    /// Renders `/metrics` for a scraper that would not wait any longer; `None` lets it wait. It must not block.
+    pub late_metrics: Option<Late>,
     /// `/api/v1/state`: the state document, JSON.
     pub state: Document,
     /// `/healthz`: a supervisor restarts the agent if this keeps failing. This and `ready` are called on
@@ -310,17 +315,23 @@ impl Drop for Server {
 
 fn router(routes: Routes, guard: Guard) -> Router {
     let guard = Arc::new(guard);
-    let Routes { page, metrics, state, healthy, ready } = routes;
+    let Routes { page, metrics, late_metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
     let (page, metrics, state) = (shared_page(page), shared_metrics(metrics), shared_state(state));
-    let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
+    let (healthy, ready, late) = (Arc::new(healthy), Arc::new(ready), Arc::new(late_metrics));
     Router::new()
         .route("/", get(move || page.get().map(|page| page.map_or_else(failed, html))))
         .route(
             "/metrics",
-            get(move || {
+            get(move |headers: HeaderMap| async move {
                 let answer = |text: Option<Bytes>| text.map_or_else(failed, |text| typed(METRICS_TYPE, text));
-                metrics.get().map(answer)
+                let (Some(late), Some(patience)) = (&*late, patience(&headers)) else {
+                    return answer(metrics.get().await);
+                };
+                match timeout(patience, metrics.get()).await {
+                    Ok(text) => answer(text),
+                    Err(_) => typed(METRICS_TYPE, late()),
+                }
             }),
         )
         .route(
@@ -451,6 +462,12 @@ impl Guard {
         }
         Err(refusal)
     }
+}
+
+/// How long the answer to a scraper may take: half of the time after which it gives up, which Prometheus sends.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(SCRAPE_TIMEOUT)?.to_str().ok()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds / 2.0).ok()
 }
 
 /// The service account's token in the Authorization header (RFC 6750).
