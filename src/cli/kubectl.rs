@@ -1,5 +1,6 @@
 //! `kubectl userns`: finds the agent of a node, and runs usernsd in the agent's container by `kubectl exec`.
 
+mod ask;
 mod demo;
 
 use std::cmp::Reverse;
@@ -10,8 +11,6 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,6 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::ask::Answer;
 use super::ps;
 use super::status::NodeStatus;
 use super::terminal::{cell, line, printable};
@@ -33,8 +33,8 @@ const SELECTOR: &str = "app.kubernetes.io/name=usernsd";
 const CONTAINER: &str = "agent";
 const PROGRAM: &str = "/usernsd";
 const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
-/// How many agents are asked at a time: each takes a kubectl of its own, with some 50 MB.
-const ASKED_AT_ONCE: usize = 16;
+/// The containers of a node, as a command of usernsd's.
+const PS: [&str; 2] = ["ps", "--output=json"];
 
 #[derive(Deserialize)]
 struct List<T> {
@@ -171,8 +171,7 @@ impl Cluster {
     }
 
     fn agent_on(&self, node: &str) -> anyhow::Result<String> {
-        let running = |pod: &Pod| pod.status.phase == "Running";
-        let found = one_per_node(self.agents(Some(node))?).into_iter().find(running);
+        let found = one_per_node(self.agents(Some(node))?).into_iter().find(Pod::is_running);
         let found = found.with_context(|| {
             format!(
                 "no agent runs on node {node}: no pod with {SELECTOR} in namespace {} there is Running",
@@ -216,7 +215,7 @@ impl Cluster {
     }
 
     fn containers(&self, agent: &str) -> anyhow::Result<Vec<Container>> {
-        let (code, stdout) = self.exec(agent, &["ps", "--output=json"])?;
+        let (code, stdout) = self.exec(agent, &PS)?;
         if code != 0 {
             bail!("usernsd ps of {agent} failed");
         }
@@ -232,15 +231,14 @@ impl Cluster {
         let mut all = Vec::new();
         let mut failed = false;
         let agents = one_per_node(self.agents(None)?);
-        let answers = each(&agents, |agent| self.containers(&agent.metadata.name));
-        for (agent, answer) in agents.iter().zip(answers) {
+        for (agent, answer) in agents.iter().zip(self.ask(&agents, &PS)?) {
             // If one node fails, the others are still listed.
-            match answer {
-                Ok(containers) => all.extend(containers),
-                Err(error) => {
-                    failed = true;
-                    super::tell(&format!("node {}: {error:#}", agent.spec.node_name));
-                }
+            match read::<Vec<Container>>(agent, answer) {
+                Some(containers) => all.extend(containers),
+                None => failed = true,
+            }
+            if !agent.is_running() {
+                super::tell(&format!("node {}: no agent runs there", agent.spec.node_name));
             }
         }
         all.retain(|container| wanted.as_ref().is_none_or(|name| container.pod.namespace == *name));
@@ -256,24 +254,17 @@ impl Cluster {
         Ok(if name.is_empty() { "default".to_owned() } else { name })
     }
 
-    /// The status of a node, by its agent. It exits 1 if there are problems.
-    fn status_of(&self, agent: &str) -> anyhow::Result<NodeStatus> {
-        let (_, stdout) = self.exec(agent, &["status", "--output=json"])?;
-        serde_json::from_slice(&stdout).with_context(|| format!("reading the answer of {agent}"))
-    }
-
     fn status(&self) -> anyhow::Result<ExitCode> {
         let agents = self.agents(None)?;
         if agents.is_empty() {
             bail!("no pod with {SELECTOR} is in namespace {}: is usernsd installed there?", self.agents);
         }
         let agents = one_per_node(agents);
-        let answers = each(&agents, |agent| {
-            // An agent that does not run cannot be asked.
-            (agent.status.phase == "Running").then(|| self.status_of(&agent.metadata.name).ok()).flatten()
-        });
+        // It exits 1 if there are problems.
+        let answers = self.ask(&agents, &["status", "--output=json"])?;
+        let rows = agents.into_iter().zip(answers);
         let rows: Vec<Row> =
-            agents.into_iter().zip(answers).map(|(agent, status)| Row { agent, status }).collect();
+            rows.map(|(agent, answer)| Row { status: read(&agent, answer), agent }).collect();
         let bad = rows.iter().any(Row::needs_attention);
         super::print(&table(rows))?;
         Ok(exit(i32::from(bad)))
@@ -291,6 +282,12 @@ impl Cluster {
         let (code, stdout) = self.exec(&agent, &args)?;
         file.write_all(&stdout).with_context(doing)?;
         Ok(exit(code))
+    }
+}
+
+impl Pod {
+    fn is_running(&self) -> bool {
+        self.status.phase == "Running"
     }
 }
 
@@ -335,26 +332,16 @@ fn table(mut rows: Vec<Row>) -> String {
     std::iter::once(heading).chain(rows.iter().map(Row::render)).collect()
 }
 
-/// Asks all agents, several at a time; the answers are in the agents' order.
-fn each<T: Send>(agents: &[Pod], ask: impl Fn(&Pod) -> T + Sync) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut answers = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(agent) = agents.get(index) else { return answers };
-            answers.push((index, ask(agent)));
+/// Reads what an agent has answered. What cannot be read is reported to the user.
+fn read<T: DeserializeOwned>(agent: &Pod, answer: Answer) -> Option<T> {
+    let (_, stdout) = answer?;
+    match serde_json::from_slice(&stdout) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            super::tell(&format!("node {}: its answer cannot be read: {error}", agent.spec.node_name));
+            None
         }
-    };
-    let mut answers: Vec<(usize, T)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..ASKED_AT_ONCE.min(agents.len())).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    answers.sort_by_key(|(index, _)| *index);
-    answers.into_iter().map(|(_, answer)| answer).collect()
+    }
 }
 
 /// The node for which a DaemonSet made a pod that is not scheduled yet.
@@ -451,14 +438,6 @@ mod tests {
         assert_eq!(order, ["d", "f", "e", "g", "c", "b", "0", "a"], "{table}");
         let of = |node: &str| table.lines().find(|line| line.starts_with(node)).unwrap();
         assert!(of("c").ends_with("of c") && of("d").ends_with("the agent does not answer"), "{table}");
-    }
-
-    #[test]
-    fn answers_are_in_the_order_of_the_agents() {
-        let agents: Vec<Pod> = (0..50).map(|index| row(&index.to_string(), "Running", None).agent).collect();
-        let answers = each(&agents, |agent| agent.spec.node_name.clone());
-        let want: Vec<String> = (0..50).map(|index| index.to_string()).collect();
-        assert_eq!(answers, want);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 pub mod cri_runtime;
 pub mod kube_api;
+pub mod kube_exec;
 pub mod nri_proto;
 pub mod nri_runtime;
 pub mod systemd;

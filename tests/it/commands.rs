@@ -1,5 +1,6 @@
 //! The commands as processes: their output and their exit codes.
 
+use crate::fakes::kube_exec::{Api, Run};
 use crate::page::fixture;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -231,9 +232,12 @@ case "$*" in
 *"get --output=json pod waiting"*) printf '{"metadata":{"name":"waiting","namespace":"team"},"spec":{}}' ;;
 *"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team","uid":"6a3c"},"spec":{"nodeName":"n1"}}' ;;
 *"config view"*) printf team-b ;;
-*"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
-*"exec "*usernsd-1*" status "*) cat "$KUBECTL_STATUS"; exit 1 ;;
-*"exec "*usernsd-2*" status "* | *"exec "*usernsd-2*" ps "*) echo 'error: nothing answers' >&2; exit 2 ;;
+*proxy*)
+  for word in "$@"; do
+    case "$word" in --unix-socket=*) ln -s "$KUBECTL_API" "${word#*=}" ;; esac
+  done
+  echo "Starting to serve"
+  exec sleep 1000 ;;
 *"exec "*" support-bundle "*) printf ARCHIVE ;;
 *"exec "*" explain "*) echo explained; exit 1 ;;
 *"exec "*) echo passed on ;;
@@ -264,16 +268,167 @@ fn kubectl_completes_the_words_of_its_plugin() {
     assert_eq!(complete(&["explain", ""]), ":4\n");
 }
 
+/// A cluster for the plugin: kubectl answers from files, and its proxy leads to the API server.
+struct Fleet {
+    dir: tempfile::TempDir,
+    api: Api,
+}
+
+impl Fleet {
+    /// A cluster with an agent on each node, whose commands end as `run` decides. `by_exec` is what `kubectl exec` does.
+    fn new(nodes: usize, by_exec: &str, run: impl Fn(usize) -> Run + Send + Sync + 'static) -> Fleet {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let pods: Vec<Value> = (0..nodes)
+            .map(|node| {
+                json!({"metadata": {"name": format!("usernsd-{node}"), "namespace": "usernsd"},
+                    "spec": {"nodeName": format!("n{node:03}")}, "status": {"phase": "Running"}})
+            })
+            .collect();
+        std::fs::write(path("agents.json"), json!({"items": pods}).to_string()).unwrap();
+        let kubectl = format!(
+            r#"#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >>log
+case "$*" in
+"get --output=json pods "*) cat agents.json ;;
+proxy*) ln -s "$PWD/socket" "${{2#*=}}"; echo serving; exec sleep 1000 ;;
+exec*) {by_exec} ;;
+esac
+"#
+        );
+        std::fs::write(path("kubectl"), kubectl).unwrap();
+        std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
+        let api = Api::new(Vec::new(), move |pod, command| {
+            assert_eq!(command, ["/usernsd", "status", "--output=json"]);
+            run(pod.trim_start_matches("usernsd-").parse().unwrap())
+        });
+        let socket = path("socket");
+        api.start(move || tokio::net::UnixListener::bind(socket).unwrap());
+        Fleet { dir, api }
+    }
+
+    /// The exit code of `kubectl userns status`, what it printed, and the calls of kubectl.
+    fn status(&self) -> (Option<i32>, String, String, Vec<String>) {
+        let temporary = self.dir.path().join("tmp");
+        std::fs::create_dir_all(&temporary).unwrap();
+        let said = Command::new(self.dir.path().join("kubectl-userns"))
+            .arg("status")
+            .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
+            .env("TMPDIR", &temporary)
+            .output()
+            .unwrap();
+        let left = std::fs::read_dir(&temporary).unwrap().count();
+        assert_eq!(left, 0, "the socket's directory is still there");
+        let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap();
+        let calls = log.lines().map(str::to_owned).collect();
+        (said.status.code(), text(&said.stdout), text(&said.stderr), calls)
+    }
+}
+
+/// The status of a node with that many errors and warnings.
+fn status_with(node: usize, errors: usize, warnings: usize) -> Run {
+    let problem = |severity: &str| json!({"severity": severity, "what": format!("{severity} of {node}"), "details": ""});
+    let problems: Vec<Value> = std::iter::repeat_n(problem("error"), errors)
+        .chain(std::iter::repeat_n(problem("warning"), warnings))
+        .collect();
+    // Containers without end: the answer is longer than one message.
+    let status = json!({"node": format!("n{node:03}"), "containers": node, "problems": problems});
+    let padded = format!("{status}{}", " ".repeat(100_000));
+    Run::Ends(i32::from(errors + warnings > 0), padded.into_bytes(), String::new())
+}
+
+#[test]
+fn a_hundred_agents_are_asked_through_one_kubectl() {
+    let fleet = Fleet::new(100, "exit 9", |node| match node {
+        17 => status_with(node, 1, 0),
+        42 => status_with(node, 0, 2),
+        63 => Run::Ends(2, Vec::new(), "usernsd: nothing answers\n".to_owned()),
+        64 => Run::Cut,
+        71 => Run::Ends(0, b"{".to_vec(), String::new()),
+        88 => status_with(node, 2, 1),
+        _ => status_with(node, 0, 0),
+    });
+    let (code, stdout, stderr, calls) = fleet.status();
+    let nodes: Vec<&str> = stdout.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(nodes[..6], ["n063", "n064", "n071", "n088", "n017", "n042"], "{stdout}{stderr}");
+    let healthy: Vec<String> = (0..100)
+        .filter(|node| ![17, 42, 63, 64, 71, 88].contains(node))
+        .map(|node| format!("n{node:03}"))
+        .collect();
+    assert_eq!(nodes[6..], healthy);
+    assert!(stdout.contains("error of 88") && code == Some(1), "{stdout}");
+    for reason in
+        ["node n063: usernsd: nothing answers", "node n064: ", "node n071: its answer cannot be read"]
+    {
+        assert!(stderr.contains(reason), "{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    let [list, proxy] = &calls[..] else { panic!("{calls:?}") };
+    assert!(list.starts_with("get --output=json pods "), "{list}");
+    // Nothing else than programs in the agents' pods can be reached through its socket.
+    assert!(
+        proxy.ends_with(" --accept-paths=^/api/v1/namespaces/usernsd/pods/[^/]+/exec$ --reject-paths=^$"),
+        "{proxy}"
+    );
+    assert_eq!(fleet.api.asked.lock().unwrap().len(), 100);
+}
+
+#[test]
+fn agents_that_refuse_a_websocket_are_asked_by_a_kubectl_each() {
+    let refused = |node: usize| Run::Refused(403, format!("pods \"usernsd-{node}\" is forbidden"));
+    let by_exec = r#"printf '{"node": "x", "containers": 7, "problems": []}'"#;
+    let fleet = Fleet::new(
+        20,
+        by_exec,
+        move |node| {
+            if node % 2 == 0 { refused(node) } else { status_with(node, 0, 0) }
+        },
+    );
+    let (code, stdout, stderr, calls) = fleet.status();
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert_eq!(stdout.lines().count(), 21, "{stdout}");
+    assert_eq!(calls.iter().filter(|call| call.starts_with("exec ")).count(), 10, "{calls:?}");
+
+    // Without the right, one attempt is enough, and the error has the rights to ask for.
+    let fleet = Fleet::new(20, "echo 'Error from server (Forbidden)' >&2; exit 1", refused);
+    let (code, stdout, stderr, calls) = fleet.status();
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+    assert_eq!(stderr.lines().next(), Some("Error from server (Forbidden)"));
+    assert!(stderr.contains("the rights to get and create pods/exec in namespace usernsd"), "{stderr}");
+    assert_eq!(calls.iter().filter(|call| call.starts_with("exec ")).count(), 1, "{calls:?}");
+}
+
+#[test]
+fn a_kubectl_that_offers_no_socket_is_reported() {
+    let fleet = Fleet::new(2, "exit 9", |node| status_with(node, 0, 0));
+    let kubectl = "#!/bin/sh\necho \"$*\" >>\"${0%/*}/log\"\n[ \"$1\" = proxy ] && { echo 'error: no such file' >&2; exit 1; }\ncat \"${0%/*}/agents.json\"\n";
+    std::fs::write(fleet.dir.path().join("kubectl"), kubectl).unwrap();
+    let (code, _, stderr, _) = fleet.status();
+    assert!(
+        code == Some(2)
+            && stderr.contains("error: no such file")
+            && stderr.contains("kubectl proxy has ended"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn kubectl_reaches_the_agent_of_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("kubectl"), KUBECTL).unwrap();
     std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::write(path("ps.json"), include_bytes!("../golden/ps.json")).unwrap();
     let state = fixture::problems();
-    let status = NodeStatus::of(&state);
-    std::fs::write(path("status.json"), serde_json::to_vec(&status).unwrap()).unwrap();
+    let status = serde_json::to_vec(&NodeStatus::of(&state)).unwrap();
+    let api = Api::new(Vec::new(), move |pod, command| match (pod, command[1].as_str()) {
+        ("usernsd-1", "ps") => Run::Ends(0, include_bytes!("../golden/ps.json").to_vec(), String::new()),
+        ("usernsd-1", "status") => Run::Ends(1, status.clone(), String::new()),
+        _ => Run::Ends(2, Vec::new(), "error: nothing answers\n".to_owned()),
+    });
+    let socket = path("api");
+    api.start(move || tokio::net::UnixListener::bind(socket).unwrap());
     // Under that name it is the plugin.
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
     let plugin = |args: &[&str]| {
@@ -282,8 +437,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
             .args(args)
             .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
             .env("KUBECTL_LOG", path("log"))
-            .env("KUBECTL_PS", path("ps.json"))
-            .env("KUBECTL_STATUS", path("status.json"))
+            .env("KUBECTL_API", path("api"))
             .output()
             .unwrap();
         let calls = std::fs::read_to_string(path("log")).unwrap_or_default();
@@ -325,7 +479,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     // An agent that does not answer does not prevent the others' lists.
     let (code, all, stderr, _) = plugin(&["ps", "-A"]);
     assert!(code == 2 && all.contains("team-a") && all.contains("team-b"), "{all}");
-    assert!(stderr.contains("node n2: usernsd ps of usernsd-2 failed"), "{stderr}");
+    assert!(stderr.contains("node n2: error: nothing answers"), "{stderr}");
     let (_, own, _, _) = plugin(&["ps"]);
     assert!(!own.contains("team-a") && own.contains("team-b"), "kubectl's own namespace: {own}");
     let (_, named, _, _) = plugin(&["ps", "-n", "team-a"]);

@@ -6,6 +6,7 @@
 
 mod client;
 mod events;
+mod exec;
 mod namespaces;
 mod node;
 mod pods;
@@ -13,6 +14,7 @@ mod review;
 
 pub use client::{Access, Kube, KubeError};
 pub use events::Reporter;
+pub use exec::{Ended, Exec};
 pub use node::WrittenCondition;
 pub use pods::{PodChange, PodList};
 pub use review::Review;

@@ -1,10 +1,14 @@
 //! Runs the user's own kubectl, found in PATH, with the user's environment and rights.
 
+mod proxy;
+
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use thiserror::Error;
+
+pub use proxy::Proxy;
 
 /// kubectl, and the flags that every call gets.
 #[derive(Debug, Clone)]
@@ -24,10 +28,16 @@ pub struct Answer {
 /// The longest line of standard error that is passed on in one piece, in bytes.
 const MAX_LINE: u64 = 64 << 10;
 
-/// kubectl could not be started.
+/// kubectl could not be used.
 #[derive(Debug, Error)]
-#[error("kubectl could not be started; it must be in PATH")]
-pub struct KubectlError(#[from] io::Error);
+pub enum KubectlError {
+    /// The program was not found, or a process, pipe or directory could not be made.
+    #[error("kubectl could not be started; it must be in PATH")]
+    Start(#[from] io::Error),
+    /// `kubectl proxy` has ended; the reason is on its standard error.
+    #[error("kubectl proxy has ended at once")]
+    Ended,
+}
 
 impl Kubectl {
     /// Makes a caller that puts `flags` first in each command line.

@@ -327,6 +327,9 @@ impl From<kube::Error> for KubeError {
             kube::Error::SerdeError(error) => KubeError::Malformed(chain(&error)),
             kube::Error::FromUtf8(error) => KubeError::Malformed(chain(&error)),
             kube::Error::Auth(error) => KubeError::Access(brief(&error)),
+            kube::Error::UpgradeConnection(error) => {
+                KubeError::Refused { code: 0, message: format!("no websocket: {}", brief(&error)) }
+            }
             other => match certificate_error(&other) {
                 Some(error) => KubeError::Certificate(sentence(error)),
                 None => KubeError::Away(brief(&other)),
