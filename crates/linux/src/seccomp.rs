@@ -136,6 +136,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getgroups,
+    libc::SYS_getrlimit,
     libc::SYS_getrusage,
     libc::SYS_capget,
     libc::SYS_uname,
@@ -180,7 +181,6 @@ const OLDER: &[libc::c_long] = &[
     libc::SYS_select,
     libc::SYS_epoll_create,
     libc::SYS_epoll_wait,
-    libc::SYS_getrlimit,
     libc::SYS_time,
     libc::SYS_arch_prctl,
 ];
@@ -261,8 +261,7 @@ const SIGNALLING_SOCKETS: [libc::c_int; 2] = [0x8901, 0x8902];
 /// # Errors
 /// See [`FilterError`].
 pub fn confine_to_reading() -> Result<(), FilterError> {
-    let program = only(&[STAT, READING].concat(), &[libc::SYS_fcntl]).map_err(FilterError::Make)?;
-    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+    apply(only(&[STAT, READING].concat(), &[libc::SYS_fcntl]))
 }
 
 /// Allows only what it takes to read files and to change the owner and the limits of a cgroup: no socket, no signal, no
@@ -271,8 +270,7 @@ pub fn confine_to_reading() -> Result<(), FilterError> {
 /// # Errors
 /// See [`FilterError`].
 pub fn confine_to_handing_over() -> Result<(), FilterError> {
-    let program = only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).map_err(FilterError::Make)?;
-    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+    apply(only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]))
 }
 
 fn handing_over() -> Vec<libc::c_long> {
@@ -287,17 +285,36 @@ fn handing_over() -> Vec<libc::c_long> {
 /// # Errors
 /// See [`FilterError`].
 pub fn confine_to_stat() -> Result<(), FilterError> {
-    let program = only(STAT, &[]).map_err(FilterError::Make)?;
-    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+    apply(only(STAT, &[]))
+}
+
+/// A filter before it is a program of one processor.
+#[derive(Debug)]
+struct Filter {
+    /// By their numbers on this processor. A call without rules is meant with any arguments.
+    calls: BTreeMap<i64, Vec<SeccompRule>>,
+    these: SeccompAction,
+    others: SeccompAction,
+}
+
+// === impl Filter ===
+
+impl Filter {
+    fn compile(self, processor: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
+        SeccompFilter::new(self.calls, self.others, self.these, processor)?.try_into()
+    }
+
+    fn compile_here(self) -> Result<BpfProgram, seccompiler::BackendError> {
+        self.compile(TargetArch::try_from(std::env::consts::ARCH)?)
+    }
 }
 
 /// Only `calls`, and `bounded` with the arguments that [`bounded`] permits.
-fn only(calls: &[libc::c_long], more: &[libc::c_long]) -> Result<BpfProgram, seccompiler::BackendError> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+fn only(calls: &[libc::c_long], more: &[libc::c_long]) -> Result<Filter, seccompiler::BackendError> {
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> = calls.iter().map(|call| (*call, vec![])).collect();
     let bounded = bounded()?.into_iter();
     calls.extend(bounded.filter(|(call, _)| *call == libc::SYS_tgkill || more.contains(call)));
-    filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)
+    Ok(Filter { calls, these: SeccompAction::Allow, others: errno(libc::ENOSYS) })
 }
 
 /// Allows only these calls from now on, in every thread of this process and in everything that it starts later. This
@@ -308,14 +325,18 @@ fn only(calls: &[libc::c_long], more: &[libc::c_long]) -> Result<BpfProgram, sec
 pub fn confine(families: Families) -> Result<(), FilterError> {
     // The kernel runs both filters for each call, and takes the stricter result. The second one forbids adding a
     // third.
-    for program in programs(families).map_err(FilterError::Make)? {
-        apply_filter_all_threads(&program).map_err(FilterError::Apply)?;
+    for filter in filters(families).map_err(FilterError::Make)? {
+        apply(Ok(filter))?;
     }
     Ok(())
 }
 
-fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+fn apply(filter: Result<Filter, seccompiler::BackendError>) -> Result<(), FilterError> {
+    let program = filter.and_then(Filter::compile_here).map_err(FilterError::Make)?;
+    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+}
+
+fn filters(families: Families) -> Result<[Filter; 2], seccompiler::BackendError> {
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
     calls.extend(bounded()?);
@@ -326,7 +347,7 @@ fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendE
     // memory, where no filter can see them.
     let thread = i64::from(libc::CLONE_THREAD).unsigned_abs();
     calls.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
-    let known = filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)?;
+    let known = Filter { calls, these: SeccompAction::Allow, others: errno(libc::ENOSYS) };
 
     let good: &[libc::c_int] = match families {
         Families::Unix => &[libc::AF_UNIX],
@@ -337,8 +358,8 @@ fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendE
             |family: &libc::c_int| condition(0, SeccompCmpOp::Ne, i64::from(*family).unsigned_abs());
         SeccompRule::new(good.iter().map(differs).collect::<Result<_, _>>()?).map(|rule| vec![rule])
     };
-    let sockets = [(libc::SYS_socket, other()?), (libc::SYS_socketpair, other()?)].into_iter().collect();
-    let sockets = filter(sockets, SeccompAction::Allow, errno(libc::EAFNOSUPPORT), arch)?;
+    let calls = [(libc::SYS_socket, other()?), (libc::SYS_socketpair, other()?)].into_iter().collect();
+    let sockets = Filter { calls, these: errno(libc::EAFNOSUPPORT), others: SeccompAction::Allow };
     Ok([sockets, known])
 }
 
@@ -360,15 +381,6 @@ fn bounded() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendErro
         (libc::SYS_ioctl, none_of(1, &SIGNALLING_SOCKETS)?),
     ]
     .into())
-}
-
-fn filter(
-    calls: BTreeMap<i64, Vec<SeccompRule>>,
-    others: SeccompAction,
-    these: SeccompAction,
-    arch: TargetArch,
-) -> Result<BpfProgram, seccompiler::BackendError> {
-    SeccompFilter::new(calls, others, these, arch)?.try_into()
 }
 
 fn errno(number: libc::c_int) -> SeccompAction {
@@ -431,9 +443,13 @@ mod tests {
     }
 
     /// The stricter result: the one with the higher precedence is the smaller number, except for KILL.
+    fn strictest(programs: &[BpfProgram], arch: u32, call: i64, args: [u64; 6]) -> u32 {
+        let answers = programs.iter().map(|program| run(program, arch, call, args));
+        answers.min_by_key(|answer| (*answer != KILL, *answer)).unwrap()
+    }
+
     fn verdict(families: Families, arch: u32, call: i64, args: [u64; 6]) -> u32 {
-        let answers = programs(families).unwrap().map(|program| run(&program, arch, call, args));
-        answers.into_iter().min_by_key(|answer| (*answer != KILL, *answer)).unwrap()
+        strictest(&filters(families).unwrap().map(|filter| filter.compile_here().unwrap()), arch, call, args)
     }
 
     fn answer(call: i64, args: [u64; 6]) -> u32 {
@@ -442,51 +458,54 @@ mod tests {
 
     const ABSENT: u32 = ERRNO | libc::ENOSYS as u32;
 
+    /// Calls that the agent never needs.
+    const FORBIDDEN: &[libc::c_long] = &[
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_bpf,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_clone3,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_mount,
+        libc::SYS_move_mount,
+        libc::SYS_open_tree,
+        libc::SYS_fsopen,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_settimeofday,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_setuid,
+        libc::SYS_setgid,
+        libc::SYS_setresuid,
+        libc::SYS_capset,
+        libc::SYS_mknodat,
+        libc::SYS_kill,
+        libc::SYS_memfd_create,
+        libc::SYS_seccomp,
+    ];
+
     #[test]
     fn calls_that_the_agent_never_needs_do_not_exist() {
-        for call in [
-            libc::SYS_io_uring_setup,
-            libc::SYS_io_uring_enter,
-            libc::SYS_bpf,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_readv,
-            libc::SYS_process_vm_writev,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_execve,
-            libc::SYS_execveat,
-            libc::SYS_clone3,
-            libc::SYS_unshare,
-            libc::SYS_setns,
-            libc::SYS_mount,
-            libc::SYS_move_mount,
-            libc::SYS_open_tree,
-            libc::SYS_fsopen,
-            libc::SYS_umount2,
-            libc::SYS_pivot_root,
-            libc::SYS_chroot,
-            libc::SYS_init_module,
-            libc::SYS_finit_module,
-            libc::SYS_delete_module,
-            libc::SYS_kexec_load,
-            libc::SYS_kexec_file_load,
-            libc::SYS_reboot,
-            libc::SYS_swapon,
-            libc::SYS_settimeofday,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_perf_event_open,
-            libc::SYS_userfaultfd,
-            libc::SYS_keyctl,
-            libc::SYS_add_key,
-            libc::SYS_setuid,
-            libc::SYS_setgid,
-            libc::SYS_setresuid,
-            libc::SYS_capset,
-            libc::SYS_mknodat,
-            libc::SYS_kill,
-            libc::SYS_memfd_create,
-            libc::SYS_seccomp,
-        ] {
-            assert_eq!(answer(call, [0; 6]), ABSENT, "{call}");
+        for call in FORBIDDEN {
+            assert_eq!(answer(*call, [0; 6]), ABSENT, "{call}");
         }
         for call in ALLOWED.iter().chain(OLDER) {
             assert_eq!(answer(*call, [0; 6]), ALLOW, "{call}");
@@ -496,7 +515,7 @@ mod tests {
 
     #[test]
     fn the_observer_can_open_and_change_nothing() {
-        let program = only(STAT, &[]).unwrap();
+        let program = only(STAT, &[]).unwrap().compile_here().unwrap();
         let files: Vec<_> = ALLOWED.iter().chain(OLDER).filter(|call| !STAT.contains(call)).collect();
         for call in [libc::SYS_openat, libc::SYS_openat2, libc::SYS_recvmsg, libc::SYS_fchownat] {
             assert!(files.contains(&&call));
@@ -510,7 +529,8 @@ mod tests {
 
     #[test]
     fn a_process_that_hands_a_cgroup_over_makes_no_socket_and_sends_no_signal() {
-        let program = only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).unwrap();
+        let program =
+            only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).unwrap().compile_here().unwrap();
         for call in ALLOWED.iter().chain(OLDER) {
             let want = if handing_over().contains(call) { ALLOW } else { ABSENT };
             assert_eq!(run(&program, HERE, *call, [0; 6]), want, "{call}");
@@ -555,7 +575,7 @@ mod tests {
                 ([STAT, READING].concat(), &[libc::SYS_fcntl]),
                 (handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]),
             ] {
-                let program = only(&calls, more).unwrap();
+                let program = only(&calls, more).unwrap().compile_here().unwrap();
                 for arguments in &bad {
                     assert_eq!(run(&program, HERE, call, *arguments), ABSENT, "{call} {arguments:?}");
                 }
@@ -599,6 +619,93 @@ mod tests {
         for call in [libc::SYS_socket, libc::SYS_read, 359, 0] {
             assert_eq!(verdict(Families::Unix, I386, call, [2, 1, 0, 0, 0, 0]), KILL, "32-bit call {call}");
             assert_eq!(answer(call | X32, [2, 1, 0, 0, 0, 0]), ABSENT, "x32 call {call}");
+        }
+    }
+
+    /// The numbers of aarch64 for those of x86-64, as a filter made there would have them.
+    #[cfg(target_arch = "x86_64")]
+    mod on_arm64 {
+        use syscalls::{aarch64, x86_64};
+
+        use super::*;
+
+        const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+        /// 32-bit programs on such a machine.
+        const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
+        const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+
+        fn name(call: i64) -> &'static str {
+            x86_64::Sysno::new(usize::try_from(call).unwrap()).unwrap().name()
+        }
+
+        fn number(call: i64) -> Option<i64> {
+            let name = match name(call) {
+                // As the kernel's table for all newer processors has it (asm-generic/unistd.h).
+                "newfstatat" => "fstatat",
+                name => name,
+            };
+            let there: aarch64::Sysno = name.parse().ok()?;
+            Some(i64::from(there.id()))
+        }
+
+        fn compiled(filter: Filter) -> BpfProgram {
+            let there = |(call, rules)| number(call).map(|call| (call, rules));
+            let calls = filter.calls.into_iter().filter_map(there).collect();
+            Filter { calls, ..filter }.compile(TargetArch::aarch64).unwrap()
+        }
+
+        #[test]
+        fn only_the_older_names_are_missing() {
+            let lists = [ALLOWED, STAT, READING, FORBIDDEN].concat();
+            let missing: Vec<_> =
+                lists.into_iter().filter(|call| number(*call).is_none()).map(name).collect();
+            assert_eq!(missing, [""; 0], "these do not compile for aarch64");
+            let known: Vec<_> =
+                OLDER.iter().filter(|call| number(**call).is_some()).map(|call| name(*call)).collect();
+            assert_eq!(known, [""; 0], "aarch64 has these, which belong into the list of all processors");
+        }
+
+        #[test]
+        fn the_filters_have_the_same_answers() {
+            let programs = filters(Families::Unix).unwrap().map(compiled);
+            let answer = |call, args| strictest(&programs, AUDIT_ARCH_AARCH64, number(call).unwrap(), args);
+            let allowed: Vec<i64> = ALLOWED.iter().filter_map(|call| number(*call)).collect();
+            let bounded: Vec<i64> = bounded().unwrap().into_keys().filter_map(number).collect();
+            let created =
+                [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_clone].map(|call| number(call).unwrap());
+            for number in 0..1000 {
+                let got = strictest(&programs, AUDIT_ARCH_AARCH64, number, [0; 6]);
+                if allowed.contains(&number) {
+                    assert_eq!(got, ALLOW, "{number}");
+                } else if !bounded.contains(&number) && !created.contains(&number) {
+                    assert_eq!(got, ABSENT, "{number}");
+                }
+            }
+            for call in FORBIDDEN {
+                assert_eq!(answer(*call, [0; 6]), ABSENT, "{}", name(*call));
+            }
+            let family = |family: i32| [u64::from(family.unsigned_abs()), 1, 0, 0, 0, 0];
+            assert_eq!(answer(libc::SYS_socket, family(libc::AF_UNIX)), ALLOW);
+            assert_eq!(answer(libc::SYS_socket, family(libc::AF_INET)), ERRNO | libc::EAFNOSUPPORT as u32);
+            assert_eq!(answer(libc::SYS_clone, family(libc::CLONE_THREAD)), ALLOW);
+            assert_eq!(answer(libc::SYS_clone, family(libc::SIGCHLD)), ABSENT);
+            let observer = compiled(only(STAT, &[]).unwrap());
+            let reads = number(libc::SYS_openat).unwrap();
+            assert_eq!(run(&observer, AUDIT_ARCH_AARCH64, reads, [0; 6]), ABSENT);
+        }
+
+        #[test]
+        fn calls_of_other_processors_are_refused() {
+            for filter in
+                filters(Families::UnixAndInternet).unwrap().into_iter().chain([only(STAT, &[]).unwrap()])
+            {
+                let program = compiled(filter);
+                for arch in [AUDIT_ARCH_ARM, AUDIT_ARCH_X86_64, I386] {
+                    for call in [0, 63, 198, libc::SYS_read] {
+                        assert_eq!(run(&program, arch, call, [0; 6]), KILL, "{arch:#x} {call}");
+                    }
+                }
+            }
         }
     }
 }
