@@ -3,6 +3,7 @@
 #
 #   release.sh --binaries DIR --out DIR [--registry NAME] [--arches "amd64 arm64"] [--only "PART…"]
 #
+#   --arches     "amd64 arm64" without it
 #   --binaries   holds usernsd-linux-ARCH for each architecture
 #   --out        is emptied first
 #   --registry   where "make push" puts the image, and what the manifests name; localhost without it
@@ -17,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "release.sh: $*" >&2; exit 1; }
 
-binaries='' out='' registry=localhost arches=amd64 package_version='' fast=''
+binaries='' out='' registry=localhost arches='amd64 arm64' package_version='' fast=''
 only='binaries doc image manifests machineconfig chart deb rpm krew sbom changelog provenance sums'
 while (($#)); do
   case $1 in
@@ -114,9 +115,10 @@ part_manifests() {
   sed -i -e "s|newName: .*|newName: $registry/usernsd|" -e "s|newTag: .*|digest: $digest|" "$kustomization"
   grep -q "digest: $digest" "$kustomization" || fail "$kustomization has no newTag"
   # The image's architectures are the nodes that it is for.
-  local selector="kubernetes.io/arch: $arches"
-  [[ $arches != *\ * ]] || selector=
-  sed -i "s|^\( *\)kubernetes.io/arch: .*|${selector:+\1$selector}|" "$source/daemonset/base/daemonset.yaml"
+  local daemonset=$source/daemonset/base/daemonset.yaml
+  sed -i "s|\(kubernetes.io/arch, operator: In, values: \)\[.*\]|\1[${arches// /, }]|" "$daemonset"
+  grep -q "kubernetes.io/arch, operator: In, values: \[${arches// /, }\]" "$daemonset" ||
+    fail "$daemonset has no affinity to architectures"
   for overlay in "$source"/daemonset/overlays/*/; do
     kubectl kustomize "$overlay" >"$out/usernsd-$(basename "$overlay").yaml"
   done
@@ -246,11 +248,20 @@ part_changelog() {
   [[ -s $out/CHANGELOG-$version.md ]] || fail "CHANGELOG.md has no section $heading"
 }
 
+# The compiler of each architecture's program, which it writes into it: {"rustc-amd64": "rustc version …"}.
+compilers() {
+  local arch
+  for arch in $arches; do
+    readelf --string-dump=.comment "$binaries/usernsd-linux-$arch" | grep -o 'rustc version .*' | head -n 1 |
+      jq --raw-input "{\"rustc-$arch\": .}"
+  done | jq --slurp --compact-output add
+}
+
 # in-toto and SLSA: what was made, of which commit, with what.
 part_provenance() {
   (cd "$out" && sha256sum -- *) | jq --raw-input --null-input \
     --arg revision "$revision" --arg arches "$arches" --arg registry "$registry" \
-    --arg lock "$(sha256sum Cargo.lock | cut -d ' ' -f 1)" --arg rustc "$(rustc --version)" \
+    --arg lock "$(sha256sum Cargo.lock | cut -d ' ' -f 1)" --argjson rustc "$(compilers)" \
     --arg buildah "$(buildah --version)" '{
       _type: "https://in-toto.io/Statement/v1",
       subject: [inputs | capture("^(?<sha256>[0-9a-f]+)  (?<name>.*)$") | {name, digest: {sha256}}],
@@ -264,7 +275,7 @@ part_provenance() {
             {name: "Cargo.lock", digest: {sha256: $lock}}
           ]
         },
-        runDetails: {builder: {id: "make release", version: {rustc: $rustc, buildah: $buildah}}}
+        runDetails: {builder: {id: "make release", version: ($rustc + {buildah: $buildah})}}
       }
     }' >"$work/provenance.json"
   mv "$work/provenance.json" "$out/usernsd.provenance.json"

@@ -17,17 +17,21 @@ use crate::manifests::{kind, rendered, renderer, source, with_component};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
 
+/// This machine's architecture, by the name that images and packages have, and another one.
+const ARCHES: [&str; 2] = if cfg!(target_arch = "aarch64") { ["arm64", "amd64"] } else { ["amd64", "arm64"] };
+
 /// The program without symbols, once for each architecture: what is packed is not run here but for this machine's.
 fn binaries() -> &'static Path {
     static MADE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let own = dir.path().join("usernsd-linux-amd64");
-        run(Command::new("strip").arg("-o").arg(&own).arg(static_binary()));
-        fs::hard_link(&own, dir.path().join("usernsd-linux-arm64")).unwrap();
-        dir
-    })
-    .path()
+    MADE.get_or_init(|| binaries_of(static_binary())).path()
+}
+
+fn binaries_of(program: &Path) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let [own, other] = ARCHES.map(|arch| dir.path().join(format!("usernsd-linux-{arch}")));
+    run(Command::new("strip").arg("-o").arg(&own).arg(program));
+    fs::hard_link(&own, other).unwrap();
+    dir
 }
 
 #[track_caller]
@@ -41,10 +45,15 @@ fn run(command: &mut Command) -> String {
 /// `release/release.sh` into a new directory.
 #[track_caller]
 fn release(parts: &str, more: &[&str]) -> tempfile::TempDir {
+    release_of(binaries(), parts, more)
+}
+
+#[track_caller]
+fn release_of(binaries: &Path, parts: &str, more: &[&str]) -> tempfile::TempDir {
     let out = tempfile::tempdir().unwrap();
     run(Command::new(source("release/release.sh"))
         .arg("--binaries")
-        .arg(binaries())
+        .arg(binaries)
         .arg("--out")
         .arg(out.path())
         .args(["--only", parts])
@@ -107,7 +116,8 @@ fn a_release_is_complete_and_has_the_same_bytes_twice() {
         let text = read(&format!("usernsd-{overlay}.yaml"));
         let images = text.lines().filter(|line| line.contains(" image: ")).count();
         assert!(images > 0 && text.matches(&format!("image: {image}\n")).count() == images, "{overlay}");
-        assert!(!text.contains("kubernetes.io/arch"), "{overlay}: an image for both runs on both");
+        let agents = "- key: kubernetes.io/arch\n                operator: In\n                values:\n                - amd64\n                - arm64\n";
+        assert!(text.contains(agents), "{overlay}: pods run where the image does");
     }
     assert!(read("usernsd-monitoring.yaml").contains("PodMonitor"));
     for component in ["admission", "admission-required"] {
@@ -130,6 +140,12 @@ fn a_release_is_complete_and_has_the_same_bytes_twice() {
         .iter()
         .map(|one| one["name"].as_str().unwrap().to_owned())
         .collect();
+    // Each program has its compiler's name in it.
+    let builder = &provenance["predicate"]["runDetails"]["builder"]["version"];
+    for arch in ARCHES {
+        let compiler = builder[format!("rustc-{arch}")].as_str().unwrap_or_default();
+        assert!(compiler.starts_with("rustc version 1."), "{builder}");
+    }
     let mut want = files(dir);
     want.remove("SHA256SUMS");
     want.remove("usernsd.provenance.json");
@@ -163,7 +179,41 @@ fn a_release_is_complete_and_has_the_same_bytes_twice() {
     let objects = helm.template(&chart, &[], &json!({})).unwrap();
     let daemonset = objects.iter().find(|object| kind(object) == "DaemonSet").unwrap();
     assert_eq!(daemonset["spec"]["template"]["spec"]["containers"][0]["image"], image.as_str());
-    assert_eq!(daemonset["spec"]["template"]["spec"]["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
+    let pod = &daemonset["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
+    assert_eq!(pod.pointer(ARCHITECTURES), Some(&json!(["amd64", "arm64"])));
+}
+
+/// Where a pod has the architectures of its nodes.
+const ARCHITECTURES: &str = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchExpressions/0/values";
+
+#[test]
+fn a_release_for_one_architecture_runs_on_its_nodes_only() {
+    if !tools_or_skip(&["buildah"]) || renderer().is_none() {
+        return;
+    }
+    let made = release("image manifests chart", &["--arches", ARCHES[0]]);
+    let text = fs::read_to_string(made.path().join("usernsd-kubernetes.yaml")).unwrap();
+    let agents = text.split("---\n").find(|document| document.contains("\nkind: DaemonSet\n")).unwrap();
+    let agents: Value = serde_saphyr::from_str(agents).unwrap();
+    assert_eq!(agents["spec"]["template"]["spec"].pointer(ARCHITECTURES), Some(&json!([ARCHES[0]])));
+
+    let Some(mut helm) = Helm::start_or_skip() else { return };
+    let chart = made.path().join(format!("usernsd-chart-{}.tgz", env!("CARGO_PKG_VERSION")));
+    let architectures = |helm: &mut Helm, values: Value| {
+        let objects = helm.template(&chart, &[], &values).unwrap();
+        let agents = objects.iter().find(|object| kind(object) == "DaemonSet").unwrap();
+        let affinity = &agents["spec"]["template"]["spec"]["affinity"];
+        (agents["spec"]["template"]["spec"].pointer(ARCHITECTURES).cloned(), affinity["podAffinity"].clone())
+    };
+    assert_eq!(architectures(&mut helm, json!({})).0, Some(json!([ARCHES[0]])));
+    // What the user has is added, and a node affinity of the user's stands in place of the chart's.
+    let beside = json!({"affinity": {"podAffinity": {"x": "y"}}});
+    assert_eq!(architectures(&mut helm, beside), (Some(json!([ARCHES[0]])), json!({"x": "y"})));
+    let terms = json!([{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}]);
+    let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+    let own = json!({"affinity": {"nodeAffinity": required}});
+    assert_eq!(architectures(&mut helm, own).0, Some(json!(["v"])));
 }
 
 /// The crates that Cargo links into the program, as "NAME VERSION", apart from the program's own.
@@ -381,13 +431,37 @@ fn only_overlays_that_say_so_need_the_prometheus_operator() {
     }
 }
 
+#[test]
+fn packages_name_their_architecture() {
+    if !tools_or_skip(&["cargo-deb", "cargo-generate-rpm", "rpm"]) {
+        return;
+    }
+    let made = release("deb rpm", &["--arches", "amd64 arm64", "--fast", "yes"]);
+    let version = env!("CARGO_PKG_VERSION");
+    let mut want = BTreeSet::new();
+    for (deb, rpm) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
+        let names = [format!("usernsd_{version}-1_{deb}.deb"), format!("usernsd-{version}-1.{rpm}.rpm")];
+        let [debian, red_hat] = names.each_ref().map(|name| made.path().join(name));
+        assert_eq!(run(Command::new("dpkg-deb").arg("--field").arg(debian).arg("Architecture")).trim(), deb);
+        let query = ["--query", "--nosignature", "--queryformat=%{ARCH} %{OS}", "--package"];
+        assert_eq!(run(Command::new("rpm").args(query).arg(red_hat)), format!("{rpm} linux"));
+        want.extend(names);
+    }
+    assert_eq!(files(made.path()), want);
+}
+
 /// A node with containerd and the packages of two versions, of which the first is the older one. `kind` is deb or rpm.
 fn node_with_packages(kind: &str, more: Vec<(PathBuf, String)>) -> Option<(Node, Vec<tempfile::TempDir>)> {
     if !tools_or_skip(&[if kind == "deb" { "cargo-deb" } else { "cargo-generate-rpm" }]) {
         return None;
     }
-    let packages = ["0.0.9", env!("CARGO_PKG_VERSION")]
-        .map(|version| release(kind, &["--fast", "yes", "--package-version", version]));
+    // The older package has the program of the version before, if there is one.
+    let before = std::env::var_os("USERNSD_TEST_BEFORE").map(|program| binaries_of(Path::new(&program)));
+    let before = before.as_ref().map_or(binaries(), tempfile::TempDir::path);
+    let packages = [(before, "0.0.9"), (binaries(), env!("CARGO_PKG_VERSION"))].map(|(binaries, version)| {
+        let arguments = ["--arches", ARCHES[0], "--fast", "yes", "--package-version", version];
+        release_of(binaries, kind, &arguments)
+    });
     let mut binds: Vec<(PathBuf, String)> = packages
         .iter()
         .zip(["old", "new"])
