@@ -34,7 +34,7 @@ lint: tools ## format, clippy, documentation, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
-	shellcheck tests/node/*.sh release/*.sh daemonset/prune.sh .ci/run
+	shellcheck tests/node/*.sh tests/node/arm64/*.sh release/*.sh daemonset/prune.sh .ci/run
 
 deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
@@ -68,50 +68,85 @@ build: ## the binary, quick to link
 
 # Static: the image holds nothing else. Without paths of this machine, so that every machine makes the same bytes.
 TARGET = $(shell uname -m)-unknown-linux-gnu
-DIST_RUSTFLAGS = -C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$(CURDIR)=/usr/src/usernsd \
-  --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+DIST_RUSTFLAGS = -C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,-z,pack-relative-relocs
+REMAP_RUSTFLAGS = --remap-path-prefix=$(CURDIR)=/usr/src/usernsd --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 # usernsd_build_info has it. Not for other builds: each commit would compile half of them again.
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-# Or: podman build, docker build.
+# Or: podman build; docker build, for one architecture.
 BUILD_IMAGE := buildah build
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 IMAGE := localhost/usernsd:$(VERSION)
 IMAGE_MIB := 15
 
-image: ## the container image, from scratch; some minutes
-	USERNSD_REVISION=$(REVISION) RUSTFLAGS='$(DIST_RUSTFLAGS)' cargo build --locked --profile dist --target $(TARGET) --bin usernsd
-	mkdir -p $(OUT)/image
-	cp $(OUT)/$(TARGET)/dist/usernsd $(OUT)/image/
-	size=$$(stat -c %s $(OUT)/image/usernsd); \
-	if ((size > $(IMAGE_MIB) << 20)); then echo "the binary has $$size bytes, more than $(IMAGE_MIB) MiB"; exit 1; fi
-	$(BUILD_IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
-	  --build-arg REVISION=$(REVISION) \
-	  --tag $(IMAGE) --file daemonset/Containerfile $(OUT)/image
-
-# What a release is for, by the names that images have: amd64, arm64. Each needs Rust's target and a C compiler for it
-# (CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER and CC_aarch64_unknown_linux_gnu name one).
-ARCHES := amd64
+# Architectures, by the names that images have. Those of other processors than this machine's are built by
+# release/cross.sh.
 RUST_amd64 := x86_64-unknown-linux-gnu
 RUST_arm64 := aarch64-unknown-linux-gnu
+OWN_ARCH := $(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
+BINARIES := $(OUT)/binaries
+
+# Those of "make image". An image of several is a manifest list, which buildah and podman make.
+IMAGE_ARCHES := $(OWN_ARCH)
+
+image: $(IMAGE_ARCHES:%=$(BINARIES)/usernsd-linux-%) ## the container image, from scratch, for this processor or IMAGE_ARCHES="amd64 arm64"; some minutes
+	as=--tag; \
+	if [[ '$(IMAGE_ARCHES)' = *\ * ]]; then \
+	  as=--manifest; \
+	  $(firstword $(BUILD_IMAGE)) manifest rm $(IMAGE) >/dev/null 2>&1 || true; \
+	fi; \
+	for arch in $(IMAGE_ARCHES); do \
+	  context=$(OUT)/image/$$arch; \
+	  install -D -m 755 $(BINARIES)/usernsd-linux-$$arch $$context/usernsd; \
+	  size=$$(stat -c %s $$context/usernsd); \
+	  if ((size > $(IMAGE_MIB) << 20)); then echo "the binary has $$size bytes, more than $(IMAGE_MIB) MiB"; exit 1; fi; \
+	  $(BUILD_IMAGE) --platform linux/$$arch --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
+	    --build-arg REVISION=$(REVISION) $$as $(IMAGE) --file daemonset/Containerfile $$context; \
+	done
+
+# What a release is for.
+ARCHES := amd64 arm64
 # Where the image is pushed to; the manifests and the chart name it.
 REGISTRY := localhost
 RELEASE := $(OUT)/usernsd-$(VERSION)
 # Where the files of the release are put: the krew manifest names it.
 export DOWNLOAD
-BINARIES := $(OUT)/binaries
 
 release: $(ARCHES:%=$(BINARIES)/usernsd-linux-%) release-tools node ## all files of a release, in target/usernsd-VERSION (docs/release.md)
 	@[[ -z $$(git status --porcelain) ]] || { echo "there are changes that are not committed" >&2; exit 1; }
+	@for arch in $(filter-out $(ARCHES),amd64 arm64); do echo "left out, because ARCHES does not name it: $$arch" >&2; done
 	release/release.sh --binaries $(BINARIES) --out $(RELEASE) --registry $(REGISTRY) --arches "$(ARCHES)"
 	@ls -l $(RELEASE)
 
 # Cargo knows whether there is something to do.
-$(BINARIES)/usernsd-linux-%: FORCE
-	USERNSD_REVISION=$(REVISION) RUSTFLAGS='$(DIST_RUSTFLAGS)' cargo build --locked --profile dist --target $(RUST_$*) --bin usernsd
-	install -D -m 755 $(OUT)/$(RUST_$*)/dist/usernsd $@
+$(BINARIES)/usernsd-linux-%: tools FORCE
+	export USERNSD_REVISION=$(REVISION); \
+	if [[ $* = $(OWN_ARCH) ]]; then \
+	  RUSTFLAGS='$(DIST_RUSTFLAGS) $(REMAP_RUSTFLAGS)' cargo build --locked --profile dist --target $(RUST_$*) --bin usernsd; \
+	  built=$(OUT)/$(RUST_$*)/dist/usernsd; \
+	else \
+	  built=$$(RUSTFLAGS='$(DIST_RUSTFLAGS)' release/cross.sh $* build --profile dist); \
+	fi; \
+	install -D -m 755 $$built $@
 FORCE:
 
+# Of a processor that this machine has not. The tests are those that run the program and need no node.
+CROSS_ARCH := arm64
+CROSS_CRATES := domain linux peers config report
+CROSS_TESTS := binary(bootstrap) | binary(it) & test(/^(doctor|machineconfig|commands|cli_and_http|exporter)::/)
+
+cross: tools nextest ## builds for arm64 (CROSS_ARCH), and runs unit tests and the program there by qemu-user; many minutes
+	release/cross.sh $(CROSS_ARCH) build
+	release/cross.sh $(CROSS_ARCH) test --lib $(CROSS_CRATES:%=-p usernsd-%)
+	cargo build --tests --bins
+	release/cross.sh $(CROSS_ARCH) nextest -E '$(CROSS_TESTS)'
+
+cross-machine: tools ## an agent and a pod on an emulated machine of arm64; many minutes
+	command -v qemu-system-aarch64 >/dev/null || \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends qemu-system-arm cpio kmod xz-utils
+	tests/node/arm64/machine.sh "$$(release/cross.sh arm64 build)"
+
 reproduce: tools node ## makes the release twice, from clean clones in two directories, and compares all checksums
+	for arch in $(filter-out $(OWN_ARCH),$(ARCHES)); do release/cross.sh $$arch root; done
 	ARCHES="$(ARCHES)" REGISTRY="$(REGISTRY)" release/reproduce.sh
 
 push: ## pushes the release's image, with each architecture: make push REGISTRY=registry.example
@@ -225,5 +260,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz dashboards lint deny bench build image release reproduce push sign static recording generate tools vm vm-test vm-all helm \
+.PHONY: help demo test unit fuzz dashboards lint deny bench build image cross cross-machine release reproduce push sign static recording generate tools vm vm-test vm-all helm \
   release-tools nextest promtool node clean

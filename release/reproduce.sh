@@ -26,6 +26,12 @@ for clone in one another-directory; do
   mkdir "$where/$clone/target"
   # The node, whose kubectl renders the manifests, is no part of what is compared.
   ln -s "$(realpath target/node)" "$where/$clone/target/node"
+  # Nor are compilers, of which there must be one, as rust-toolchain.toml names one.
+  for root in target/cross/*/usr; do
+    [[ -d $root ]] || continue
+    mkdir -p "$where/$clone/target/cross"
+    ln -s "$(realpath "$root/..")" "$where/$clone/target/cross/"
+  done
   make -C "$where/$clone" release "RELEASE=$where/release-$clone" "${variables[@]}"
 done
 diff "$where/release-one/SHA256SUMS" "$where/release-another-directory/SHA256SUMS" || {
