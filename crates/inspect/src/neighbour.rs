@@ -55,7 +55,7 @@ pub async fn answer(
     while let Some(question) = questions.recv().await {
         let mut sight = None;
         for path in endpoints() {
-            match look(&Cri::new(path).with_deadline(PATIENCE), &bundles, &mut ends).await {
+            match observe(&Cri::new(path).with_deadline(PATIENCE), &bundles, &mut ends).await {
                 Ok(seen) => {
                     sight = Some(seen);
                     break;
