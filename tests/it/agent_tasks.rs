@@ -154,7 +154,7 @@ impl Rig {
         let trigger =
             move || Trigger { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
         let decided = move || {
-            let decision = containers.decide(&container, way());
+            let decision = containers.decide(&container, trigger());
             containers.record(&decision.inspected, SystemTime::now());
             decision.refusal
         };
