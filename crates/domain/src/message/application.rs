@@ -79,6 +79,22 @@ messages! { Application;
         cause: "The container lacks the capability AUDIT_WRITE, which CRI-O and podman do not give by default. In a user namespace the message does not occur: there the kernel refuses in a way that sudo, su and sshd ignore.",
         fix: "Set hostUsers: false, or add the capability AUDIT_WRITE.",
     }
+    AuditDaemon = "audit-daemon" {
+        says: [
+            "Error sending status request (Operation not permitted)",
+            "Error setting audit daemon pid (Operation not permitted)",
+            "Unable to set initial audit startup state to",
+        ],
+        sample: "auditd[306]: Error sending status request (Operation not permitted)",
+        cause: "auditd runs only in the machine's own user and process namespaces: the kernel has one audit log, and refuses it to containers.",
+        fix: "Disable the service in the image (systemctl disable auditd), and collect the audit log on the node.",
+    }
+    SysctlHidden = "sysctl-missing" {
+        says: ["open /proc/sys/net/…: no such file or directory"],
+        sample: "error during container init: open /proc/sys/net/core/somaxconn: no such file or directory",
+        cause: "The pod's network has no such sysctl. Older kernels hide those of net.core from network namespaces of user namespaces; others belong to the whole machine, or to a module that is not loaded.",
+        fix: "Remove the sysctl from securityContext.sysctls of pods with hostUsers: false and from the runtime's defaults, or update the kernel.",
+    }
     SysctlDenied = "sysctl-denied" {
         says: [
             "sysctl: permission denied on key",
@@ -162,6 +178,7 @@ messages! { Application;
     FileCapabilities = "file-capabilities-denied" {
         says: [
             "cap_set_file failed",
+            "cpio: cap_set_file",
             "Failed to set capabilities on file",
             "Failed to set capabilities on the file",
         ],

@@ -5,6 +5,8 @@ messages! { Engine;
         says: [
             "newuidmap: write to uid_map failed: Operation not permitted",
             "newgidmap: write to gid_map failed: Operation not permitted",
+            "'newuidmap' execution failed. Check that",
+            "'newgidmap' execution failed. Check that",
             "cannot set up namespace using \"…/newuidmap\"",
             "cannot set up namespace using \"…/newgidmap\"",
             "cannot setup namespace using \"…/newuidmap\"",
@@ -267,6 +269,7 @@ messages! { Engine;
         says: [
             "'overlay' is not supported over overlayfs",
             "overlay is not supported over overlayfs",
+            "fstype: overlay,…,userxattr…err: invalid argument",
             "unable to create kernel-style whiteout",
             "failed to mount overlay: invalid argument",
         ],
@@ -405,7 +408,12 @@ messages! { Engine;
         page: "recipes/container-engine.md",
     }
     OverlayDenied = "overlay-denied" {
-        says: ["failed to mount overlay: operation not permitted", "failed to mount overlay: permission denied"],
+        says: [
+            "failed to mount overlay: operation not permitted",
+            "failed to mount overlay: permission denied",
+            "error creating overlay mount to …: operation not permitted",
+            "error creating overlay mount to …: permission denied",
+        ],
         sample: "level=error msg=\"failed to mount overlay: operation not permitted\" storage-driver=overlay2",
         cause: "Docker or another engine cannot mount an overlay in its user namespace: Linux before 5.11 (Ubuntu and Debian have patched kernels) does not allow it, or the container lacks SYS_ADMIN, or AppArmor forbids mounts.",
         fix: "Use Linux 5.11 or later. In a pod with hostUsers: false add the capability SYS_ADMIN and set appArmorProfile.type: Unconfined, and put the engine's storage on a volume. Or use fuse-overlayfs with /dev/fuse.",

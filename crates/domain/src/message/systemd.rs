@@ -238,6 +238,7 @@ messages! { Systemd;
             "Failed to set '…' attribute on '…' to '…': No such file or directory",
             "Failed to set '…' attribute on '…' to '…': Permission denied",
             "Failed to set '…' attribute on '…' to '…': Read-only file system",
+            "Failed to reset devices.allow/devices.deny: ",
         ],
         sample: "system.slice: Failed to set 'pids.max' attribute on '/system.slice' to 'max': No such file or directory",
         cause: "A limit of a unit has no effect in this container: its cgroup lacks that controller (No such file or directory), or the file does not belong to it. The unit starts nevertheless.",

@@ -402,6 +402,48 @@ fn what_has_no_power_over_a_file_is_known() {
     ]);
 }
 
+/// Lines of reports that a count after the others took at random.
+#[test]
+fn lines_of_a_third_look_are_known() {
+    are(&[
+        // for-linux#836
+        (
+            "docker: Error response from daemon: error creating overlay mount to /home/u/.local/share/docker/overlay/918283926d7ce7e89ed73b6b17034793980a11b4f07534ba411bd54ee177dece-init/merged: operation not permitted.",
+            "overlay-denied",
+        ),
+        // moby#51841
+        (
+            r#"failed to mount /home/u/.docker/run/containerd-mount3620361889: mount source: "overlay", target: "/home/u/.docker/run/containerd-mount3620361889", fstype: overlay, flags: 0, data: "workdir=/home/u/.local/share/docker/containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/12/work,upperdir=/home/u/.local/share/docker/containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/12/fs,userxattr,index=off", err: invalid argument"#,
+            "overlay-on-overlay",
+        ),
+        // runc#3770
+        (
+            "OCI runtime create failed: runc create failed: unable to start container process: error during container init: open /proc/sys/net/core/somaxconn: no such file or directory: unknown",
+            "sysctl-missing",
+        ),
+        // podman#8545
+        (
+            "systemd-journald.service: Failed to reset devices.allow/devices.deny: No such file or directory",
+            "systemd-unit-limit",
+        ),
+        // audit-userspace#128
+        (
+            "May 21 07:35:54 fd8b520bfdbe auditd[306]: Error sending status request (Operation not permitted)",
+            "audit-daemon",
+        ),
+        // lxc#1492
+        (
+            "error: unpacking of archive failed on file /usr/sbin/suexec;58da9f30: cpio: cap_set_file",
+            "file-capabilities-denied",
+        ),
+        // apptainer#635
+        (
+            "ERROR  : 'newgidmap' execution failed. Check that 'newgidmap' is setuid root, or has required capabilities.",
+            "newuidmap",
+        ),
+    ]);
+}
+
 /// Lines of further public reports; the comment names the report.
 #[test]
 fn lines_of_a_second_look_are_known() {
