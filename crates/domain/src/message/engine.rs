@@ -347,6 +347,7 @@ messages! { Engine;
     }
     CgroupNotDelegated = "cgroup-not-delegated" {
         says: [
+            "UserNS: … controller needs to be delegated",
             "failed to find cpu cgroup (v2)",
             "failed to find cpuset cgroup (v2)",
             "failed to find memory cgroup (v2)",

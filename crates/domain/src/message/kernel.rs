@@ -47,6 +47,7 @@ messages! { Kernel;
     ApparmorUserns = "apparmor-userns" {
         says: [
             "apparmor=\"DENIED\" operation=\"userns_create\"",
+            "apparmor=\"AUDIT\" operation=\"userns_create\"",
             "apparmor=\"DENIED\" operation=\"capable\" … profile=\"unprivileged_userns\"",
             "apparmor=\"DENIED\" operation=\"mount\" … profile=\"unprivileged_userns\"",
         ],

@@ -8,6 +8,17 @@ messages! { Kubelet;
         fix: "Set idsPerPod to 65536 or a multiple of it, and start the kubelet again.",
         page: "prepare-kubernetes.md",
     }
+    UnknownGate = "kubelet-gate-unknown" {
+        says: [
+            "unrecognized feature gate: UserNamespaces",
+            "unrecognized feature gate: KubeletInUserNamespace",
+            "unrecognized feature gate: ProcMountType",
+        ],
+        sample: "\"Failed to set feature gates from initial flags-based config\" err=\"unrecognized feature gate: KubeletInUserNamespace\"",
+        cause: "This kubelet or API server does not have the feature gate, and does not start. It is older than the gate (KubeletInUserNamespace is there from Kubernetes 1.22 on; UserNamespacesSupport from 1.28 on, and before under the name UserNamespacesStatelessPodsSupport), or so new that the gate was removed.",
+        fix: "Remove the gate from the flags or the configuration. From 1.33 on user namespaces for pods need none.",
+        page: "runbooks/checks/kubelet_gate.md",
+    }
     StartNotMultiple = "kubelet-start-not-multiple" {
         says: ["kubelet user assigned ID … is not a multiple of "],
         sample: "create user namespace manager: kubelet user assigned ID 100000 is not a multiple of 65536",

@@ -123,6 +123,7 @@ messages! { Oci;
         says: [
             "create mountpoint for … mount: …permission denied",
             "mkdirat…/rootfs/…: permission denied",
+            "mounting …to rootfs …caused …mkdir /…: permission denied",
             "mkdir `/…`: Permission denied",
             "creating `…`: …Permission denied",
         ],

@@ -436,6 +436,23 @@ fn lines_of_a_third_look_are_known() {
             "error: unpacking of archive failed on file /usr/sbin/suexec;58da9f30: cpio: cap_set_file",
             "file-capabilities-denied",
         ),
+        // nsjail#236
+        (
+            r#"audit: type=1400 audit(1722708589.045:468): apparmor="AUDIT" operation="userns_create" class="namespace" info="Userns create - transitioning profile" profile="unconfined" pid=2054703 comm="nsjail" requested="userns_create" target="unprivileged_userns""#,
+            "apparmor-userns",
+        ),
+        // minikube#14985
+        (
+            r#"Sep 21 09:58:08 minikube kubelet[108686]: E0921 09:58:08.895170  108686 server.go:186] "Failed to set feature gates from initial flags-based config" err="unrecognized feature gate: KubeletInUserNamespace""#,
+            "kubelet-gate-unknown",
+        ),
+        // minikube#14871
+        ("ERROR: UserNS: cpu controller needs to be delegated", "cgroup-not-delegated"),
+        // cri-o#1939
+        (
+            r#"container create failed: container_linux.go:344: starting container process caused "process_linux.go:424: container init caused \"rootfs_linux.go:58: mounting \\\"/var/lib/kubelet/pods/8e074cfe-f653-11e8-b0c9-c85b7602acf8/volumes/kubernetes.io~secret/default-token-vjpht\\\" to rootfs \\\"/run/crio/intermediate-mount401612839/root\\\" at \\\"/run/crio/intermediate-mount401612839/root/run/secrets/kubernetes.io/serviceaccount\\\" caused \\\"mkdir /run/crio/intermediate-mount401612839/root/run/secrets/kubernetes.io: permission denied\\\"\"""#,
+            "mount-point-denied",
+        ),
         // apptainer#635
         (
             "ERROR  : 'newgidmap' execution failed. Check that 'newgidmap' is setuid root, or has required capabilities.",
