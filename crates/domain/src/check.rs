@@ -33,6 +33,9 @@ pub use table::Check;
 
 /// At most so many problems of one check are listed.
 const MANY: usize = 20;
+/// Ends a remedy by `usernsd bootstrap` for a node that others prepare.
+const ELSEWHERE: &str = " (not here, where bootstrap.enabled is false: change what prepares this node; usernsd \
+                         machineconfig prints what bootstrap would write)";
 
 /// The group to which a check belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -256,6 +259,18 @@ impl Checked {
         matches!(self.outcome, Outcome::Failed(_))
     }
 
+    /// The same for a node that others prepare than `usernsd bootstrap`, which may not even be there.
+    #[must_use]
+    pub fn prepared_by_others(mut self) -> Checked {
+        if let Outcome::Failed(problems) = &mut self.outcome {
+            let written = |problem: &&mut Problem| {
+                problem.remedy.contains("usernsd bootstrap") && !problem.remedy.ends_with(ELSEWHERE)
+            };
+            problems.iter_mut().filter(written).for_each(|problem| problem.remedy.push_str(ELSEWHERE));
+        }
+        self
+    }
+
     /// The word for the outcome: `pass`, `skip`, or by severity `note`, `warn` or `fail`.
     #[must_use]
     pub fn word(&self) -> &'static str {
@@ -366,6 +381,24 @@ mod tests {
             assert!(!meaning.ends_with('.') && !meaning.is_empty(), "{name}");
         }
         assert!(Check::ALL.is_sorted_by_key(|check| check.category()), "printed by category");
+    }
+
+    #[test]
+    fn a_node_that_others_prepare_is_not_told_to_run_bootstrap() {
+        let remedy = |remedy: &str| {
+            // The agent's results pass through doctor again.
+            let checked =
+                Check::MaxUserNamespaces.failed("x", remedy).prepared_by_others().prepared_by_others();
+            let Outcome::Failed(problems) = checked.outcome else { panic!("{checked:?}") };
+            problems.into_iter().map(|problem| problem.remedy).collect::<String>()
+        };
+        assert_eq!(remedy("restart the runtime"), "restart the runtime");
+        assert_eq!(
+            remedy("run usernsd bootstrap with --apply-sysctl"),
+            "run usernsd bootstrap with --apply-sysctl (not here, where bootstrap.enabled is false: change what prepares \
+             this node; usernsd machineconfig prints what bootstrap would write)"
+        );
+        assert_eq!(Check::PsiEnabled.passed("y").prepared_by_others(), Check::PsiEnabled.passed("y"));
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Doctor {
         pods: &PodPlace,
         tell: &mut Tell<'_, E>,
     ) -> Result<(), E> {
+        let mut tell = |category, checked| tell(category, self.addressed(checked));
         let ids = self.ids();
         let kernel = self.kernel(&ids);
         tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
@@ -225,7 +226,15 @@ impl Doctor {
         checked.extend(check::runtime::checks(&runtime));
         checked.extend(check::systemd::checks(&systemd.facts));
         checked.extend(check::configuration::checks(&configuration));
-        Ok(Examined { checked, asked, configuration, oci_runtime, writes })
+        Ok(Examined { checked: self.addressed(checked), asked, configuration, oci_runtime, writes })
+    }
+
+    /// The checks with remedies for whoever prepares the node.
+    fn addressed(&self, checked: Vec<Checked>) -> Vec<Checked> {
+        if self.place.is_ours {
+            return checked;
+        }
+        checked.into_iter().map(Checked::prepared_by_others).collect()
     }
 
     /// Whether the node is running: its /proc has processes.
