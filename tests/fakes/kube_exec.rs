@@ -17,6 +17,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 const PROTOCOL: &str = "v5.channel.k8s.io";
 /// Programs' outputs come in messages of at most that many bytes, as a kubelet sends them.
@@ -137,7 +139,8 @@ impl Api {
                     return;
                 }
             }
-            let _ = socket.close(None).await;
+            // kubectl takes a close without a code for an error.
+            let _ = socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).await;
         });
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
