@@ -337,7 +337,7 @@ fn runtime_steps(fleet: &mut Fleet) {
         fleet,
         "a container in the host's user namespace",
         &[(PodSpec::new("lost").mapped(&ids(0)), vec![sleeping(), lost])],
-        &["UsernsdLostIsolation", "UsernsdPodRootIsHostRoot", "UsernsdStartRefused"],
+        &["UsernsdLostIsolation", "UsernsdStartRefused"],
     );
     without_kubelet(
         fleet,
@@ -373,13 +373,19 @@ fn runtime_steps(fleet: &mut Fleet) {
     fleet.expect("a runtime that goes on", &[]);
 }
 
-/// An exporter that hangs, and an agent that ended, while no kubelet restarts them.
+/// An exporter and an agent that hang, and an agent that ended, while no kubelet restarts them.
 fn agent_steps(fleet: &mut Fleet) {
     fleet.unit("stop", "kubelet");
     fleet.signal("-STOP", "exporter");
     fleet.expect_alone("an exporter that hangs", "UsernsdDown");
     fleet.signal("-CONT", "exporter");
     fleet.expect("an exporter that goes on", &[]);
+
+    // The exporter answers within the scrape's second, and knows after a minute that the agent does not.
+    fleet.signal("-STOP", "agent");
+    fleet.expect_alone("an agent that hangs", "UsernsdAgentAway");
+    fleet.signal("-CONT", "agent");
+    fleet.expect("an agent that goes on", &[]);
 
     fleet.signal("-KILL", "agent");
     fleet.expect_alone("an agent that ended", "UsernsdAgentAway");
