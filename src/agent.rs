@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::compose;
+use usernsd_agent::clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
@@ -161,6 +162,8 @@ struct Agent {
     resync: Arc<Notify>,
     /// The containers that the runtime listed when it was joined over NRI.
     listed: Arc<Listed>,
+    /// Notified when the wall clock was set.
+    clock_set: Arc<Notify>,
     /// True once everything that ran before the agent was looked at, and it is known who is in the start path.
     ready: watch::Sender<bool>,
     tasks: Tasks,
@@ -193,6 +196,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     agent.ask_systemd(questions.units);
     let inspected = agent.watch_runtime(questions.pods);
     agent.check_node()?;
+    agent.follow_clock();
 
     let state = agent.state();
     agent.write_features(&state)?;
@@ -246,6 +250,7 @@ impl Agent {
             surveyor,
             systemd_user,
             resync: Arc::default(),
+            clock_set: Arc::default(),
             listed: Arc::default(),
             ready: watch::Sender::new(false),
             tasks: Tasks::new(),
@@ -346,6 +351,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Moves recorded times whenever the wall clock was set.
+    fn follow_clock(&mut self) {
+        let proc = Proc::new(&self.settings.host_root.join("proc"));
+        self.tasks.spawn("clock", clock::follow(proc, self.store.clone(), Arc::clone(&self.clock_set)));
+    }
+
     fn state(&self) -> StateNow {
         let about = About {
             node: node_name(),
@@ -363,7 +374,7 @@ impl Agent {
     fn write_features(&mut self, state: &StateNow) -> anyhow::Result<()> {
         if let Some(file) = self.settings.feature_file.clone() {
             let features = FeatureFile::new(HostRoot::open(&self.settings.host_root)?, file);
-            self.tasks.spawn("features", features.run(Arc::clone(state)));
+            self.tasks.spawn("features", features.run(Arc::clone(state), Arc::clone(&self.clock_set)));
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ mod agent_tasks;
 mod bootstrap_faults;
 mod bootstrap_runtime;
 mod cli_and_http;
+mod clock;
 mod commands;
 mod cri;
 mod crio_config;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::clock::Shift;
 use super::container::{CriId, PodRef};
 use super::idmap::IdMap;
 use super::record::Record;
@@ -80,6 +81,14 @@ impl History {
     /// Removes a container that turns out to be running.
     pub fn take_back(&mut self, id: &CriId) {
         self.0.retain(|known| known.id != *id);
+    }
+
+    /// Moves the times of all entries, because the clock was set.
+    pub fn shift(&mut self, shift: Shift) {
+        for past in &mut self.0 {
+            let past = Arc::make_mut(past);
+            (past.since, past.until) = (shift.apply(past.since), shift.apply(past.until));
+        }
     }
 
     /// The entries, the latest first.

@@ -66,6 +66,7 @@ pub mod certificate;
 pub mod cgroup;
 pub mod chain;
 pub mod check;
+pub mod clock;
 pub mod condition;
 pub mod container;
 pub mod containerd;

@@ -409,6 +409,11 @@ impl Peers {
         }
     }
 
+    /// All of them, mutable.
+    pub fn all_mut(&mut self) -> [&mut Health; 3] {
+        [&mut self.cri, &mut self.nri, &mut self.systemd]
+    }
+
     /// The state of one peer, mutable.
     pub fn of_mut(&mut self, peer: Peer) -> &mut Health {
         match peer {

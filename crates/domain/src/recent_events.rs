@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::clock::Shift;
 use super::container::{CriId, PodRef};
 
 /// How many events are kept: this many fixes, and as many others, so that many fixes cannot displace a refusal.
@@ -75,6 +76,14 @@ impl Feed {
         kept.push_back(event);
         if kept.len() > KEPT {
             kept.pop_front();
+        }
+    }
+
+    /// Moves the times of all events, because the clock was set.
+    pub fn shift(&mut self, shift: Shift) {
+        for event in self.fixes.iter_mut().chain(&mut self.others) {
+            let at = shift.apply(event.at);
+            Arc::make_mut(event).at = at;
         }
     }
 

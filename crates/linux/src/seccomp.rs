@@ -81,6 +81,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_linkat,
     libc::SYS_symlinkat,
     libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
     libc::SYS_fsetxattr,
     // Waiting.
     libc::SYS_pipe2,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -28,7 +29,18 @@ const LIFE: Duration = Duration::from_secs(900);
 pub struct FeatureFile {
     root: HostRoot,
     file: HostPath,
-    written: Option<(String, Instant)>,
+    written: Option<Written>,
+}
+
+/// A version of the file.
+#[derive(Debug)]
+struct Written {
+    /// The content without the time of expiry.
+    text: String,
+    /// When it was written, by the clock by which NFD compares.
+    wall: SystemTime,
+    /// The same by a clock that nobody sets.
+    at: Instant,
 }
 
 // === impl FeatureFile ===
@@ -40,13 +52,17 @@ impl FeatureFile {
         FeatureFile { root, file, written: None }
     }
 
-    /// Keeps the file up to date until it is dropped.
-    pub async fn run(mut self, state: Arc<dyn Fn() -> State + Send + Sync>) {
+    /// Keeps the file up to date until it is dropped. `set` is notified when the clock was set: the time of expiry in
+    /// the file may have passed, and then NFD removes the labels at its next read.
+    pub async fn run(mut self, state: Arc<dyn Fn() -> State + Send + Sync>, set: Arc<Notify>) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_failing = false;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = set.notified() => {}
+            }
             let state = Arc::clone(&state);
             // A survey of the node and a synced file take longer than other tasks may be blocked.
             let done = tokio::task::spawn_blocking(move || {
@@ -74,14 +90,24 @@ impl FeatureFile {
         let facts = node_facts(state);
         let nri = state.peers.nri.state.is(PeerState::Up);
         let key = feature::render(&facts, nri, "");
-        if self.written.as_ref().is_some_and(|(text, at)| *text == key && at.elapsed() < REFRESH) {
+        if self.written.as_ref().is_some_and(|written| written.text == key && written.is_fresh(now)) {
             return Ok(());
         }
         self.written = None;
         let text = feature::render(&facts, nri, &rfc3339(now + LIFE));
         self.root.replace(&self.file, text.as_bytes(), &Attributes::READABLE, None)?;
-        self.written = Some((key, Instant::now()));
+        self.written = Some(Written { text: key, wall: now, at: Instant::now() });
         Ok(())
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// Whether the time of expiry is still as far away as it should be, by both clocks.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        let is_fresh = |age: Duration| age < REFRESH;
+        is_fresh(self.at.elapsed()) && now.duration_since(self.wall).is_ok_and(is_fresh)
     }
 }
 
@@ -113,6 +139,13 @@ mod tests {
         state.node.ready = Some(false);
         features.update(&state, at).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().contains("/userns.ready=false\n"));
+        // The clock is set: the time of expiry follows, before it has passed and if it is too far away.
+        for set in [Duration::from_secs(1_800_000_000), Duration::from_secs(60)] {
+            features.update(&state, at + set).unwrap();
+            let expiry = format!("# +expiry-time={}\n", rfc3339(at + set + LIFE));
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&expiry), "{expiry}{text}");
+        }
         // NFD reads every file whose name does not begin with a dot.
         let names = std::fs::read_dir(dir.path().join("features.d")).unwrap();
         assert_eq!(names.count(), 1);

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use usernsd_domain::check::pods::Annotations;
 use usernsd_domain::check::{Examined, Probe};
+use usernsd_domain::clock::Shift;
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
@@ -79,6 +80,14 @@ impl Inner {
             self.history.take_back(&record.id);
         }
         self.containers.insert(record.id.clone(), Arc::clone(record))
+    }
+
+    fn shift(&mut self, shift: Shift) {
+        self.peers.all_mut().into_iter().for_each(|peer| peer.since = shift.apply(peer.since));
+        self.since.values_mut().for_each(|since| *since = shift.apply(*since));
+        self.plugins.values_mut().for_each(|plugin| plugin.since = shift.apply(plugin.since));
+        self.feed.shift(shift);
+        self.history.shift(shift);
     }
 
     fn forget(&mut self, id: &CriId, now: SystemTime) -> Option<Arc<Record>> {
@@ -288,6 +297,12 @@ impl Store {
         }
     }
 
+    /// Moves all recorded times, because the clock was set.
+    pub fn shift(&self, shift: Shift) {
+        self.lock().shift(shift);
+        self.changed.send_replace(());
+    }
+
     /// Stores an event, and gives it its number.
     pub fn note(&self, event: Event) {
         self.lock().feed.add(event);
@@ -314,11 +329,15 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use usernsd_domain::container::PodRef;
     use usernsd_domain::delegation::Skip;
     use usernsd_domain::guard::Verdict;
     use usernsd_domain::idmap::IdMap;
     use usernsd_domain::node::PeerState;
+    use usernsd_domain::recent_events::EventKind;
     use usernsd_domain::record::{Outcome, Source, UserNamespace};
 
     fn record(id: &str) -> Record {
@@ -371,6 +390,51 @@ mod tests {
         // The container still existed.
         store.put(own("a"));
         assert_eq!(store.snapshot().past.len(), 1);
+    }
+
+    #[test]
+    fn recorded_times_keep_their_age_when_the_clock_is_set() {
+        let start = SystemTime::UNIX_EPOCH;
+        let store = Store::new(start);
+        let plugin = LaunchedPlugin {
+            pid: 1,
+            version: String::new(),
+            runtime: String::new(),
+            runtime_version: String::new(),
+            since: start,
+            responds: true,
+            settings: String::new(),
+            problems: Vec::new(),
+            dropped: 0,
+        };
+        store.set_plugin(1, Some(plugin));
+        let event = |name: &str, kind| Event {
+            number: 0,
+            at: start,
+            kind,
+            what: "refused",
+            container: CriId::parse(name).unwrap(),
+            name: name.to_owned(),
+            pod: PodRef::default(),
+            sentence: String::new(),
+        };
+        store.note(event("a", EventKind::Fixed));
+        store.note(event("b", EventKind::Refused));
+        let before = store.snapshot();
+        let day = Duration::from_secs(86_400);
+        store.shift(Shift::Forward(day));
+        let now = store.snapshot();
+        let times = |seen: &Snapshot| -> Vec<SystemTime> {
+            let peers = [&seen.peers.cri, &seen.peers.nri, &seen.peers.systemd].map(|peer| peer.since);
+            let events = seen.events.iter().map(|event| event.at);
+            peers.into_iter().chain(events).chain(seen.plugins.iter().map(|plugin| plugin.since)).collect()
+        };
+        assert_eq!(times(&before), [start; 6], "a snapshot never changes");
+        assert_eq!(times(&now), [start + day; 6]);
+        let numbers = |seen: &Snapshot| seen.events.iter().map(|event| event.number).collect::<Vec<_>>();
+        assert_eq!(numbers(&now), numbers(&before), "no event is a new one");
+        store.shift(Shift::Back(day));
+        assert_eq!(times(&store.snapshot()), [start; 6]);
     }
 
     #[test]

@@ -32,7 +32,11 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     }
     let nri = &state.peers.nri;
     // Times in this format sort like texts.
-    let since = now.checked_sub(JOINING).map(rfc3339);
+    let is_starting = |since: &str| {
+        let earliest = now.checked_sub(JOINING).map(rfc3339);
+        // A clock that was set back does not make it start for longer.
+        earliest.is_none_or(|earliest| since > earliest.as_str()) && since <= rfc3339(now).as_str()
+    };
     let is_called =
         matches!(state.peers.start_path.known(), Some(StartPath::LaunchedPlugin | StartPath::AgentJoined));
     match nri.state.known() {
@@ -40,7 +44,7 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
         Some(PeerState::Waiting) if !is_called => Err(
             "the agent waits for a quiet moment of the runtime to join it over NRI; `usernsd ps` has the reason",
         ),
-        Some(PeerState::Down) if !is_called && since.is_none_or(|since| nri.since > since) => Err(
+        Some(PeerState::Down) if !is_called && is_starting(&nri.since) => Err(
             "the runtime does not call usernsd before a start yet: neither a launched plugin nor the agent",
         ),
         _ => Ok(()),
@@ -399,6 +403,8 @@ mod tests {
         assert_eq!(in_place(&launched, now), Ok(()));
         // A node without NRI must not block a roll-out forever.
         assert_eq!(in_place(&nri("down", 900), now), Ok(()));
+        // The clock was set back meanwhile.
+        assert_eq!(in_place(&nri("down", 5000), now), Ok(()));
         // An agent that is going to join does block it, because its predecessor is called meanwhile.
         assert!(in_place(&nri("waiting", 900), now).is_err());
         assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
