@@ -262,3 +262,31 @@ fn root_gets_a_place_while_other_users_hold_all_of_theirs() {
         assert!(ps.status.success(), "{}", String::from_utf8_lossy(&ps.stderr));
     }
 }
+
+/// proc(5), `hidepid` and `gid`. Without its group, root that has no CAP_SYS_PTRACE sees no process of another user.
+#[test]
+fn a_proc_that_hides_processes_keeps_no_container_from_its_cgroup() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let together = [&KEPT[..], &OBSERVERS].concat();
+    let together =
+        format!("{:016x}", together.iter().map(|capability| 1_u64 << capability.number).sum::<u64>());
+    for (name, options, capabilities) in [
+        ("noaccess", "hidepid=noaccess,gid=0", kept()),
+        ("invisible", "hidepid=invisible,gid=0", kept()),
+        ("group", "hidepid=invisible,gid=27", together.clone()),
+        ("ptraceable", "hidepid=ptraceable,gid=0", together),
+    ] {
+        node.run(["mount", "-o", &format!("remount,{options}"), "/proc"]);
+        let agent = Agent::with(&node, CONFIGURATION);
+        let pod = pods.run_pod(&PodSpec::new(name).privileged());
+        let container = pods.run(&pod, &ContainerSpec::sleeping().privileged().named(name));
+        assert_eq!(container.owner("").0, container.root, "{options}");
+        let found = of_threads(agent.pid(), "CapEff");
+        assert!(found.iter().all(|value| *value == capabilities), "{options}: {found:?}");
+        let warns =
+            agent.log().contains("/proc is mounted with hidepid= and gid=, or with hidepid=ptraceable");
+        assert_eq!(warns, capabilities != kept(), "{options}: {}", agent.log());
+        pods.remove_pod(&pod);
+    }
+}
