@@ -31,6 +31,7 @@ mod docs;
 mod doctor;
 mod ends;
 mod exporter;
+mod exporter_memory;
 mod fuzz;
 mod idmap;
 mod inside;
