@@ -57,6 +57,9 @@ fuzz: tools ## each fuzz target for a minute (FUZZ_SECONDS), two at a time, from
 	    || { tail -n 40 $(FUZZ)/%.log; echo "% failed: $(FUZZ)/%.log"; exit 255; }; \
 	  echo "%: $$(grep "^Done " $(FUZZ)/%.log)"'
 
+fuzz-inputs: nextest ## the same targets in the ordinary build, each with changed inputs for a minute (FUZZ_SECONDS)
+	USERNSD_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo nextest run --test it --success-output immediate fuzz::changed_inputs_pass
+
 # USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
 bench: tools node ## start latency, handling time, memory: one table, some minutes
 	@cargo bench --no-run
@@ -260,5 +263,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz dashboards lint deny bench build image cross cross-machine release reproduce push sign static recording generate tools vm vm-test vm-all helm \
+.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross cross-machine release reproduce push sign static recording generate tools vm vm-test vm-all helm \
   release-tools nextest promtool node clean
