@@ -106,8 +106,8 @@ image: $(IMAGE_ARCHES:%=$(BINARIES)/usernsd-linux-%) ## the container image, fro
 	    --build-arg REVISION=$(REVISION) $$as $(IMAGE) --file daemonset/Containerfile $$context; \
 	done
 
-# What a release is for.
-ARCHES := amd64 arm64
+# What a release is for: ARCHES="amd64 arm64" for both.
+ARCHES := $(OWN_ARCH)
 # Where the image is pushed to; the manifests and the chart name it.
 REGISTRY := localhost
 RELEASE := $(OUT)/usernsd-$(VERSION)
