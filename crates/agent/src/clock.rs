@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use usernsd_domain::chain::chain;
 use usernsd_domain::clock::{Reading, Shift};
 use usernsd_linux::proc::Proc;
-use usernsd_report::snapshot::Store;
+use usernsd_report::store::Store;
 
 /// The pause between two looks. Until the next one, a time in a document may be wrong.
 const LOOK: Duration = Duration::from_secs(2);

@@ -231,7 +231,7 @@ impl Doctor {
 
     /// The checks with remedies for whoever prepares the node.
     fn addressed(&self, checked: Vec<Checked>) -> Vec<Checked> {
-        if self.place.is_ours {
+        if self.place.uses_bootstrap {
             return checked;
         }
         checked.into_iter().map(Checked::prepared_by_others).collect()
