@@ -57,9 +57,7 @@ pub enum Category {
 /// A check with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
-    /// The check.
     pub check: Check,
-    /// The outcome.
     pub outcome: Outcome,
 }
 
@@ -121,9 +119,7 @@ pub struct Summary {
     pub warnings: usize,
     /// Failed, of severity note.
     pub notes: usize,
-    /// Passed.
     pub passed: usize,
-    /// Skipped.
     pub skipped: usize,
     /// Failed checks because of which no pod at all can have a user namespace.
     pub blocking: usize,
@@ -134,7 +130,6 @@ pub struct Summary {
 /// What came of a check, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckResult {
-    /// It passed.
     Pass,
     /// Nobody could tell.
     Skip,
