@@ -112,7 +112,7 @@ pub struct Kept<T> {
     longest: usize,
 }
 
-// === impl Looked ===
+// === impl Inspected ===
 
 impl Inspected {
     /// The report after the answer was sent. A refusal counts only if the container does not run: if the runtime
