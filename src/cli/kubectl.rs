@@ -332,7 +332,7 @@ fn table(mut rows: Vec<Row>) -> String {
     std::iter::once(heading).chain(rows.iter().map(Row::render)).collect()
 }
 
-/// Reads what an agent has answered. What cannot be read is reported to the user.
+/// Parses an agent's answer; reports to the user if that fails.
 fn read<T: DeserializeOwned>(agent: &Pod, answer: Answer) -> Option<T> {
     let (_, stdout) = answer?;
     match serde_json::from_slice(&stdout) {

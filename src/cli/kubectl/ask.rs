@@ -1,4 +1,4 @@
-//! The same question to the agents of many nodes: through one `kubectl proxy`, and by `kubectl exec` where a websocket is
+//! The same question to the agents of many nodes: through one `kubectl proxy`, and by `kubectl exec` if a websocket is
 //! refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use super::{CONTAINER, Cluster, PROGRAM, Pod};
 use crate::cli::tell;
 use crate::cli::terminal::line;
 use crate::compose;
+use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Exec, KubeError};
 
 /// How many agents are asked at a time. Each takes a connection of kubectl's, and two of the API server's.
@@ -72,7 +73,7 @@ impl Cluster {
                     refused.push(index);
                     None
                 }
-                Ok(Err(error)) => failed(&error.to_string()),
+                Ok(Err(error)) => failed(&chain(&error)),
                 Err(_) => failed(&format!("no answer within {} s", PATIENCE.as_secs())),
             });
         }
