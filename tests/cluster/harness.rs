@@ -321,6 +321,14 @@ impl Cluster {
         self.workers.push(worker);
     }
 
+    /// Gives a node another name, as a changed host name does: its kubelet registers a Node of that name. The Node of
+    /// before stays.
+    pub(crate) fn rename(&mut self, index: usize, name: &str) {
+        let Self { authority, workers, .. } = self;
+        workers[index].node.run(["systemctl", "stop", "kubelet"]);
+        workers[index].register(authority, name);
+    }
+
     /// What OpenShift's operators apply and run. Pods are refused until the SCCs are there.
     fn start_openshift(&self) {
         wait_for("the SCCs", || {

@@ -1,10 +1,10 @@
-//! A node in the course of time: it joins, is full, and has no disk left.
+//! A node in the course of time: it joins, is full, has no disk left, and gets another name.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Worker, is_ready, wait_for};
+use crate::harness::{CHECKOUT, Cluster, Worker, is_ready, wait_for};
 use crate::node::Options;
 
 const CONFIGURATION: &str = "/var/lib/kubelet/config.yaml";
@@ -156,4 +156,61 @@ fn a_node_joins_is_full_and_has_no_disk_left() {
     let log = next_agent(&cluster, "worker-1");
     let log = cluster.kubectl(&["-n", "usernsd", "logs", name(&log), "-c", "bootstrap"]);
     assert!(!log.contains("No space left on device"), "{log}");
+}
+
+#[test]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
+fn a_node_with_another_name_is_a_node_of_its_own() {
+    const RENAMED: &str = "renamed";
+    let Some(mut cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
+    cluster.script(&format!("mkdir {CHECKOUT}/site"));
+    cluster.control().write(
+        &format!("{CHECKOUT}/site/kustomization.yaml"),
+        "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n",
+    );
+    cluster.edit("daemonset/base/config.yaml", |text| {
+        // A pod of the renamed node may start before its agent.
+        text + "kubernetes: {nodeCondition: \"on\"}\noptIn: {missed: restart}\n"
+    });
+    cluster.kubectl(&["apply", "-k", "site"]);
+    cluster.wait_for_roll_out();
+    cluster.apply(EVERYWHERE);
+    assert_served(&cluster, "worker-1");
+    let condition = |cluster: &Cluster, node: &str| {
+        wait_for("the Node condition", || {
+            let node = cluster.get(&["node", node]);
+            let conditions = node["status"]["conditions"].as_array()?;
+            conditions.iter().any(|one| one["type"] == "UserNamespacesUnavailable").then_some(())
+        });
+    };
+    condition(&cluster, "worker-1");
+
+    // The Node of before is still there, with an agent that nobody runs.
+    cluster.rename(0, RENAMED);
+    agent(&cluster, RENAMED);
+    assert_served(&cluster, RENAMED);
+    condition(&cluster, RENAMED);
+    let rows = |cluster: &Cluster| -> Vec<String> {
+        let said = cluster.try_kubectl(&["userns", "status"]);
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        println!("{text}{}", String::from_utf8_lossy(&said.stderr));
+        text.lines().skip(1).map(str::to_owned).collect()
+    };
+    let both = rows(&cluster);
+    assert!(
+        both.len() == 2 && both[0].starts_with("worker-1 ") && both[1].starts_with("renamed "),
+        "{both:?}"
+    );
+    assert!(both[0].ends_with("the agent does not answer"), "{both:?}");
+
+    // What was about the old name goes with its Node.
+    cluster.kubectl(&["delete", "node", "worker-1"]);
+    wait_for("the old pods' end", || {
+        let all = cluster.get(&["pods", "-A"]);
+        let nodes = all["items"].as_array()?.iter().map(|pod| &pod["spec"]["nodeName"]);
+        nodes.into_iter().all(|node| node != "worker-1").then_some(())
+    });
+    let one = rows(&cluster);
+    assert!(one.len() == 1 && one[0].starts_with("renamed "), "{one:?}");
+    assert_served(&cluster, RENAMED);
 }

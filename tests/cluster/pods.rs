@@ -1,10 +1,12 @@
 //! Pods as people write them: volumes, resources of a whole pod, init containers and sidecars, a debugger, a
 //! StatefulSet with a claim, a Deployment that is scaled, another runtime class.
 
+use std::env;
+
 use crate::harness::{Cluster, is_ready, wait_for};
 use crate::node::Options;
 
-/// Pods of the Deployment.
+/// Pods of the Deployment, if `USERNSD_TEST_STORM` has no other number.
 const REPLICAS: usize = 12;
 
 const VOLUMES: &str = r"
@@ -205,14 +207,15 @@ fn pods_as_people_write_them_are_served() {
 
     // Scales from no replicas to many and back; a pod is ready only if it got its cgroup.
     cluster.apply(SCALED);
-    cluster.kubectl(&["scale", "deployment/scaled", &format!("--replicas={REPLICAS}")]);
-    cluster.kubectl(&["rollout", "status", "deployment/scaled", "--timeout=240s"]);
+    let replicas = env::var("USERNSD_TEST_STORM").map_or(REPLICAS, |number| number.parse().unwrap());
+    cluster.kubectl(&["scale", "deployment/scaled", &format!("--replicas={replicas}")]);
+    cluster.kubectl(&["rollout", "status", "deployment/scaled", "--timeout=600s"]);
     let ps = cluster.kubectl(&["userns", "ps", "-A"]);
     println!("{ps}");
     let state = |pod: &str, state: &str| {
         ps.lines().filter(|line| line.contains(pod) && line.trim_end().ends_with(state)).count()
     };
-    assert_eq!((state("scaled-", "ok"), state("database-0", "ok")), (REPLICAS, 1));
+    assert_eq!((state("scaled-", "ok"), state("database-0", "ok")), (replicas, 1));
     assert!(state("volumes", "ok") >= 2, "the main container and the sidecar");
     assert_eq!(state("of-the-pod", "ok"), 2);
     assert!(!ps.contains("missed"));
