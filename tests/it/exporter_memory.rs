@@ -135,7 +135,7 @@ fn pod(number: usize) -> Value {
     json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": format!("p{number}"), "namespace": "team-a", "uid": format!("uid-{number}"),
-            "managedFields": [{"manager": "kubelet", "fieldsV1": {"x": "y".repeat(1500)}}]},
+            "managedFields": [{"manager": "kubelet", "fieldsV1": {"x": "y".repeat(100)}}]},
         "spec": {"nodeName": "worker-1", "hostUsers": false, "containers":
             [{"name": "web", "image": "i", "securityContext": {"runAsUser": 70_000}}]},
         "status": {"phase": "Running", "containerStatuses": [{"name": "web", "ready": true}]},
