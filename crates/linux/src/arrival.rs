@@ -65,18 +65,25 @@ impl Arrival {
 
     /// Watches each path's directory, or the deepest existing one above it. Adding a watch twice changes nothing.
     fn watch(&mut self) {
-        let mut all = true;
-        let directories: BTreeSet<&Path> =
-            self.paths.iter().filter_map(|path| path.ancestors().skip(1).find(|it| it.is_dir())).collect();
-        if let Some(inotify) = &self.inotify {
-            let made = WatchFlags::CREATE | WatchFlags::MOVED_TO;
-            for directory in directories {
-                all &= inotify::add_watch(inotify, directory, made).is_ok();
+        let Some(inotify) = &self.inotify else { return };
+        let made = WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        let mut watched = BTreeSet::new();
+        loop {
+            // A directory that was created between the look and the watch on the one above it caused no event.
+            let directories = self.directories();
+            if directories == watched {
+                return;
             }
+            if directories.iter().any(|directory| inotify::add_watch(inotify, *directory, made).is_err()) {
+                break;
+            }
+            watched = directories;
         }
-        if !all {
-            self.inotify = None;
-        }
+        self.inotify = None;
+    }
+
+    fn directories(&self) -> BTreeSet<&Path> {
+        self.paths.iter().filter_map(|path| path.ancestors().skip(1).find(|it| it.is_dir())).collect()
     }
 
     /// Whether a created name is on the way to one of the paths.
@@ -174,6 +181,28 @@ mod tests {
         std::fs::write(path.with_file_name("new"), "").unwrap();
         std::fs::rename(path.with_file_name("new"), &path).unwrap();
         assert_eq!(arrival.wait(LONG), Woken::Appeared);
+    }
+
+    #[test]
+    fn a_socket_is_noticed_however_the_making_of_its_directories_meets_the_watching() {
+        for round in 0..300 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("run/nri/nri.sock");
+            let (mut arrival, _waker) = Arrival::new(std::slice::from_ref(&path)).unwrap();
+            let making = std::thread::spawn({
+                let path = path.clone();
+                move || {
+                    std::fs::create_dir(path.ancestors().nth(2).unwrap()).unwrap();
+                    std::fs::create_dir(path.parent().unwrap()).unwrap();
+                    std::thread::sleep(Duration::from_millis(round % 3));
+                    std::os::unix::net::UnixListener::bind(&path).unwrap()
+                }
+            });
+            while !path.exists() {
+                assert_eq!(arrival.wait(LONG), Woken::Appeared);
+            }
+            making.join().unwrap();
+        }
     }
 
     #[test]
