@@ -34,7 +34,7 @@ lint: tools ## format, clippy, documentation, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
-	shellcheck tests/node/*.sh tests/node/arm64/*.sh release/*.sh daemonset/prune.sh .ci/run
+	shellcheck tests/node/*.sh release/*.sh daemonset/prune.sh .ci/run
 
 deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
@@ -142,11 +142,6 @@ cross: tools nextest ## builds for arm64 (CROSS_ARCH), and runs unit tests and t
 	release/cross.sh $(CROSS_ARCH) test --lib $(CROSS_CRATES:%=-p usernsd-%)
 	cargo build --tests --bins
 	release/cross.sh $(CROSS_ARCH) nextest -E '$(CROSS_TESTS)'
-
-cross-machine: tools ## an agent and a pod on an emulated machine of arm64; many minutes
-	command -v qemu-system-aarch64 >/dev/null || \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends qemu-system-arm cpio kmod xz-utils
-	tests/node/arm64/machine.sh "$$(release/cross.sh arm64 build)"
 
 reproduce: tools node ## makes the release twice, from clean clones in two directories, and compares all checksums
 	for arch in $(filter-out $(OWN_ARCH),$(ARCHES)); do release/cross.sh $$arch root; done
