@@ -490,6 +490,9 @@ configure_containerd() {
   # Lowering it takes a capability that a node of namespaces may lack.
   local restrict_oom=true
   [[ -z ${whole_machine:-} ]] || restrict_oom=false
+  # As the disk of a machine has it: node.sh's nodes are on this machine's kernel.
+  local selinux=false
+  [[ -z ${whole_machine:-} || ! -e $root/etc/selinux/config ]] || selinux=true
   local disable_nri=false
   [[ $nri = true ]] || disable_nri=true
   local cri
@@ -501,6 +504,7 @@ version = 2
 [$cri]
 sandbox_image = "localhost/pause:1"
 restrict_oom_score_adj = $restrict_oom
+enable_selinux = $selinux
 [$cri.cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "/etc/cni/net.d"
@@ -520,6 +524,7 @@ disable = $disable_nri
 socket_path = "/var/run/nri/nri.sock"
 [$cri]
 restrict_oom_score_adj = $restrict_oom
+enable_selinux = $selinux
 [$cri.cni]
 bin_dirs = ["/usr/lib/cni"]
 conf_dir = "/etc/cni/net.d"

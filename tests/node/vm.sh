@@ -5,7 +5,8 @@
 #   vm.sh boot [options]       boots a machine and prints its name; it stays until "down"
 #     --name NAME              default: vm
 #     --kernel 6.1|6.12|7      the kernel of Debian bookworm, trixie or forky; default: 6.12
-#     --lsm apparmor|none      default: apparmor
+#     --lsm apparmor|selinux|permissive|none
+#                              default: apparmor; permissive is SELinux that logs and denies nothing
 #     --suite forky|bookworm   whose programs the machine has; default: forky
 #   vm.sh exec NAME COMMAND... runs a command as root, and returns its exit code
 #   vm.sh shell NAME           a shell on its second serial line; Ctrl-] leaves it
@@ -19,9 +20,10 @@
 # it lacks cpuset, PSI and Landlock. The machine has this source at the same path as here, read-only.
 #
 # The root file system is that of the test node, made by rootfs.sh. The kernel's package and those that a machine
-# needs beyond a node come from the same mirror. What is prepared once is kept in target/vm:
-#   kernel-VERSION/            the kernel and its modules
-#   disk-HASH/                 a disk with the root file system; machines write to a copy of what they change
+# needs beyond a node come from the same mirror. What is prepared once is kept in target/vm, until a newer one of its
+# kind takes its place:
+#   kernel-SUITE-VERSION/      the kernel and its modules
+#   disk-KIND-HASH/            a disk with the root file system; machines write to a copy of what they change
 #
 # Environment:
 #   USERNSD_VM_MEMORY          MiB of a machine, default 1024
@@ -78,12 +80,24 @@ unpack() {
   rm -r "$packages"
 }
 
+# prune KIND MADE: removes what was made of this kind before, and what an interrupted build left. Called by the only
+# builder; a machine keeps what it was booted from.
+prune() {
+  local kind=$1 made=$2 old
+  for old in "$out/$kind"-*/ "$out"/.build-*/; do
+    old=${old%/}
+    [[ -d $old && $old != "$made" ]] || continue
+    if grep -qsFx "$old" "$states"/*/made; then continue; fi
+    rm -rf --one-file-system "$old"
+  done
+}
+
 # Prints the directory of a suite's kernel: linux, and modules/VERSION.
 make_kernel() {
   local suite=$1 apt=() made work version
   apt_of "$suite"
   version=$(apt-cache "${apt[@]}" show user-mode-linux | sed -n 's/^Version: //p' | head -n 1)
-  made=$out/kernel-$version
+  made=$out/kernel-$suite-$version
   if [[ ! -d $made ]]; then
     work=$(mktemp -d "$out/.build-kernel.XXXXXX")
     discard_at_end "$work"
@@ -93,18 +107,21 @@ make_kernel() {
     rm -r "$work/package"
     chmod 755 "$work"
     mv "$work" "$made"
+    prune "kernel-$suite" "$made"
   fi
   echo "$made"
 }
 
 # ---------------------------------------------------------------- disk
 
-# Prints the directory of the disk for a kernel and a suite.
+# Prints the directory of the disk for a kernel, a suite, and SELinux or another security module.
 make_disk() {
-  local kernel=$1 suite=$2 work root made apt=() packages=()
+  local kernel=$1 suite=$2 policy=$3 work root kind made apt=() packages=()
   # What prepare_machine runs, too.
   local of='configure_network|prepare_machine|configure_containerd|oci_runtime'
-  made=$out/disk-$( (declare -f make_disk && sed -nE "/^($of)\(\)/,/^}/p" "$here/node.sh" && cat) \
+  kind=${kernel##*/kernel-}
+  kind=disk-${policy:-plain}-${kind%%-*}-$suite
+  made=$out/$kind-$( (declare -f make_disk ${policy:+add_policy} && sed -nE "/^($of)\(\)/,/^}/p" "$here/node.sh" && cat) \
     <<<"$image $kernel" | sha256sum | cut -c1-12)
   if [[ -d $made ]]; then
     echo "$made"
@@ -121,6 +138,7 @@ make_disk() {
   mapfile -t packages < <(apt-get "${apt[@]}" install --no-install-recommends --simulate kmod apparmor |
     sed -n 's/^Inst \([^ ]*\) .*/\1/p')
   unpack "$root" "${packages[@]}"
+  [[ -z $policy ]] || add_policy "$root"
 
   # A machine of its own does what a node leaves to this one. Profiles are loaded by the runtime.
   rm -f "$root"/etc/systemd/system/{systemd-sysctl,systemd-modules-load}.service
@@ -158,18 +176,47 @@ Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HO
 TasksMax=infinity
 UNIT
   ln -s ../machine-runner.service "$root/etc/systemd/system/multi-user.target.wants/"
+  [[ -z $policy ]] || chroot "$root" setfiles -F /etc/selinux/default/contexts/files/file_contexts / >&2
   truncate -s 4G "$work/root.raw"
   mkfs.ext4 -q -O ^has_journal -N 65536 -E lazy_itable_init=0,nodiscard -d "$root" "$work/root.raw"
   rm -rf --one-file-system "$root"
   chmod 755 "$work"
   mv "$work" "$made"
+  prune "$kind" "$made"
   echo "$made"
+}
+
+# add_policy ROOT: Debian's reference policy, which has types for containers. Its packages are installed and not only
+# unpacked: their scripts compile the policy.
+add_policy() {
+  local root=$1 packages debs=$1/var/tmp/debs
+  mkdir -p "$debs"
+  mapfile -t packages < <(apt-get "${apt[@]}" install --no-install-recommends --simulate \
+    selinux-policy-default policycoreutils selinux-utils | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+  (cd "$debs" && apt-get "${apt[@]}" download "${packages[@]}" >&2)
+  # shellcheck disable=SC2016 # the inner shell expands it
+  unshare --mount --fork bash -euc '
+    mount -t proc proc "$1/proc"
+    mount -t tmpfs tmpfs "$1/dev"
+    mknod -m 666 "$1/dev/null" c 1 3
+    chroot "$1" sh -c "DEBIAN_FRONTEND=noninteractive dpkg --force-depends --install /var/tmp/debs/*.deb"
+    # Mounts of this script and of node.sh, which a node in the field does not make.
+    echo "(typepermissive mount_t)" >"$1/var/tmp/debs/machine.cil"
+    chroot "$1" semodule --noreload --store=default --install=/var/tmp/debs/machine.cil
+    ' bash "$root" >&2
+  rm -r "$debs"
+  printf 'SELINUX=enforcing\nSELINUXTYPE=default\n' >"$root/etc/selinux/config"
+  # The policy has no type for where Debian puts CNI's plugins.
+  echo '/usr/lib/cni(/.*)? system_u:object_r:bin_t:s0' \
+    >"$root/etc/selinux/default/contexts/files/file_contexts.local"
+  # A kubelet makes it.
+  mkdir -p "$root/var/log/pods"
 }
 
 # ---------------------------------------------------------------- machine
 
 boot() {
-  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe lsms
+  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy=''
   while (($#)); do
     [[ $# -gt 1 ]] || die "$1 needs a value, or is no option"
     case $1 in
@@ -190,9 +237,11 @@ boot() {
     *) die "unknown kernel $kernel: 6.1, 6.12 or 7" ;;
   esac
   case $lsm in
-    apparmor) lsms=yama,apparmor ;;
-    none) lsms=yama ;;
-    *) die "unknown security module $lsm: apparmor or none" ;;
+    apparmor) options=("lsm=yama,apparmor") ;;
+    selinux) options=("lsm=yama,selinux" selinux=1 enforcing=1) policy=selinux ;;
+    permissive) options=("lsm=yama,selinux" selinux=1 enforcing=0) policy=selinux ;;
+    none) options=(lsm=yama) ;;
+    *) die "unknown security module $lsm: apparmor, selinux, permissive or none" ;;
   esac
 
   mkdir -p "$out" "$states"
@@ -207,11 +256,13 @@ boot() {
   exec 9>"$out/.lock"
   flock 9
   kernel=$(make_kernel "$kernel_suite")
-  disk=$(make_disk "$kernel" "$suite")
-  exec 9>&-
-
+  disk=$(make_disk "$kernel" "$suite" "$policy")
+  # Before the next builder looks for what nobody uses.
   rm -rf "$state"
   mkdir -p "$state"
+  printf '%s\n' "$kernel" "$disk" >"$state/made"
+  exec 9>&-
+
   for pipe in in out; do mkfifo "$state/$pipe"; done
   # shellcheck disable=SC2016 # the inner shell expands it
   setsid unshare --mount --pid --fork --kill-child bash -euc '
@@ -240,8 +291,9 @@ boot() {
     mount -o remount,bind,ro "$root/mnt/host$source"
     exec chroot "$root" env -i HOME=/ TMPDIR=/mnt PATH=/usr/bin:/bin /mnt/kernel/linux "mem=${memory}M" \
       ubd0=/mnt/changes,/mnt/disk/root.raw root=/dev/ubda rw init=/lib/systemd/systemd \
-      hostfs=/mnt/host seccomp=auto con=null con0=null,fd:1 ssl=null ssl0=fd:3,fd:4 ssl1=pts panic=-1 cgroup_no_v1=all systemd.show_status=false TERM=dumb "$@"
-    ' bash "$library" "$state" "$kernel" "$disk" "$memory" "$source" "lsm=$lsms" \
+      hostfs=/mnt/host seccomp=auto con=null con0=null,fd:1 ssl=null ssl0=fd:3,fd:4 ssl1=pts panic=-1 cgroup_no_v1=all systemd.show_status=false \
+      log_buf_len=4M TERM=dumb "$@"
+    ' bash "$library" "$state" "$kernel" "$disk" "$memory" "$source" "${options[@]}" \
     </dev/null >"$state/console.log" 2>&1 3<>"$state/in" 4<>"$state/out" &
   echo "$!" >"$state/pid"
   answer "$state" up 600
@@ -249,7 +301,7 @@ boot() {
     run "$state" 'systemctl --failed --no-legend; journalctl -b --no-pager -p warning | tail -n 30' >&2
     die "machine $name is not running as it should"
   }
-  run "$state" "mount -t hostfs none /host && mkdir -p '$source' && mount --bind '/host$source' '$source'"
+  run "$state" "mount -t hostfs ${policy:+-o context=system_u:object_r:bin_t:s0} none /host && mkdir -p '$source' && mount --bind '/host$source' '$source'"
   echo "$name"
 }
 
@@ -335,6 +387,11 @@ test_cases() {
     esac
     shift
   done
+  # Debian has User Mode Linux for this processor alone, of those that usernsd is built for.
+  if [[ $(uname -m) != x86_64 ]]; then
+    echo "SKIPPED: there is no User Mode Linux for $(uname -m)"
+    return
+  fi
   cd "$source"
   built=$(cargo build --quiet --test cases --bin usernsd --message-format=json |
     grep -oE '"executable":"[^"]+"' | cut -d'"' -f4)
@@ -344,7 +401,7 @@ test_cases() {
   ((${#list[@]} > 0)) || die "no case is named like ${filters[*]}"
   # For the image, if it is there: "make static" builds it.
   arch=$(uname -m)
-  version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)+$(git describe --always --dirty --abbrev=9)
+  version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
   mkdir -p "$out/results"
   # Without its symbols, which would be in each image that a machine builds.
   image_binary=$source/target/$arch-unknown-linux-gnu/debug/usernsd
@@ -360,10 +417,10 @@ test_cases() {
     start=$SECONDS code=0
     "${BASH_SOURCE[0]}" down "$name"
     "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" >&2
-    facts=$(run "$state" 'uname -r; tr , " " </sys/kernel/security/lsm; echo
+    facts=$(run "$state" 'uname -r; tr , " " </sys/kernel/security/lsm; grep -qsx 0 /sys/fs/selinux/enforce && echo " permissive"; echo
       systemctl --version | sed -n "1s/systemd \([0-9]*\).*/\1/p"
       containerd --version | cut -d" " -f3; runc --version | sed -n "1s/runc version //p"
-      crun --version | sed -n "1s/crun version //p"; uname -m' |
+      crun --version | sed -n "1s/crun version //p" | grep . || echo -; uname -m' |
       grep . | tr '\n' '\t')
     # At the same path as here: it is compiled into the tests.
     said=$(run "$state" "cd '$source' &&
