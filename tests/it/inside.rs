@@ -156,3 +156,17 @@ fn nothing_is_reported_about_a_process_that_has_ended() {
     let found = proc.look_inside(&process, &["/".to_owned()], Path::new(PROGRAM));
     assert_eq!(found[0].as_ref().unwrap_err(), "the container's process has ended");
 }
+
+/// On a busy node the process that looks may wait for a processor longer than a file system is waited for.
+#[test]
+fn a_file_is_read_however_long_the_process_that_reads_it_takes_to_start() {
+    let Some(container) = Container::start("true") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("slow");
+    fs::write(&program, format!("#!/bin/sh\nsleep 0.8\nexec {PROGRAM} \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let proc = Proc::new(Path::new("/proc"));
+    let process = proc.open(container.0.id()).unwrap();
+    let found = proc.look_inside(&process, &["/".to_owned()], &program);
+    assert!(found[0].is_ok(), "{found:?}");
+}

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -22,8 +23,12 @@ pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user",
 
 /// The argument that makes a process call [`look`].
 pub const LOOK: &str = "look-inside";
-/// Time limit for one file. Local file systems answer in microseconds.
+/// What the process prints once it runs, before it looks.
+const RUNS: char = '+';
+/// Time limit for one file, from when the process that looks runs. Local file systems answer in microseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Time limit for that process to run: on a busy node it waits for a processor, and its program may have to be read.
+const STARTING: Duration = Duration::from_secs(10);
 /// Time limit for all files of one call together.
 const ALL: Duration = Duration::from_secs(2);
 /// Number of concurrent processes.
@@ -132,7 +137,7 @@ impl Proc {
 impl Proc {
     /// Files and directories by their paths in a container, in the order of `paths`. Each is read by another process
     /// of `program`, this program's path, which is killed if the file system does not answer within half a second;
-    /// what has not been read after two seconds is given up.
+    /// two seconds after the first process, no further one is started.
     ///
     /// # Errors
     /// For each path a sentence.
@@ -153,7 +158,7 @@ impl Proc {
                 && let Some((path, found)) = waiting.next()
             {
                 match self.start_look(process, path, program) {
-                    Ok(child) => looking.push(Looking { child, since: Instant::now(), found }),
+                    Ok(child) => looking.push(Looking { child, runs: false, since: Instant::now(), found }),
                     Err(error) => *found = Err(format!("starting {}: {error}", program.display())),
                 }
             }
@@ -187,6 +192,9 @@ impl Proc {
 /// A process that reads the attributes of a file.
 struct Looking<'a> {
     child: Child,
+    /// Whether it has begun to look.
+    runs: bool,
+    /// When it was started, or found to run.
     since: Instant,
     found: &'a mut Result<InnerFile, String>,
 }
@@ -194,24 +202,38 @@ struct Looking<'a> {
 impl Looking<'_> {
     /// Whether it has reported a result, or was abandoned.
     fn is_over(&mut self) -> bool {
+        if !self.runs && self.has_printed() {
+            (self.runs, self.since) = (true, Instant::now());
+        }
+        let patience = if self.runs { PATIENCE } else { STARTING };
         match self.child.try_wait() {
-            Ok(None) if self.since.elapsed() < PATIENCE => return false,
+            Ok(None) if self.since.elapsed() < patience => return false,
             Ok(None) => {
                 // Not waited for: on some file systems even SIGKILL does not end it.
                 let _ = self.child.kill();
-                *self.found = Err(format!("its file system did not answer within {PATIENCE:?}"));
+                let what = if self.runs { "its file system did not answer" } else { "no process could look" };
+                *self.found = Err(format!("{what} within {patience:?}"));
             }
             Ok(Some(_)) => {
                 let mut said = String::new();
                 let read = self.child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut said));
                 *self.found = match read {
-                    Some(Ok(_)) => parse(said.trim_end()),
+                    Some(Ok(_)) => parse(said.trim_start_matches(RUNS).trim_end()),
                     _ => Err("the process that looked said nothing".to_owned()),
                 };
             }
             Err(error) => *self.found = Err(format!("waiting for the process that looks: {error}")),
         }
         true
+    }
+
+    /// Whether there is output to read.
+    fn has_printed(&self) -> bool {
+        let Some(stdout) = &self.child.stdout else { return false };
+        let mut printed = [PollFd::new(stdout, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut printed, Some(&now)), Ok(1..))
+            && printed.iter().any(|one| one.revents().contains(PollFlags::IN))
     }
 }
 
@@ -233,12 +255,13 @@ fn parse(said: &str) -> Result<InnerFile, String> {
 /// # Errors
 /// The standard output is closed.
 pub fn look(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(RUNS.to_string().as_bytes()).and_then(|()| stdout.flush())?;
     let found = Proc::new(proc).open(pid).and_then(|process| process.look_inside(path));
     let said = match found {
         Ok(InnerFile { inode, uid, gid, mode }) => format!("{inode} {uid} {gid} {mode}\n"),
         Err(error) => format!("{error}\n"),
     };
-    let mut stdout = std::io::stdout();
     stdout.write_all(said.as_bytes()).and_then(|()| stdout.flush())
 }
 
