@@ -18,7 +18,8 @@ const CRIO: &str = "--crio-version=1.37.0";
 
 /// The script that creates the node.
 const GOOD: &str = r#"
-mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/kernel/cgroup var/lib/kubelet/pods/u1
+mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/sys/kernel proc/pressure sys/kernel/cgroup
+mkdir -p sys/kernel/security/apparmor sys/fs/selinux/booleans var/lib/kubelet/pods/u1
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
 touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
@@ -27,6 +28,11 @@ for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p 
 printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
 printf 'containers:200000:268435456\n' | tee etc/subuid >etc/subgid
 printf '60000\n' >proc/sys/user/max_user_namespaces
+printf 'capability,apparmor,selinux' >sys/kernel/security/lsm
+printf 'crio-default (enforce)\nusernsd-systemd (enforce)\n' >sys/kernel/security/apparmor/profiles
+printf '0\n' >proc/sys/kernel/apparmor_restrict_unprivileged_userns
+printf 1 >sys/fs/selinux/enforce
+printf '1 1' >sys/fs/selinux/booleans/container_manage_cgroup
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
 printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
     '2 1 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate' >proc/1/mountinfo
@@ -118,6 +124,24 @@ const CASES: &[Case] = &[
         "echo 11255 >proc/sys/user/max_user_namespaces",
     ),
     ("psi_enabled", "rm proc/pressure/cpu", "boot with psi=1", "touch proc/pressure/cpu"),
+    (
+        "apparmor_profile",
+        "sed -i /usernsd/d sys/kernel/security/apparmor/profiles",
+        "load the profile usernsd-systemd",
+        "echo 'usernsd-systemd (enforce)' >>sys/kernel/security/apparmor/profiles",
+    ),
+    (
+        "apparmor_userns",
+        "echo 1 >proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+        "echo 0 >proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+    ),
+    (
+        "selinux_cgroup",
+        "printf '0 0' >sys/fs/selinux/booleans/container_manage_cgroup",
+        "setsebool -P container_manage_cgroup on",
+        "printf '1 1' >sys/fs/selinux/booleans/container_manage_cgroup",
+    ),
     (
         "subid_grammar",
         "echo 'bob:0x500000:65536' >>etc/subuid",

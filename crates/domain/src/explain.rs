@@ -116,20 +116,6 @@ pub enum ChosenIds {
     Unseen,
 }
 
-/// The default AppArmor profiles of containerd, CRI-O, podman and Docker, which forbid every mount. That of podman has a
-/// version behind it.
-const DEFAULT_PROFILES: [&str; 4] =
-    ["cri-containerd.apparmor.d", "crio-default", "containers-default-", "docker-default"];
-
-/// The AppArmor profile of a process's label, if it is enforced and a runtime's default, so that it forbids every mount.
-#[must_use]
-pub fn forbids_mounts(label: &str) -> Option<&str> {
-    let label = label.strip_suffix(" (enforce)")?;
-    // From Linux 6.17 on, another profile may be stacked on it.
-    let profile = label.split_once("//&").map_or(label, |(first, _)| first);
-    DEFAULT_PROFILES.iter().any(|name| profile.starts_with(name)).then_some(profile)
-}
-
 /// The agent's log, of a systemd unit or of a DaemonSet.
 const AGENT_LOG: &str = "read the agent's log: journalctl -u usernsd; in a DaemonSet kubectl logs of its pod on this node, -c agent";
 /// How to start an agent, of a systemd unit or of a DaemonSet.

@@ -47,9 +47,11 @@
 //! - [`pod`]: pods, put together from the containers' records
 //! - [`space`]: the owners of host IDs, and overlaps between them
 //! - [`map`]: the ID space as a drawing
+//! - [`security_module`]: what AppArmor and SELinux keep containers from
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 //! - [`unit_file`]: the settings in the files of a systemd unit
 //! - [`scc`], [`user_mapping`]: whether a pod's users are within its mapping and its namespace's range
+//! - [`denial`]: which denials of AppArmor and SELinux were a container's
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
 //! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
@@ -72,6 +74,7 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod denial;
 pub mod event;
 pub mod explain;
 pub mod feature;
@@ -116,6 +119,7 @@ pub mod restart;
 pub mod runtime;
 pub mod scc;
 pub mod secrets;
+pub mod security_module;
 pub mod space;
 pub mod subid;
 pub mod toml;

@@ -17,17 +17,19 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::explain::{
-    Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why, forbids_mounts,
-};
+use usernsd_domain::denial::Denied;
+use usernsd_domain::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
 use usernsd_domain::guard::{self, Verdict};
+use usernsd_domain::idmap::IdMap;
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::message::{self, Message, MessageId};
 use usernsd_domain::paths::{KUBELETS, PODS};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::{Outcome, Source};
+use usernsd_domain::security_module::forbids_mounts;
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::unit::{CgroupsPath, Scope};
+use usernsd_linux::kernel_log::kernel_log;
 use usernsd_linux::proc::ProcError;
 use usernsd_linux::tail::tail;
 use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox, NoAnswer, first_answering};
@@ -50,6 +52,12 @@ mod live;
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
 /// Where the kubelet keeps its pods' logs.
 const POD_LOGS: &str = "var/log/pods";
+/// The kernel's log.
+const KERNEL_LOG: &str = "dev/kmsg";
+/// The log of auditd.
+const AUDIT_LOG: &str = "var/log/audit/audit.log";
+/// The size of the end of it that is searched, in bytes.
+const AUDIT_BYTES: u64 = 4 << 20;
 /// The most pods' directories that are read.
 const MAX_PODS: usize = 5000;
 /// The size of the end of a failed container's log that is searched, in bytes.
@@ -283,7 +291,9 @@ impl<'a> Explainer<'a> {
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
         let Why { owner_is_right, mut problems, mut because, mut next } = Why::of(&story);
-        let messages = self.messages(&inspected, &mut unseen);
+        let label = got.as_ref().and_then(|got| got.security.label.as_deref()).or(security.label.as_deref());
+        let mut messages = self.messages(&inspected, &mut unseen);
+        messages.extend(self.denials(&container, &inspected, label, got.as_ref(), &mut unseen));
         because.extend(messages.iter().map(|message| message.cause.to_owned()));
         next.splice(0..0, messages.iter().map(|message| message.fix.to_owned()));
         problems.dedup();
@@ -313,16 +323,42 @@ impl<'a> Explainer<'a> {
             unseen.push(format!("{}: {error}", path.display()));
             String::new()
         });
-        // The last line of each kind, in the order of the log.
-        let mut found: Vec<(&'static Message, &str)> = Vec::new();
-        for line in end.message.lines().chain(log.lines()) {
-            let Some(message) = message::recognise(line) else { continue };
-            found.retain(|(known, _)| known.id != message.id);
-            found.push((message, line));
+        known(end.message.lines().chain(log.lines()))
+    }
+
+    /// What a security module denied to the container, from the kernel's log and that of auditd, which has it where
+    /// auditd runs.
+    fn denials(
+        &self,
+        container: &Container,
+        inspected: &Inspected,
+        label: Option<&str>,
+        got: Option<&Observed>,
+        unseen: &mut Vec<String>,
+    ) -> Vec<KnownMessage> {
+        let Some(label) = label.filter(|label| !label.starts_with("unconfined")) else { return Vec::new() };
+        let device = self.node.host_root.join(KERNEL_LOG);
+        let log = kernel_log(&device, &["apparmor=\"DENIED\"", "avc:  denied"]);
+        let audit = tail(&self.node.host_root.join(AUDIT_LOG), AUDIT_BYTES);
+        // Neither is in an agent's pod.
+        if let (Err(error), Err(_)) = (&log, &audit)
+            && inspected.end.as_ref().is_some_and(|end| end.code != 0)
+        {
+            unseen.push(format!("denials of AppArmor or SELinux: {}: {error}", device.display()));
         }
-        let ids: Vec<MessageId> = found.iter().map(|(message, _)| message.id).collect();
-        let said = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
-        found.into_iter().filter(|(message, _)| !message::follows(message.id, &ids)).map(said).collect()
+        let seconds = |nanoseconds: i64| u64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0);
+        let processes = got.iter().flat_map(|got| got.processes.iter().map(|process| process.pid));
+        let (pids, nobody) = (processes.chain(inspected.pid).collect(), IdMap::default());
+        let denied = Denied {
+            label,
+            pids: &pids,
+            users: if container.user_namespace { &container.specified.uid_map } else { &nobody },
+            from: seconds(inspected.created_at_ns),
+            // The last of them are written while it ends.
+            until: inspected.end.as_ref().map_or(u64::MAX, |end| seconds(end.at_ns).saturating_add(1)),
+        };
+        let text = [log.unwrap_or_default(), audit.unwrap_or_default()].concat();
+        known(denied.lines(&text).into_iter())
     }
 
     async fn scope(&self, container: &Container, unseen: &mut Vec<String>) -> Option<Scope> {
@@ -441,6 +477,19 @@ impl<'a> Explainer<'a> {
             },
         }
     }
+}
+
+/// The known messages in these lines: of each kind the last line, in the order of the log.
+fn known<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<KnownMessage> {
+    let mut found: Vec<(&'static Message, &str)> = Vec::new();
+    for line in lines {
+        let Some(message) = message::recognise(line) else { continue };
+        found.retain(|(known, _)| known.id != message.id);
+        found.push((message, line));
+    }
+    let ids: Vec<MessageId> = found.iter().map(|(message, _)| message.id).collect();
+    let said = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
+    found.into_iter().filter(|(message, _)| !message::follows(message.id, &ids)).map(said).collect()
 }
 
 async fn connect(bus: &Path) -> Option<Systemd> {

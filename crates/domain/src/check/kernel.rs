@@ -4,6 +4,7 @@ use super::{Category, Check, Checked, Probe};
 use crate::cgroup::DelegateList;
 use crate::finding::Finding;
 use crate::kernel::{CgroupSetup, IdMapped, Kernel, findings};
+use crate::security_module::SecurityModules;
 
 /// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct KernelFacts {
     pub kernel: Kernel,
     /// `/sys/kernel/cgroup/delegate`; `Err` if it is invalid, `None` if there is no such file.
     pub delegate_list: Probe<Option<DelegateList>>,
+    /// The kernel's security modules.
+    pub security_modules: SecurityModules,
     /// The finding that tmpfs, which holds Secrets, does not support ID-mapped mounts.
     pub tmpfs: Option<Finding>,
     /// Number of pods that the node may run.
@@ -24,7 +27,7 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
         Ok(facts) => facts,
         Err(why) => return Check::all_skipped(Category::Kernel, &why),
     };
-    let KernelFacts { kernel, delegate_list, tmpfs, pods } = facts;
+    let KernelFacts { kernel, delegate_list, security_modules, tmpfs, pods } = facts;
     let mut found = findings(kernel, *pods);
     found.extend(tmpfs.clone());
     let max = kernel.max_user_namespaces.unwrap_or(0);
@@ -32,7 +35,7 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
     let of_v2 = |check: Check, checked: Checked| {
         if is_v2 { checked } else { check.skipped("cgroup v2 is not mounted") }
     };
-    vec![
+    let mut checked = vec![
         Check::CgroupV2.judged(&found, "unified hierarchy at /sys/fs/cgroup"),
         of_v2(
             Check::CgroupNsdelegate,
@@ -51,7 +54,9 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
             None => Check::PsiEnabled.skipped("/proc/pressure could not be looked for"),
             Some(_) => Check::PsiEnabled.judged(&found, "pressure files in /proc/pressure"),
         },
-    ]
+    ];
+    checked.extend(security_modules.checks());
+    checked
 }
 
 /// Files without which systemd in a container cannot manage its cgroup (cgroups(7), "Cgroups
@@ -110,6 +115,13 @@ mod tests {
             delegate_list: Ok(
                 DelegateList::parse("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n").ok()
             ),
+            security_modules: SecurityModules {
+                active: Some("capability,apparmor,selinux".into()),
+                profiles: Some("crio-default (enforce)\nusernsd-systemd (enforce)\n".into()),
+                restrict_userns: Some("0".into()),
+                enforce: Some("1".into()),
+                manage_cgroup: Some("1 1".into()),
+            },
             tmpfs: None,
             pods: 110,
         }
@@ -156,6 +168,16 @@ mod tests {
             (|f| f.kernel.stores[0].mapped = IdMapped::Unknown, &["idmapped_mounts skip"]),
             (|f| f.kernel.stores.clear(), &["idmapped_mounts skip"]),
             (|f| f.kernel.psi = Some(false), &["psi_enabled note"]),
+            (
+                |f| f.security_modules.profiles = Some("crio-default (enforce)".into()),
+                &["apparmor_profile note"],
+            ),
+            (|f| f.security_modules.restrict_userns = Some("1".into()), &["apparmor_userns note"]),
+            (|f| f.security_modules.manage_cgroup = Some("0 0".into()), &["selinux_cgroup note"]),
+            (
+                |f| f.security_modules.active = None,
+                &["apparmor_profile skip", "apparmor_userns skip", "selinux_cgroup skip"],
+            ),
         ];
         for (spoil, want) in cases {
             let mut facts = good();

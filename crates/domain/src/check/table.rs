@@ -58,6 +58,9 @@ checks! {
         UserNamespacesRoom = "user_namespaces_room" Warning "the limit of user namespaces allows one for each pod",
         IdmappedMounts = "idmapped_mounts" Error "the file systems of pods can be mounted with mapped IDs",
         PsiEnabled = "psi_enabled" Note "the kernel measures pressure",
+        ApparmorProfile = "apparmor_profile" Note "AppArmor, if it is on, has a profile under which systemd in pods may mount",
+        ApparmorUserns = "apparmor_userns" Note "AppArmor does not restrict the user namespaces that programs in pods create",
+        SelinuxCgroup = "selinux_cgroup" Note "SELinux, if it enforces, lets containers change their own cgroups",
     }
     Ids {
         SubidGrammar = "subid_grammar" Warning "every program that reads /etc/subuid and /etc/subgid accepts each line",

@@ -69,7 +69,7 @@ messages! { Kernel;
         sample: "type=AVC msg=audit(1539652620.118:1547): avc:  denied  { write } for  pid=17729 comm=\"systemd\" name=\"cgroup.procs\" dev=\"cgroup\" ino=819 scontext=system_u:system_r:container_t:s0:c327,c646 tcontext=system_u:object_r:cgroup_t:s0 tclass=file permissive=0",
         cause: "SELinux forbids a program (comm) in a container to write in its cgroup, even if it owns it.",
         fix: "For systemd set seLinuxOptions.type: container_init_t in the container's securityContext, for a container engine container_engine_t; or on the node setsebool -P container_manage_cgroup on. permissive=1 at the end of the line means that nothing was forbidden.",
-        page: "recipes/systemd-server.md",
+        page: "selinux.md",
     }
     SelinuxMount = "selinux-mount" {
         says: [

@@ -26,7 +26,8 @@ pub struct Explanation {
     pub owner_is_right: Option<bool>,
     /// The problems, a few words each.
     pub problems: Vec<String>,
-    /// Known messages in the log of a container that has ended, the last ones.
+    /// Known messages in the log of a container that failed, and about denials of the container in the kernel's or
+    /// auditd's log; the last of each.
     pub messages: Vec<KnownMessage>,
     /// The reasons for this result.
     pub because: Vec<String>,

@@ -1,0 +1,137 @@
+//! Lines in which AppArmor or SELinux reports a denial, in the kernel's log or in that of auditd, and whose program it
+//! was.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::idmap::{HostId, IdMap};
+
+/// A container whose denials are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Denied<'a> {
+    /// The label of its processes; empty if there is none.
+    pub label: &'a str,
+    /// Its processes, and the one that it was created with.
+    pub pids: &'a BTreeSet<u32>,
+    /// Its users; empty if they are not known to be its own.
+    pub users: &'a IdMap,
+    /// When it was created, and when it ended if it did, in seconds since 1970: before and after that, numbers of
+    /// processes and users may be another's.
+    pub from: u64,
+    pub until: u64,
+}
+
+/// Whether a line reports a denial.
+fn is_denial(line: &str) -> bool {
+    line.contains("apparmor=\"DENIED\"") || line.contains("avc:  denied")
+}
+
+/// The value of the first `key=` in a line, without quotes.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let found = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
+    Some(found.trim_matches('"'))
+}
+
+fn number(line: &str, key: &str) -> Option<u32> {
+    value(line, key)?.parse().ok()
+}
+
+/// The number of the event, `SECONDS.MILLISECONDS:SERIAL`, which all records of one event share.
+fn event(line: &str) -> Option<&str> {
+    line.split_once("audit(")?.1.split_once(')').map(|(event, _)| event)
+}
+
+impl Denied<'_> {
+    /// The container's lines among those of a log. A line is the container's if it has the container's SELinux label
+    /// with its categories, which no other container of the node has, the number of one of its processes, or one of its
+    /// users; the user can be in another record of the same event.
+    #[must_use]
+    pub fn lines<'l>(&self, log: &'l str) -> Vec<&'l str> {
+        let users: HashMap<&str, u32> = log
+            .lines()
+            .filter(|line| line.contains("type=SYSCALL"))
+            .filter_map(|line| Some((event(line)?, number(line, "fsuid")?)))
+            .collect();
+        let denials = log.lines().filter(|line| is_denial(line));
+        denials.filter(|line| self.is_its(line, &users)).collect()
+    }
+
+    fn is_its(&self, line: &str, users: &HashMap<&str, u32>) -> bool {
+        let second = event(line).and_then(|event| event.split_once('.')?.0.parse().ok());
+        if !second.is_some_and(|second| (self.from..=self.until).contains(&second)) {
+            return false;
+        }
+        let is_label =
+            |label: &str| label == self.label && label.rsplit(':').any(|part| part.starts_with('c'));
+        let is_user = |user: u32| self.users.container_of(HostId(user)).is_some();
+        let user = number(line, "fsuid").or_else(|| users.get(event(line)?).copied());
+        value(line, "scontext").is_some_and(is_label)
+            || number(line, "pid").is_some_and(|pid| self.pids.contains(&pid))
+            || user.is_some_and(is_user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LABEL: &str = "system_u:system_r:container_t:s0:c12,c34";
+
+    const LOG: &str = "\
+kernel: usb 1-1: new device
+audit: type=1400 audit(1.1:1): apparmor=\"DENIED\" operation=\"mount\" profile=\"crio-default\" pid=70 comm=\"(x)\"
+audit: type=1400 audit(1.2:2): apparmor=\"DENIED\" operation=\"mount\" profile=\"crio-default\" pid=71 comm=\"(x)\"
+audit: type=1400 audit(1.3:3): apparmor=\"DENIED\" operation=\"open\" profile=\"p\" pid=9 comm=\"x\" fsuid=200000 ouid=0
+audit: type=1400 audit(1.4:4): apparmor=\"DENIED\" operation=\"open\" profile=\"p\" pid=9 comm=\"x\" fsuid=0 ouid=200000
+audit: type=1400 audit(1.5:5): apparmor=\"ALLOWED\" operation=\"open\" profile=\"p\" pid=70 comm=\"x\" fsuid=200000 ouid=0
+type=AVC msg=audit(2.1:6): avc:  denied  { write } for  pid=9 comm=\"systemd\" scontext=system_u:system_r:container_t:s0:c12,c34 tcontext=system_u:object_r:cgroup_t:s0 tclass=dir permissive=0
+type=AVC msg=audit(2.2:7): avc:  denied  { write } for  pid=9 comm=\"systemd\" scontext=system_u:system_r:container_t:s0:c1,c2 tcontext=system_u:object_r:cgroup_t:s0 tclass=dir permissive=0
+type=SYSCALL msg=audit(2.2:7): arch=c000003e syscall=83 success=no exit=-13 ppid=1 pid=9 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=265535 egid=0 comm=\"systemd\"
+type=SYSCALL msg=audit(2.3:8): arch=c000003e syscall=83 success=no pid=70 fsuid=265535
+";
+
+    fn serials_in(from: u64, until: u64, label: &str, pids: &[u32], users: &str) -> Vec<String> {
+        let users = IdMap::parse(users).unwrap();
+        let pids = pids.iter().copied().collect();
+        let denied = Denied { label, pids: &pids, users: &users, from, until };
+        let lines = denied.lines(LOG);
+        lines.iter().map(|line| event(line).unwrap().rsplit(':').next().unwrap().to_owned()).collect()
+    }
+
+    fn serials(label: &str, pids: &[u32], users: &str) -> Vec<String> {
+        serials_in(0, u64::MAX, label, pids, users)
+    }
+
+    #[test]
+    fn a_denial_is_the_containers_by_label_process_or_user() {
+        assert_eq!(serials("crio-default (enforce)", &[70], ""), ["1"]);
+        assert_eq!(serials("crio-default (enforce)", &[], "0 200000 65536"), ["3", "7"]);
+        assert_eq!(serials(LABEL, &[], ""), ["6"]);
+        assert_eq!(serials(LABEL, &[71], "0 200000 65536"), ["2", "3", "6", "7"]);
+        assert_eq!(serials("", &[], "0 300000 65536"), [""; 0]);
+    }
+
+    #[test]
+    fn what_happened_before_or_after_the_container_is_anothers() {
+        assert_eq!(serials_in(2, 2, LABEL, &[71], "0 200000 65536"), ["6", "7"]);
+        assert_eq!(serials_in(0, 1, LABEL, &[71], "0 200000 65536"), ["2", "3"]);
+    }
+
+    #[test]
+    fn a_label_without_categories_is_nobodys_alone() {
+        let log = "audit(1.1:1): avc:  denied  { read } for  pid=9 scontext=a:b:spc_t:s0 tclass=file";
+        let (pids, users) = (BTreeSet::new(), IdMap::default());
+        let denied = Denied { label: "a:b:spc_t:s0", pids: &pids, users: &users, from: 0, until: u64::MAX };
+        assert_eq!(denied.lines(log), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_log_is_read_without_panic(text in any::<String>()) {
+            let (pids, users) = (BTreeSet::new(), IdMap::default());
+            let denied = Denied { label: LABEL, pids: &pids, users: &users, from: 0, until: 1 };
+            let _ = denied.lines(&format!("avc:  denied {text} audit({text}\ntype=SYSCALL {text}"));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The kernel's security modules, as far as they judge what containers do: AppArmor by profiles, SELinux by types.
+
+use super::check::{Check, Checked};
+
+/// The profile in `apparmor/` of this project, which allows mounts.
+pub const SYSTEMD_PROFILE: &str = "usernsd-systemd";
+
+/// The default profiles of containerd, CRI-O, podman and Docker, which forbid every mount. That of podman has a version
+/// behind it.
+const DEFAULT_PROFILES: [&str; 4] =
+    ["cri-containerd.apparmor.d", "crio-default", "containers-default-", "docker-default"];
+
+/// The facts about the security modules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SecurityModules {
+    /// The text of `/sys/kernel/security/lsm`: the modules that are active. `None` if it cannot be read.
+    pub active: Option<String>,
+    /// The text of `/sys/kernel/security/apparmor/profiles`.
+    pub profiles: Option<String>,
+    /// `kernel.apparmor_restrict_unprivileged_userns`, which Ubuntu's kernels have.
+    pub restrict_userns: Option<String>,
+    /// `/sys/fs/selinux/enforce`.
+    pub enforce: Option<String>,
+    /// `/sys/fs/selinux/booleans/container_manage_cgroup`: the value, and the one that was set and is not yet used.
+    pub manage_cgroup: Option<String>,
+}
+
+/// The profile that is enforced according to a process's label or a line of the kernel's list, `PROFILE (enforce)`. From
+/// Linux 6.17 on, another profile may be stacked on it.
+fn enforced(label: &str) -> Option<&str> {
+    let label = label.strip_suffix(" (enforce)")?;
+    Some(label.split_once("//&").map_or(label, |(first, _)| first))
+}
+
+/// The AppArmor profile of a process's label, if it is enforced and a runtime's default, so that it forbids every mount.
+#[must_use]
+pub fn forbids_mounts(label: &str) -> Option<&str> {
+    enforced(label).filter(|profile| DEFAULT_PROFILES.iter().any(|name| profile.starts_with(name)))
+}
+
+// === impl SecurityModules ===
+
+impl SecurityModules {
+    /// Whether a module is active; `Err` with the reason if that cannot be seen.
+    fn has(&self, module: &str) -> Result<bool, String> {
+        let active = self.active.as_deref().ok_or("/sys/kernel/security/lsm cannot be read here")?;
+        Ok(active.trim().split(',').any(|name| name == module))
+    }
+
+    /// The result of a check, if the module is active that it is about.
+    fn judged(&self, check: Check, module: &str, name: &str, judge: impl FnOnce() -> Checked) -> Checked {
+        match self.has(module) {
+            Ok(true) => judge(),
+            Ok(false) => check.passed(format!("{name} is off")),
+            Err(why) => check.skipped(why),
+        }
+    }
+
+    /// The checks of the security modules.
+    #[must_use]
+    pub fn checks(&self) -> [Checked; 3] {
+        [
+            self.judged(Check::ApparmorProfile, "apparmor", "AppArmor", || self.systemd_profile()),
+            self.judged(Check::ApparmorUserns, "apparmor", "AppArmor", || self.unprivileged_userns()),
+            self.judged(Check::SelinuxCgroup, "selinux", "SELinux", || self.cgroup_boolean()),
+        ]
+    }
+
+    fn systemd_profile(&self) -> Checked {
+        let check = Check::ApparmorProfile;
+        let Some(profiles) = &self.profiles else {
+            return check.skipped("/sys/kernel/security/apparmor/profiles cannot be read");
+        };
+        if profiles.lines().filter_map(enforced).any(|profile| profile == SYSTEMD_PROFILE) {
+            return check.passed(format!("the profile {SYSTEMD_PROFILE} is loaded"));
+        }
+        let Some(default) = profiles.lines().find_map(forbids_mounts) else {
+            return check.passed("no profile of a container runtime is enforced");
+        };
+        check.failed(
+            format!(
+                "AppArmor enforces {default}, which forbids every mount: systemd in pods starts services without their \
+                 sandboxes (PrivateTmp, ProtectSystem), or not at all (BindPaths)"
+            ),
+            format!("if pods have such services, load the profile {SYSTEMD_PROFILE} (docs/apparmor.md)"),
+        )
+    }
+
+    fn unprivileged_userns(&self) -> Checked {
+        let check = Check::ApparmorUserns;
+        match self.restrict_userns.as_deref().map(str::trim) {
+            None => check.passed("this kernel has no kernel.apparmor_restrict_unprivileged_userns"),
+            Some("0") => check.passed("kernel.apparmor_restrict_unprivileged_userns = 0"),
+            Some(value) => check.failed(
+                format!(
+                    "kernel.apparmor_restrict_unprivileged_userns is {value}: a user namespace that a program in a pod \
+                     creates has no capabilities, which container engines and browsers need"
+                ),
+                "load an AppArmor profile with the rule \"userns,\" for that program, or sysctl -w \
+                 kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
+        }
+    }
+
+    fn cgroup_boolean(&self) -> Checked {
+        let check = Check::SelinuxCgroup;
+        match self.enforce.as_deref().map(str::trim) {
+            None => return check.skipped("/sys/fs/selinux/enforce cannot be read"),
+            Some("0") => return check.passed("SELinux is permissive"),
+            Some(_) => {}
+        }
+        match self.manage_cgroup.as_deref().and_then(|text| text.split_whitespace().next()) {
+            None => check.skipped("SELinux' policy has no boolean container_manage_cgroup"),
+            Some("0") => check.failed(
+                "SELinux enforces, and container_manage_cgroup is off: a container of type container_t cannot change its \
+                 cgroup, whoever owns it",
+                "setsebool -P container_manage_cgroup on, or give such containers the type container_init_t \
+                 (seLinuxOptions.type): docs/selinux.md",
+            ),
+            Some(_) => check.passed("container_manage_cgroup is on"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::check::Outcome;
+
+    fn modules(active: &str) -> SecurityModules {
+        SecurityModules { active: Some(active.to_owned()), ..SecurityModules::default() }
+    }
+
+    /// The outcome of the check at that place: a word, and what is said.
+    fn outcome(modules: &SecurityModules, check: Check) -> String {
+        let checked = modules.checks().into_iter().find(|one| one.check == check).unwrap();
+        let said = match &checked.outcome {
+            Outcome::Passed(said) | Outcome::Skipped(said) => said.clone(),
+            Outcome::Failed(problems) => problems[0].what.clone(),
+        };
+        format!("{}: {said}", checked.word())
+    }
+
+    #[test]
+    fn nothing_is_judged_of_a_module_that_is_off_or_not_seen() {
+        for (modules, word, said) in [
+            (modules("capability,yama,bpf"), "pass", "is off"),
+            // Names that only begin alike.
+            (modules("capability,apparmor2,selinux2"), "pass", "is off"),
+            (SecurityModules::default(), "skip", "cannot be read here"),
+        ] {
+            for check in modules.checks().map(|one| one.check) {
+                let outcome = outcome(&modules, check);
+                assert!(outcome.starts_with(word) && outcome.ends_with(said), "{outcome}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_profile_for_systemd_is_missed_only_where_a_default_profile_is_enforced() {
+        let with = |profiles: &str| {
+            let modules =
+                SecurityModules { profiles: Some(profiles.to_owned()), ..modules("yama,apparmor\n") };
+            outcome(&modules, Check::ApparmorProfile)
+        };
+        assert!(outcome(&modules("apparmor"), Check::ApparmorProfile).starts_with("skip"));
+        let default = "cri-containerd.apparmor.d (enforce)\n";
+        assert!(with(default).starts_with("note: AppArmor enforces cri-containerd.apparmor.d, which"));
+        assert!(with("unprivileged_userns (enforce)\ncrio-default (enforce)\n").contains("crio-default"));
+        for profiles in [
+            "",
+            "lsb_release (enforce)\n",
+            "crio-default (complain)\n",
+            &format!("{default}usernsd-systemd (enforce)\n"),
+        ] {
+            assert!(with(profiles).starts_with("pass"), "{profiles}");
+        }
+        assert!(with(&format!("{default}usernsd-systemd (complain)\n")).starts_with("note"));
+    }
+
+    #[test]
+    fn a_label_is_enforced_whatever_is_stacked_on_it() {
+        for (label, want) in [
+            ("cri-containerd.apparmor.d (enforce)", Some("cri-containerd.apparmor.d")),
+            ("crio-default//&unprivileged_userns (enforce)", Some("crio-default")),
+            ("containers-default-0.67.1 (enforce)", Some("containers-default-0.67.1")),
+            ("crio-default (complain)", None),
+            ("usernsd-systemd (enforce)", None),
+            ("unconfined", None),
+            ("system_u:system_r:container_t:s0:c1,c2", None),
+        ] {
+            assert_eq!(forbids_mounts(label), want, "{label}");
+        }
+    }
+
+    #[test]
+    fn the_restriction_of_user_namespaces_is_named_where_it_is_set() {
+        let with = |value: Option<&str>| {
+            let modules =
+                SecurityModules { restrict_userns: value.map(str::to_owned), ..modules("apparmor") };
+            outcome(&modules, Check::ApparmorUserns)
+        };
+        assert!(with(None).starts_with("pass") && with(Some("0\n")).starts_with("pass"));
+        assert!(with(Some("1\n")).starts_with("note: kernel.apparmor_restrict_unprivileged_userns is 1:"));
+    }
+
+    #[test]
+    fn the_boolean_matters_only_while_selinux_enforces() {
+        let with = |enforce: Option<&str>, boolean: Option<&str>| {
+            let modules = SecurityModules {
+                enforce: enforce.map(str::to_owned),
+                manage_cgroup: boolean.map(str::to_owned),
+                ..modules("yama,selinux")
+            };
+            outcome(&modules, Check::SelinuxCgroup)
+        };
+        assert!(
+            with(Some("1"), Some("0 1"))
+                .starts_with("note: SELinux enforces, and container_manage_cgroup is off")
+        );
+        for (enforce, boolean, want) in [
+            (Some("0"), Some("0 0"), "pass: SELinux is permissive"),
+            (Some("1"), Some("1 0"), "pass: container_manage_cgroup is on"),
+            (Some("1"), None, "skip: SELinux' policy has no boolean container_manage_cgroup"),
+            (None, Some("0 0"), "skip: /sys/fs/selinux/enforce cannot be read"),
+        ] {
+            assert_eq!(with(enforce, boolean), want);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged_without_panic(text in any::<String>()) {
+            let modules = SecurityModules {
+                active: Some(format!("apparmor,selinux,{text}")),
+                profiles: Some(text.clone()),
+                restrict_userns: Some(text.clone()),
+                enforce: Some(text.clone()),
+                manage_cgroup: Some(text),
+            };
+            let _ = modules.checks();
+        }
+    }
+}
