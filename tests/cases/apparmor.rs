@@ -7,6 +7,7 @@ use usernsd_proto::cri::{SecurityProfile, security_profile::ProfileType};
 
 use crate::agent::{Agent, node_with_binary};
 use crate::daemon_pod::{self, AS_IT_IS, DaemonPod, Variant};
+use crate::explain;
 use crate::node::{Node, Options, report_skipped};
 use crate::ownership::assert_systemd_runs;
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, wait_for};
@@ -25,14 +26,20 @@ fn has_apparmor(node: &Node) -> bool {
     found
 }
 
-/// Loads a profile of this source, with lines left out.
-fn load(node: &Node, name: &str, keep: impl Fn(&str) -> bool) {
-    let source = format!("{}/apparmor/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(source).unwrap();
-    let kept: String = text.lines().filter(|line| keep(line)).map(|line| format!("{line}\n")).collect();
+/// A profile of this source.
+fn profile(name: &str) -> String {
+    fs::read_to_string(format!("{}/apparmor/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn load(node: &Node, name: &str, text: &str) {
     let path = format!("/etc/apparmor.d/{name}");
-    node.write(&path, kept);
+    node.write(&path, text);
     node.run(["apparmor_parser", "--replace", &path]);
+}
+
+/// The profile without a rule.
+fn without(text: &str, rule: &str) -> String {
+    text.lines().filter(|line| line.trim() != rule).map(|line| format!("{line}\n")).collect()
 }
 
 /// The kernel's lines about what AppArmor denied.
@@ -114,7 +121,8 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains("AppArmor") && explained.contains("usernsd-systemd"), "{explained}");
 
-    load(&node, "usernsd-systemd", |_| true);
+    let profile = profile("usernsd-systemd");
+    load(&node, "usernsd-systemd", &profile);
     let before = denials(&node).len();
     let ours = systemd_under(&pods, "ours", 3, Some("usernsd-systemd"));
     assert_systemd_runs(&pods, &ours, BASE + 3 * 65_536);
@@ -122,21 +130,59 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
     assert!(has_private_tmp(&pods, &ours), "{:#?}", denials(&node));
     assert!(has_mounts(&pods, &ours), "{:#?}", denials(&node));
     let denied = denials(&node).split_off(before);
-    assert!(denied.iter().all(|line| !line.contains("operation=\"mount\"")), "{denied:#?}");
+    assert!(denied.iter().all(|line| !line.contains("class=\"mount\"")), "{denied:#?}");
 
     // What the default profile keeps from a container, ours does too.
     for file in ["/proc/sysrq-trigger", "/sys/kernel/security/apparmor/profiles", "/proc/kcore"] {
         let said = pods.exec(&ours, &["/bin/sh", "-c", &format!("cat {file} || echo x >{file}")]);
         assert_ne!(said.code, 0, "{file}: {said:?}");
     }
+    // In the kernel's log explain finds the lines that are this container's: they have one of its users.
+    let secret = profile.replacen("  mount,\n", "  mount,\n  audit deny /run/secret r,\n", 1);
+    load(&node, "usernsd-systemd", &secret);
+    assert_ne!(pods.exec(&ours, &["/bin/sh", "-c", "echo >/run/secret; cat /run/secret"]).code, 0);
+    let known = |pod: &str| {
+        let (_, explained) = explain::document(&node, pod);
+        let messages = explained["messages"].as_array().unwrap().clone();
+        messages.into_iter().filter(|message| message["id"] == "apparmor-denied").collect::<Vec<_>>()
+    };
+    let of_ours = known("ours");
+    assert!(
+        of_ours.len() == 1 && of_ours[0]["line"].as_str().unwrap().contains("/run/secret"),
+        "{of_ours:#?}"
+    );
+    assert_eq!(known("plain"), [serde_json::Value::Null; 0]);
+    load(&node, "usernsd-systemd", &profile);
 
-    // Each rule about mounts is needed.
-    for rule in ["mount,", "umount,"] {
-        load(&node, "usernsd-systemd", |line| line.trim() != rule);
-        let said =
-            pods.exec(&ours, &["systemd-run", "--quiet", "--wait", "--property=PrivateTmp=yes", "true"]);
-        assert_eq!(said.code, 226, "{rule} is not needed");
+    // Each rule that it allows is needed: without it this fails, which succeeds with all of them.
+    let private = "systemd-run --quiet --wait --property=PrivateTmp=yes true";
+    let needs = [
+        ("mount,", private),
+        ("umount,", "busybox mount -t tmpfs none /srv && busybox umount /srv"),
+        ("capability,", "touch /run/file && chown 1 /run/file"),
+        ("network,", "busybox wget -qO- http://127.0.0.1/"),
+        ("file,", "cat /etc/passwd"),
+    ];
+    let fails = |script: &str| {
+        let said = pods.exec(&ours, &["/bin/sh", "-c", script]);
+        (said.code != 0).then(|| format!("{script}: {said:?}"))
+    };
+    let with_all: Vec<String> = needs.iter().filter_map(|(_, script)| fails(script)).collect();
+    assert!(with_all.is_empty(), "{with_all:#?}");
+    let mut unneeded = Vec::new();
+    for (rule, script) in needs {
+        load(&node, "usernsd-systemd", &without(&profile, rule));
+        if fails(script).is_none() {
+            unneeded.push(rule);
+        }
     }
+    assert!(unneeded.is_empty(), "{unneeded:#?}");
+    // Without this one systemd does it in another way, and each service leaves a line in the log.
+    let before = denials(&node).len();
+    load(&node, "usernsd-systemd", &without(&profile, "pivot_root,"));
+    assert_eq!(pods.exec(&ours, &["/bin/sh", "-c", private]).code, 0);
+    let denied = denials(&node).split_off(before);
+    assert!(denied.iter().any(|line| line.contains("operation=\"pivotroot\"")), "{denied:#?}");
 }
 
 #[track_caller]
@@ -156,7 +202,8 @@ fn the_agent_does_its_work_under_its_own_profile() {
     if !has_apparmor(&node) {
         return;
     }
-    load(&node, "usernsd-agent", |_| true);
+    let profile = profile("usernsd-agent");
+    load(&node, "usernsd-agent", &profile);
     let before = denials(&node).len();
     DaemonPod::play(&node, Variant { apparmor: Some("usernsd-agent"), ..AS_IT_IS });
     wait_for_the_agent(&node);
@@ -176,6 +223,36 @@ fn the_agent_does_its_work_under_its_own_profile() {
     let denied = denials(&node).split_off(before);
     let ours: Vec<_> = denied.iter().filter(|line| line.contains("profile=\"usernsd-agent\"")).collect();
     assert!(ours.is_empty(), "{ours:#?}");
+
+    // Without any one of these rules, something of this work is denied. The others matter while it starts.
+    let mut unneeded = Vec::new();
+    let rules = [
+        "capability chown,",
+        "capability sys_ptrace,",
+        "ptrace (read),",
+        "ptrace (readby) peer=usernsd-agent,",
+        "signal (receive),",
+        "network unix stream,",
+        "/host/** r,",
+        "/host/sys/fs/cgroup/** wk,",
+    ];
+    for (number, rule) in rules.into_iter().enumerate() {
+        load(&node, "usernsd-agent", &without(&profile, rule));
+        let before = denials(&node).len();
+        let pod = pods.run_pod(&PodSpec::new("again").numbered(2 + number).privileged());
+        pods.run(&pod, &ContainerSpec::sleeping().privileged());
+        // As a person in the pod does; the profile may not even let it start.
+        let program = ["podman", "exec", &format!("{}-agent", daemon_pod::POD), "/usernsd", "ps"];
+        let works = node.exec(program).status.success();
+        let works = works && node.exec(["kill", "-CONT", &pid]).status.success();
+        let denied = denials(&node).split_off(before);
+        if works && !denied.iter().any(|line| line.contains("usernsd-agent")) {
+            unneeded.push(rule);
+        }
+        load(&node, "usernsd-agent", &profile);
+        pods.remove_pod(&pod);
+    }
+    assert!(unneeded.is_empty(), "{unneeded:#?}");
 }
 
 /// Under a runtime's default profile it may not look at other processes, which is why the manifest has none.

@@ -197,7 +197,7 @@ fn every_controller_works_in_a_tree_that_was_handed_over() {
     }
     // Frozen, a process stays where it is until it is thawed.
     let frozen = "cd /sys/fs/cgroup/other
-        sh -c 'while :; do echo x; sleep 0.01; done' >/tmp/ticks & pid=$!
+        sh -c 'while :; do echo x; sleep 0.01; done' >/tmp/ticks 2>&1 & pid=$!
         echo $pid >cgroup.procs; echo 1 >cgroup.freeze
         until grep -q 'frozen 1' cgroup.events; do :; done
         before=$(wc -c </tmp/ticks); sleep 1; [ $before = $(wc -c </tmp/ticks) ]

@@ -16,7 +16,7 @@ use crate::image::{self, SOURCE};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::wait_for;
 
-const POD: &str = "usernsd-pod";
+pub(crate) const POD: &str = "usernsd-pod";
 /// The pod's own directory, with the state socket.
 const STATE: &str = "/run/usernsd-test/state";
 const MANIFEST: &str = "/run/usernsd-test/daemonset.yaml";

@@ -63,6 +63,7 @@ mod prometheus;
 mod recipes;
 mod release;
 mod second_party;
+mod selinux;
 mod service;
 mod spoof;
 mod start_calls;
