@@ -197,7 +197,11 @@ VM_CASES := controllers:: apparmor:: ownership::systemd_runs_on_containerd \
   ownership::a_cgroup_that_crun guard::containerd_a_lost_container_is_refused doctor::each_problem_of_a_live_node \
   node_bootstrap::containerd_starts node_bootstrap::mapped_mounts
 
-vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|none, SUITE=forky|bookworm
+# Real limits, and AppArmor with and without this project's profiles, on the kernel that runs them quickest.
+VM_SMOKE := controllers::systemd_sees_the_limits controllers::limits_of_units ownership::systemd_runs_on_containerd \
+  apparmor::systemd_runs_under apparmor::the_agent_names
+
+vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|selinux|permissive|none, SUITE=forky|bookworm
 	tests/node/vm.sh down vm
 	tests/node/vm.sh boot $(VM)
 	tests/node/vm.sh shell vm
@@ -205,9 +209,23 @@ vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|none, S
 vm-test: tools static ## the cases VM_CASES on such a machine
 	tests/node/vm.sh test $(VM) $(VM_CASES)
 
-vm-all: tools static ## the same on every kernel and security module, one after another; results in target/vm/results
-	failed=0; for kernel in 6.1 6.12 7; do for lsm in apparmor none; do \
-	  tests/node/vm.sh test --kernel $$kernel --lsm $$lsm --suite $(SUITE) $(VM_CASES) || failed=1; done; done; exit $$failed
+vm-smoke: tools ## the shortest set of them, with kernel 7 and AppArmor
+	tests/node/vm.sh test --kernel 7 --lsm apparmor $(VM_SMOKE)
+
+vm-all: tools static ## the same on every kernel and security module, one after another; then docs/compatibility.md
+	failed=0; for kernel in 6.1 6.12 7; do for lsm in apparmor selinux none; do \
+	  tests/node/vm.sh test --kernel $$kernel --lsm $$lsm --suite $(SUITE) $(VM_CASES) || failed=1; done; done; \
+	$(MAKE) vm-table; exit $$failed
+
+# The last run of each case, of those that were kept before and those that ran here.
+RESULTS := tests/fixtures/compatibility
+vm-table: nextest ## makes docs/compatibility.md of the results in target/vm/results
+	mkdir -p $(RESULTS)
+	for results in $(OUT)/vm/results/*.tsv; do \
+	  kept=$(RESULTS)/$${results##*/}; touch "$$kept"; \
+	  awk -F '\t' '{ last[$$10] = $$0 } END { for (test in last) print last[test] }' "$$kept" "$$results" \
+	    | sort -t "$$(printf '\t')" -k 10,10 >"$$kept.new"; mv "$$kept.new" "$$kept"; done
+	UPDATE=1 cargo nextest run --test it compatibility::
 
 nextest: ## installs cargo-nextest, which runs the tests; from source, some minutes
 	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
@@ -260,5 +278,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross cross-machine release reproduce push sign static recording generate tools vm vm-test vm-all helm \
+.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross release reproduce push sign static recording generate tools vm vm-test vm-smoke vm-all vm-table helm \
   release-tools nextest promtool node clean

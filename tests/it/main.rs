@@ -24,6 +24,7 @@ mod bootstrap_runtime;
 mod cli_and_http;
 mod clock;
 mod commands;
+mod compatibility;
 mod cri;
 mod crio_config;
 mod dashboards;
