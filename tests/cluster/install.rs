@@ -17,6 +17,46 @@ pub(crate) fn apply_example(cluster: &Cluster, file: &str, image: &str) {
     assert!(!said.contains("Warning"), "{said}");
 }
 
+/// The table for an account that may create pods/exec but not get it, so that the websocket is refused and kubectl uses
+/// another way. An account without both rights gets an error with their names.
+#[track_caller]
+fn assert_status_by_rights(cluster: &Cluster) {
+    cluster.script(
+        "kubectl -n usernsd create role list --verb=list,get --resource=pods
+         kubectl -n usernsd create role exec --verb=create --resource=pods/exec
+         kubectl -n usernsd create rolebinding list --role=list --serviceaccount=default:default
+         token=$(kubectl create token default)
+         kubectl config set-credentials reader --token=\"$token\" >/dev/null
+         cluster=$(kubectl config view --minify -o 'jsonpath={.clusters[0].name}')
+         kubectl config set-context reader --cluster=\"$cluster\" --user=reader >/dev/null",
+    );
+    let status = || {
+        let said = cluster.try_kubectl(&["userns", "--context=reader", "status"]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (said.status.code(), text(&said.stdout), text(&said.stderr))
+    };
+    let (code, stdout, stderr) = status();
+    assert!(code == Some(2) && stdout.is_empty(), "{stdout}{stderr}");
+    assert!(
+        stderr.contains("cannot") && stderr.contains("the rights to get and create pods/exec"),
+        "{stderr}"
+    );
+    cluster.kubectl(&[
+        "-n",
+        "usernsd",
+        "create",
+        "rolebinding",
+        "exec",
+        "--role=exec",
+        "--serviceaccount=default:default",
+    ]);
+    wait_for("the table", || {
+        let (_, stdout, stderr) = status();
+        println!("{stdout}{stderr}");
+        (stdout.lines().count() == 1 + cluster.workers.len()).then_some(())
+    });
+}
+
 #[test]
 #[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 fn the_daemonset_serves_a_cluster_of_two_nodes() {
@@ -41,6 +81,7 @@ fn the_daemonset_serves_a_cluster_of_two_nodes() {
         let words: Vec<_> = row.split_whitespace().collect();
         assert_eq!(words[2], "Running", "{status}");
     }
+    assert_status_by_rights(&cluster);
     let ps = cluster.kubectl(&["userns", "ps", "-A"]);
     println!("{ps}");
     let row = ps.lines().find(|line| line.contains("systemd-server")).unwrap();
