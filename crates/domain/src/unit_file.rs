@@ -149,7 +149,7 @@ pub fn containerd_config(settings: &[Setting]) -> Option<String> {
         values.and_then(|values| values.into_iter().next()).unwrap_or_else(|| word.clone())
     };
     let commands = settings.iter().filter(|setting| setting.key == "ExecStart");
-    let named = commands.filter_map(|setting| {
+    let mut named = commands.filter_map(|setting| {
         // A variable may stand for several words.
         let words: Vec<String> = words(&setting.value).iter().map(value_of).collect();
         let words = words_of_command(&words.join(" "));
@@ -171,7 +171,7 @@ pub fn containerd_config(settings: &[Setting]) -> Option<String> {
         }
         file.filter(|file| file.starts_with('/')).map(str::to_owned)
     });
-    named.last()
+    named.next_back()
 }
 
 /// Whether a command, a value of `ExecStart=`, starts a kubelet, or a program that contains one.

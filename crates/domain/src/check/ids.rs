@@ -238,7 +238,7 @@ mod tests {
                 &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip", "kubelet_gate skip"],
             ),
         ];
-        for (index, (spoil, want)) in cases.into_iter().enumerate() {
+        for (index, (spoil, want)) in cases.iter().enumerate() {
             let mut node = node();
             spoil(&mut node);
             assert_eq!(bad(node), *want, "case {index}");

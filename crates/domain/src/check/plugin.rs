@@ -362,7 +362,7 @@ mod tests {
             (|f| f.conf.validator = Validator::default(), ["pass", "pass", "pass"], ""),
             (|f| f.unwanted = Some("never".into()), ["skip", "skip", "pass"], ""),
         ];
-        for (index, (spoil, want, word)) in cases.into_iter().enumerate() {
+        for (index, (spoil, want, word)) in cases.iter().enumerate() {
             let mut facts = good();
             spoil(&mut facts);
             let said = sentences(&facts);

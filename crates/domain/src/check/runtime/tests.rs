@@ -164,7 +164,7 @@ fn each_check_fails_alone_if_its_cause_is_present() {
         ("1.37.0", |f| f.oci.as_mut().unwrap()[0].idmap = Ok(false), &["oci_runtime_idmap fail"]),
         ("1.37.0", |f| f.oci = Ok(vec![]), &["oci_runtime_version skip", "oci_runtime_idmap skip"]),
     ];
-    for (index, (version, spoil, want)) in cases.into_iter().enumerate() {
+    for (index, (version, spoil, want)) in cases.iter().enumerate() {
         let mut facts = runtime(version);
         spoil(&mut facts);
         assert_eq!(bad(&facts), *want, "case {index}");
