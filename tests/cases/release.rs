@@ -207,7 +207,7 @@ fn a_release_for_one_architecture_runs_on_its_nodes_only() {
         (agents["spec"]["template"]["spec"].pointer(ARCHITECTURES).cloned(), affinity["podAffinity"].clone())
     };
     assert_eq!(architectures(&mut helm, json!({})).0, Some(json!([ARCHES[0]])));
-    // What the user has is added, and a node affinity of the user's stands in place of the chart's.
+    // The user's affinity is added, but the user's node affinity replaces the chart's.
     let beside = json!({"affinity": {"podAffinity": {"x": "y"}}});
     assert_eq!(architectures(&mut helm, beside), (Some(json!([ARCHES[0]])), json!({"x": "y"})));
     let terms = json!([{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}]);

@@ -84,14 +84,14 @@ pub struct Problem {
 /// The observation, or the reason why there is none.
 pub type Probe<T> = Result<T, String>;
 
-/// What a program answered that was asked about the node.
+/// The answer of a program about the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// It was not asked; with the reason.
+    /// The program was not asked; with the reason.
     NotAsked(String),
-    /// It did not answer; with the reason.
+    /// The program did not answer; with the reason.
     Missing(String),
-    /// Its answer.
+    /// The program answered this.
     Given(T),
 }
 

@@ -232,7 +232,7 @@ const READING: &[libc::c_long] = &[
     libc::SYS_getdents64,
 ];
 
-/// Additional calls of a process that hands over one container's cgroup, which it knows from files alone.
+/// Additional calls of a process that hands over the cgroup of one container. It asks no other process.
 const HANDING_OVER: &[libc::c_long] = &[
     libc::SYS_pread64,
     libc::SYS_writev,

@@ -40,7 +40,7 @@ pub struct ConfigFacts {
     pub has_pods_outside: bool,
 }
 
-/// What `usernsd bootstrap` would do to the node as it is.
+/// The action that `usernsd bootstrap` would take on the node as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drift {
     /// Change these files, for these reasons; none if the node is prepared.

@@ -10,7 +10,7 @@ use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::runtime::Runtime;
 use usernsd_linux::host::HostRoot;
 
-/// What a node is prepared for, and what is known about it.
+/// The desired state of a node, with the facts about it that a preparation needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Preparation<'a> {
     /// The desired ranges of host IDs.

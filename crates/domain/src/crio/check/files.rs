@@ -1,8 +1,8 @@
 //! Mistakes in the files themselves: what cannot be read, what is there by accident, what a later file replaces.
 
-use super::super::CrioVersion;
-use super::super::complaint::Complaint;
-use super::super::config::{ConfFile, Content, DROP_IN_DIR, wrong_types};
+use crate::crio::CrioVersion;
+use crate::crio::complaint::Complaint;
+use crate::crio::config::{ConfFile, Content, DROP_IN_DIR, wrong_types};
 use crate::finding::FindingId;
 use crate::toml::{Table, Value, get, table_at};
 

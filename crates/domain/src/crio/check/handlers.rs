@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::CrioVersion;
-use super::super::complaint::Complaint;
-use super::super::config::{Effective, Entry};
 use super::workloads::refused_annotation;
 use super::{Programs, VALIDATING, place};
+use crate::crio::CrioVersion;
+use crate::crio::complaint::Complaint;
+use crate::crio::config::{Effective, Entry};
 use crate::finding::FindingId;
 
 pub(super) fn default_runtime(effective: &Effective, found: &mut Vec<Complaint>) {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::CrioVersion;
-use super::super::complaint::Complaint;
-use super::super::config::{ConfFile, Effective};
 use super::{Programs, VALIDATING, last, place};
+use crate::crio::CrioVersion;
+use crate::crio::complaint::Complaint;
+use crate::crio::config::{ConfFile, Effective};
 use crate::finding::FindingId;
 use crate::toml::Value;
 

@@ -1,9 +1,9 @@
 //! Values of single keys, outside of the tables of handlers and workloads.
 
-use super::super::CrioVersion;
-use super::super::complaint::Complaint;
-use super::super::config::{ConfFile, Content, Effective};
 use super::{Programs, VALIDATING, last, place};
+use crate::crio::CrioVersion;
+use crate::crio::complaint::Complaint;
+use crate::crio::config::{ConfFile, Content, Effective};
 use crate::finding::FindingId;
 use crate::toml::{Value, get, table_at};
 

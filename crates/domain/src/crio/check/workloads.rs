@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::CrioVersion;
-use super::super::annotation::is_known;
-use super::super::complaint::Complaint;
-use super::super::config::Effective;
 use super::{VALIDATING, place};
+use crate::crio::CrioVersion;
+use crate::crio::annotation::is_known;
+use crate::crio::complaint::Complaint;
+use crate::crio::config::Effective;
 use crate::finding::FindingId;
 use crate::toml::{Table, Value, get, table_at};
 
