@@ -203,7 +203,7 @@ fn a_node_with_another_name_is_a_node_of_its_own() {
     );
     assert!(both[0].ends_with("the agent does not answer"), "{both:?}");
 
-    // What was about the old name goes with its Node.
+    // Kubernetes removes the pods of the old name with its Node.
     cluster.kubectl(&["delete", "node", "worker-1"]);
     wait_for("the old pods' end", || {
         let all = cluster.get(&["pods", "-A"]);

@@ -40,10 +40,21 @@ fn event(line: &str) -> Option<&str> {
     line.split_once("audit(")?.1.split_once(')').map(|(event, _)| event)
 }
 
+/// Whether an SELinux label, `USER:ROLE:TYPE:s0:c12,c34`, has the categories of a container. A label without them, or
+/// with the range of all of them (`c0.c1023`), is that of many processes.
+fn has_categories(label: &str) -> bool {
+    let Some((_, categories)) = label.rsplit_once(":s0:") else { return false };
+    categories.split(',').all(|one| {
+        one.strip_prefix('c')
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    })
+}
+
 impl Denied<'_> {
     /// The container's lines among those of a log. A line is the container's if it has the container's SELinux label
-    /// with its categories, which no other container of the node has, the number of one of its processes, or one of its
-    /// users; the user can be in another record of the same event.
+    /// with its categories, the number of one of its processes, or one of its users; the user can be in another record
+    /// of the same event. Containers that share their categories share such lines: those of a pod and, on OpenShift,
+    /// those of a project.
     #[must_use]
     pub fn lines<'l>(&self, log: &'l str) -> Vec<&'l str> {
         let users: HashMap<&str, u32> = log
@@ -60,8 +71,7 @@ impl Denied<'_> {
         if !second.is_some_and(|second| (self.from..=self.until).contains(&second)) {
             return false;
         }
-        let is_label =
-            |label: &str| label == self.label && label.rsplit(':').any(|part| part.starts_with('c'));
+        let is_label = |label: &str| label == self.label && has_categories(label);
         let is_user = |user: u32| self.users.container_of(HostId(user)).is_some();
         let user = number(line, "fsuid").or_else(|| users.get(event(line)?).copied());
         value(line, "scontext").is_some_and(is_label)
@@ -120,10 +130,13 @@ type=SYSCALL msg=audit(2.3:8): arch=c000003e syscall=83 success=no pid=70 fsuid=
 
     #[test]
     fn a_label_without_categories_is_nobodys_alone() {
-        let log = "audit(1.1:1): avc:  denied  { read } for  pid=9 scontext=a:b:spc_t:s0 tclass=file";
-        let (pids, users) = (BTreeSet::new(), IdMap::default());
-        let denied = Denied { label: "a:b:spc_t:s0", pids: &pids, users: &users, from: 0, until: u64::MAX };
-        assert_eq!(denied.lines(log), [""; 0]);
+        for label in ["a:b:spc_t:s0", "a:b:container_t:s0", "a:b:container_t:s0-s0:c0.c1023", "cri-o"] {
+            let log =
+                format!("audit(1.1:1): avc:  denied  {{ read }} for  pid=9 scontext={label} tclass=file");
+            let (pids, users) = (BTreeSet::new(), IdMap::default());
+            let denied = Denied { label, pids: &pids, users: &users, from: 0, until: u64::MAX };
+            assert_eq!(denied.lines(&log), [""; 0], "{label}");
+        }
     }
 
     proptest! {

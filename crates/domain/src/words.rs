@@ -11,7 +11,7 @@ pub trait Word: Copy + PartialEq + 'static {
 
 /// One of a few values, from which a configuration chooses.
 pub trait Choice: Word {
-    /// Every value.
+    /// Every value, in the order in which documents list them.
     const ALL: &'static [Self];
 }
 

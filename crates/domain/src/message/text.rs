@@ -52,7 +52,8 @@ fn next(text: &str) -> Option<(char, &str)> {
     chars.next().map(|first| (first, chars.as_str()))
 }
 
-/// What is behind a control sequence for terminals at the beginning of `text`, as bytes or as logs write them.
+/// The rest of `text` after a control sequence for terminals, written as bytes or as logs write it; `None` if `text`
+/// does not begin with one.
 fn colour(text: &str) -> Option<&str> {
     const ESCAPES: [&str; 7] = ["\u{1b}", "#033", "\\x1b", "\\u001b", "\\033", "\\e", "^["];
     if !text.starts_with(['\u{1b}', '#', '\\', '^']) {

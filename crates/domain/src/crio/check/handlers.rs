@@ -23,6 +23,16 @@ pub(super) fn default_runtime(effective: &Effective, found: &mut Vec<Complaint>)
     }
 }
 
+/// A handler, with everything on which CRI-O's judgement of it depends.
+#[derive(Clone, Copy)]
+struct Handler<'a> {
+    version: CrioVersion,
+    effective: &'a Effective,
+    name: &'a str,
+    entry: &'a Entry,
+    programs: Programs<'a>,
+}
+
 /// Returns the handlers that CRI-O ignores.
 pub(super) fn handlers(
     version: CrioVersion,
@@ -32,16 +42,16 @@ pub(super) fn handlers(
 ) -> BTreeSet<String> {
     let mut ignored = BTreeSet::new();
     let default = &effective.default_runtime.value;
-    for (name, handler) in &effective.handlers {
-        let Some(why) = handler_mistake(version, effective, name, handler, programs) else { continue };
-        let place = place(handler.file.as_ref());
+    for (name, entry) in &effective.handlers {
+        let handler = Handler { version, effective, name, entry, programs };
+        let Some(why) = handler.mistake() else { continue };
+        let place = place(entry.file.as_ref());
         // 1.20 tolerates no broken handler.
         if name == default || !version.at_least(21) {
             let message = format!("{VALIDATING}: runtime validation: {why}");
             let complaint = Complaint::error(FindingId::CrioHandler, place, message);
-            let lacks_program = missing_program(version, effective, name, handler, programs).is_some();
-            found.push(if name == default && lacks_program {
-                at_default_runtime(version, effective, programs, complaint)
+            found.push(if name == default && handler.missing_program().is_some() {
+                handler.at_default_runtime(complaint)
             } else {
                 complaint
             });
@@ -54,89 +64,75 @@ pub(super) fn handlers(
     ignored
 }
 
-/// The complaint about the default handler's program, at the line that makes it the default: the handler itself is
-/// often one of CRI-O's own, and complete.
-fn at_default_runtime(
-    version: CrioVersion,
-    effective: &Effective,
-    programs: Programs<'_>,
-    complaint: Complaint,
-) -> Complaint {
-    let is_complete = |(name, handler): &(&String, &Entry)| {
-        programs(match handler.text("runtime_path") {
-            "" => name.as_str(),
-            path => path,
-        }) == Some(true)
-            && handler_mistake(version, effective, name, handler, programs).is_none()
-    };
-    let others: Vec<&str> =
-        effective.handlers.iter().filter(is_complete).map(|(name, _)| name.as_str()).collect();
-    let remedy = if others.is_empty() {
-        "install that program, or set the handler's runtime_path".to_owned()
-    } else {
-        format!(
-            "set default_runtime to a handler whose program is installed ({}), or install that one; on OpenShift \
-             delete the MachineConfig or ContainerRuntimeConfig that sets it",
-            others.join(", ")
-        )
-    };
-    let place = effective.default_runtime.file.clone().unwrap_or_else(|| complaint.place.clone());
-    Complaint { place, ..complaint }.remedy(remedy)
-}
+// === impl Handler ===
 
-/// The handler whose settings count for this one, and its name.
-fn source<'a>(
-    version: CrioVersion,
-    effective: &'a Effective,
-    name: &'a str,
-    handler: &'a Entry,
-) -> (&'a Entry, &'a str) {
-    let inherits = handler.is_set("inherit_default_runtime") && version.has(&[(31, 3), (32, 0)]);
-    match effective.default_handler() {
-        Some(default) if inherits => (default, effective.default_runtime.value.as_str()),
-        _ => (handler, name),
+impl<'a> Handler<'a> {
+    /// The complaint about the default handler's program, at the line that makes it the default: the handler itself is
+    /// often one of CRI-O's own, and complete.
+    fn at_default_runtime(&self, complaint: Complaint) -> Complaint {
+        let is_complete = |(name, entry): &(&String, &Entry)| {
+            (self.programs)(match entry.text("runtime_path") {
+                "" => name.as_str(),
+                path => path,
+            }) == Some(true)
+                && Handler { name, entry, ..*self }.mistake().is_none()
+        };
+        let others: Vec<&str> =
+            self.effective.handlers.iter().filter(is_complete).map(|(name, _)| name.as_str()).collect();
+        let remedy = if others.is_empty() {
+            "install that program, or set the handler's runtime_path".to_owned()
+        } else {
+            format!(
+                "set default_runtime to a handler whose program is installed ({}), or install that one; on OpenShift \
+                 delete the MachineConfig or ContainerRuntimeConfig that sets it",
+                others.join(", ")
+            )
+        };
+        let place = self.effective.default_runtime.file.clone().unwrap_or_else(|| complaint.place.clone());
+        Complaint { place, ..complaint }.remedy(remedy)
     }
-}
 
-/// Why CRI-O would not find the handler's program, in its words.
-fn missing_program(
-    version: CrioVersion,
-    effective: &Effective,
-    name: &str,
-    handler: &Entry,
-    programs: Programs<'_>,
-) -> Option<String> {
-    let (source, program) = source(version, effective, name, handler);
-    match source.text("runtime_path") {
-        "" if programs(program) == Some(false) => {
-            let lookup = format!("exec: {program:?}: executable file not found in $PATH");
-            Some(format!("{program:?} not found in $PATH: {lookup}"))
+    /// The handler whose settings count for this one, and its name.
+    fn source(&self) -> (&'a Entry, &'a str) {
+        let inherits = self.entry.is_set("inherit_default_runtime") && self.version.has(&[(31, 3), (32, 0)]);
+        match self.effective.default_handler() {
+            Some(default) if inherits => (default, self.effective.default_runtime.value.as_str()),
+            _ => (self.entry, self.name),
         }
-        path if !path.is_empty() && programs(path) == Some(false) => {
-            Some(format!("invalid runtime_path for runtime '{name}': stat {path}: no such file or directory"))
-        }
-        _ => None,
     }
-}
 
-fn handler_mistake(
-    version: CrioVersion,
-    effective: &Effective,
-    name: &str,
-    handler: &Entry,
-    programs: Programs<'_>,
-) -> Option<String> {
-    let (source, _) = source(version, effective, name, handler);
-    let kind = source.text("runtime_type");
-    let pod = kind == "pod" && version.at_least(31);
-    if !matches!(kind, "" | "oci" | "vm") && !pod {
-        return Some(format!("invalid `runtime_type` {kind:?} for runtime {name:?}"));
+    /// The reason why CRI-O would not find the handler's program, in CRI-O's words.
+    fn missing_program(&self) -> Option<String> {
+        let (source, program) = self.source();
+        match source.text("runtime_path") {
+            "" if (self.programs)(program) == Some(false) => {
+                let lookup = format!("exec: {program:?}: executable file not found in $PATH");
+                Some(format!("{program:?} not found in $PATH: {lookup}"))
+            }
+            path if !path.is_empty() && (self.programs)(path) == Some(false) => {
+                let name = self.name;
+                Some(format!(
+                    "invalid runtime_path for runtime '{name}': stat {path}: no such file or directory"
+                ))
+            }
+            _ => None,
+        }
     }
-    if let Some(why) = missing_program(version, effective, name, handler, programs) {
-        return Some(why);
+
+    /// The reason why CRI-O refuses the handler, in CRI-O's words.
+    fn mistake(&self) -> Option<String> {
+        let (source, _) = self.source();
+        let kind = source.text("runtime_type");
+        let pod = kind == "pod" && self.version.at_least(31);
+        if !matches!(kind, "" | "oci" | "vm") && !pod {
+            return Some(format!("invalid `runtime_type` {kind:?} for runtime {:?}", self.name));
+        }
+        if let Some(why) = self.missing_program() {
+            return Some(why);
+        }
+        if !source.text("runtime_config_path").is_empty() && kind != "vm" && self.version.at_least(22) {
+            return Some("runtime_config_path can only be used with the 'vm' runtime type".to_owned());
+        }
+        refused_annotation(self.version, &self.entry.allowed())
     }
-    if !source.text("runtime_config_path").is_empty() && kind != "vm" && version.at_least(22) {
-        return Some("runtime_config_path can only be used with the 'vm' runtime type".to_owned());
-    }
-    refused_annotation(version, &handler.allowed())
 }
