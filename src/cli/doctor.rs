@@ -18,6 +18,10 @@ use usernsd_report::state::{CheckState, read_state};
 const PAGES: &str = "docs/runbooks/checks";
 /// Width of the column of names.
 const NAMES: usize = 20;
+/// Column where names begin, after the mark.
+const NAME: usize = 4;
+/// Column of what is below a name.
+const DEEP: usize = 6;
 
 /// The complete result as JSON.
 #[derive(Debug, Serialize)]
@@ -126,11 +130,39 @@ pub fn section(category: Category, checked: &[Checked], short: bool, terminal: T
     }
     let heading = category.name().replace('_', " ");
     let mut text = terminal.paint(Tone::Strong, &heading) + "\n";
-    for one in shown {
-        text.push_str(&line(one, terminal));
+    for (index, one) in shown.iter().enumerate() {
+        // In a pipe each check has a line, which grep(1) finds.
+        let together = |other: &Checked| terminal.width.is_some() && skipped_alike(one, other);
+        let same: Vec<&Checked> = shown.iter().copied().filter(|other| together(other)).collect();
+        if same.len() < 2 {
+            text.push_str(&line(one, terminal));
+        } else if !shown.iter().take(index).any(|earlier| together(earlier)) {
+            text.push_str(&skipped_together(&same, terminal));
+        }
     }
     text.push('\n');
     text
+}
+
+/// Whether both checks were skipped, for the same reason.
+fn skipped_alike(one: &Checked, other: &Checked) -> bool {
+    matches!((&one.outcome, &other.outcome), (Outcome::Skipped(why), Outcome::Skipped(same)) if why == same)
+}
+
+/// Checks that were skipped for the same reason, in the place of the first: the reason once, then their names.
+fn skipped_together(checks: &[&Checked], terminal: Terminal) -> String {
+    let Some(first) = checks.first() else { return String::new() };
+    let Outcome::Skipped(why) = &first.outcome else { return String::new() };
+    let (mark, tone) = mark(first, terminal);
+    let said = terminal.harmless(&format!("{} checks skipped: {why}", checks.len()));
+    let names: Vec<&str> = checks.iter().map(|one| one.check.name()).collect();
+    format!(
+        "  {} {}\n{}{}\n",
+        terminal.paint(tone, mark),
+        terminal.paint(Tone::Faint, &terminal.wrap(&said, NAME, DEEP)),
+        " ".repeat(DEEP),
+        terminal.wrap(&names.join(", "), DEEP, DEEP),
+    )
 }
 
 /// The mark of a check and its tone; in ASCII if the terminal supports nothing else.
@@ -146,9 +178,6 @@ fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Tone) {
 }
 
 fn line(checked: &Checked, terminal: Terminal) -> String {
-    // Columns: mark, name, and the observation beside or below them.
-    const NAME: usize = 4;
-    const DEEP: usize = 6;
     let (mark, tone) = mark(checked, terminal);
     let id = checked.check.name();
     let narrow = terminal.width.is_some_and(|width| width < 60);

@@ -144,9 +144,9 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
             _ => {
                 let what = "no container runtime was found, and nothing is written for one".to_owned();
                 let note = Finding::note(FindingId::RuntimeUnknown, what);
-                let remedy =
-                    "for a node to be, say --crio-version, or bootstrap.containerd.version".to_owned();
-                return (None, vec![Finding { remedy, ..note }]);
+                let remedy = "to prepare a node before its runtime is installed, set the version that it will \
+                              have: bootstrap.crio.version (--crio-version), or bootstrap.containerd.version";
+                return (None, vec![Finding { remedy: remedy.to_owned(), ..note }]);
             }
         },
         _ => {
