@@ -71,7 +71,8 @@ build: ## the binary, quick to link
 
 # Static: the image holds nothing else. Without paths of this machine, so that every machine makes the same bytes.
 TARGET = $(shell uname -m)-unknown-linux-gnu
-DIST_RUSTFLAGS = -C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,-z,pack-relative-relocs
+DIST_RUSTFLAGS = -C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,-z,pack-relative-relocs \
+  -C link-arg=-Wl,-T,release/no-unwind-tables.ld
 REMAP_RUSTFLAGS = --remap-path-prefix=$(CURDIR)=/usr/src/usernsd --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 # usernsd_build_info has it. Not for other builds: each commit would compile half of them again.
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
