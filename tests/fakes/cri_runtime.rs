@@ -45,6 +45,9 @@ pub struct Scenario {
     pub hang: bool,
     pub list_fails: bool,
     pub list_pods_fails: bool,
+    /// The list of pods with this number, from 1, is made, recorded as the call "list held", and not sent while this is
+    /// set.
+    pub held_list_of_pods: usize,
 }
 
 /// A running fake. Dropping it closes all its connections.
@@ -174,6 +177,13 @@ impl RuntimeService for Served {
         self.called("ListPodSandbox");
         let all = |it: &Scenario| it.sandboxes.values().map(|(it, _)| it.clone()).collect::<Vec<_>>();
         let (fails, sandboxes) = self.look(|it| (it.list_pods_fails, all(it))).await;
+        let number = self.1.calls.lock().unwrap().iter().filter(|call| **call == "ListPodSandbox").count();
+        if self.look(|it| it.held_list_of_pods == number).await {
+            self.called("list held");
+        }
+        while self.look(|it| it.held_list_of_pods == number).await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         if fails {
             return Err(Status::internal("boom"));
         }

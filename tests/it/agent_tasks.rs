@@ -483,33 +483,40 @@ async fn a_runtime_that_comes_back_is_reported_at_once() {
 
 #[tokio::test]
 async fn what_a_new_pod_asks_for_is_known_before_the_next_round() {
-    let rig = Rig::new(SHORT);
-    let store = rig.containers.store();
-    let runtime = rig.runtime(guarded());
-    let ready = watch::channel(true);
-    let rounds = Rounds {
-        doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
-        store: store.clone(),
-        every: NEVER,
-        pods_every: SHORT,
-        ready: ready.1,
-    };
-    tokio::spawn(rounds.run());
-    let asked = || {
-        store
-            .snapshot()
-            .examined
-            .is_some_and(|examined| examined.asked.as_ref().is_ok_and(|asked| asked.contains_key("s2")))
-    };
-    until("the first round", || store.snapshot().examined.is_some()).await;
-    assert!(!asked());
-    let annotations = [("usernsd.io/cgroup".to_owned(), "writable".to_owned())].into();
-    let status = v1::PodSandboxStatus { id: "s2".into(), annotations, ..Default::default() };
-    runtime.scenario.lock().unwrap().add_sandbox(status, Some("{}".into()));
-    let mut container = in_hosts("c2");
-    container.sandbox_id = "s2".into();
-    rig.start(&container).await;
-    until("the annotation", asked).await;
+    // The round's last list of pods.
+    let mut last = 0;
+    for comes_during_a_round in [false, true] {
+        let rig = Rig::new(SHORT);
+        let store = rig.containers.store();
+        let runtime = rig.runtime(Scenario { held_list_of_pods: last, ..guarded() });
+        let ready = watch::channel(true);
+        let rounds = Rounds {
+            doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
+            store: store.clone(),
+            every: NEVER,
+            pods_every: SHORT,
+            ready: ready.1,
+        };
+        tokio::spawn(rounds.run());
+        let asked = || {
+            let examined = store.snapshot().examined?;
+            Some(examined.asked.as_ref().is_ok_and(|asked| asked.contains_key("s2")))
+        };
+        if comes_during_a_round {
+            until("the round's list of pods", || runtime.calls("list held") > 0).await;
+        } else {
+            until("the first round", || asked() == Some(false)).await;
+            last = runtime.calls("ListPodSandbox");
+        }
+        let annotations = [("usernsd.io/cgroup".to_owned(), "writable".to_owned())].into();
+        let status = v1::PodSandboxStatus { id: "s2".into(), annotations, ..Default::default() };
+        runtime.scenario.lock().unwrap().add_sandbox(status, Some("{}".into()));
+        let mut container = in_hosts("c2");
+        container.sandbox_id = "s2".into();
+        rig.start(&container).await;
+        runtime.scenario.lock().unwrap().held_list_of_pods = 0;
+        until("the annotation", || asked() == Some(true)).await;
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,8 @@ impl Rounds {
             let is_joined = self.store.is_called_first();
             let plugins = self.store.snapshot().plugins;
             let launched = plugins.into_iter().map(|plugin| (plugin.pid, plugin.version)).collect();
+            // Before the pods are asked about: one that comes meanwhile is not among the answers.
+            let known = self.sandboxes();
             match Arc::clone(&self.doctor).examine(is_joined, launched).await {
                 Ok(mut examined) => {
                     let now = self.store.snapshot();
@@ -62,15 +64,14 @@ impl Rounds {
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}
                 () = self.returned(answered, joined) => {}
-                never = self.follow_pods() => match never {},
+                never = self.follow_pods(known) => match never {},
             }
         }
     }
 
     /// Keeps the pods' requests up to date between two rounds, because pods change more often than the rest
-    /// of the node.
-    async fn follow_pods(&self) -> Infallible {
-        let mut known = self.sandboxes();
+    /// of the node. `known` are those that were there before the last round.
+    async fn follow_pods(&self, mut known: BTreeSet<String>) -> Infallible {
         loop {
             tokio::time::sleep(self.pods_every).await;
             let sandboxes = self.sandboxes();
