@@ -146,6 +146,13 @@ cross: tools nextest ## builds for arm64 (CROSS_ARCH), and runs unit tests and t
 	cargo build --tests --bins
 	release/cross.sh $(CROSS_ARCH) nextest -E '$(CROSS_TESTS)'
 
+# Packages that nothing else needs.
+MACHINE_PACKAGES := qemu-system-arm cpio kmod xz-utils
+arm64-machine: tools node $(BINARIES)/usernsd-linux-arm64 ## boots an emulated arm64 machine, on which the agent serves a pod; some minutes
+	dpkg-query -W $(MACHINE_PACKAGES) >/dev/null 2>&1 || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(MACHINE_PACKAGES); }
+	tests/node/arm64/machine.sh $(BINARIES)/usernsd-linux-arm64
+
 reproduce: tools node ## makes the release twice, from clean clones in two directories, and compares all checksums
 	for arch in $(filter-out $(OWN_ARCH),$(ARCHES)); do release/cross.sh $$arch root; done
 	ARCHES="$(ARCHES)" REGISTRY="$(REGISTRY)" release/reproduce.sh
