@@ -149,8 +149,7 @@ cross: tools nextest ## builds for arm64 (CROSS_ARCH), and runs unit tests and t
 # Packages that nothing else needs.
 MACHINE_PACKAGES := qemu-system-arm cpio kmod xz-utils
 arm64-machine: tools node $(BINARIES)/usernsd-linux-arm64 ## boots an emulated arm64 machine, on which the agent serves a pod; some minutes
-	dpkg-query -W $(MACHINE_PACKAGES) >/dev/null 2>&1 || { apt-get update -q && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(MACHINE_PACKAGES); }
+	$(call install,$(MACHINE_PACKAGES))
 	tests/node/arm64/machine.sh $(BINARIES)/usernsd-linux-arm64
 
 reproduce: tools node ## makes the release twice, from clean clones in two directories, and compares all checksums
@@ -181,17 +180,22 @@ generate: nextest ## rewrites what is generated from the code: default configura
 	UPDATE=1 cargo nextest run -j 1 --test it docs::
 	UPDATE=1 cargo nextest run -j 1 --test it -E 'test(/^dashboards::/) | test(matches_the_golden_files)'
 
-tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
-
-$(OUT)/.tools: tests/node/host-packages.txt
-	mkdir -p $(OUT)
-	missing=$$(for package in $$(sed 's/#.*//' $<); do \
+# Installs those of the Debian packages that are missing.
+define install
+missing=$$(for package in $(1); do \
 	  [[ $$(dpkg-query -Wf '$${db:Status-Status}' "$$package" 2>/dev/null) = installed ]] || echo "$$package"; \
 	done); \
 	if [[ -n $$missing ]]; then \
 	  apt-get update -q; \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
 	fi
+endef
+
+tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
+
+$(OUT)/.tools: tests/node/host-packages.txt
+	mkdir -p $(OUT)
+	$(call install,$$(sed 's/#.*//' $<))
 	touch $@
 
 # A whole machine: another kernel than this machine's, with controllers and a security module.

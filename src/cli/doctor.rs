@@ -132,33 +132,32 @@ pub fn section(category: Category, checked: &[Checked], short: bool, terminal: T
     let mut text = terminal.paint(Tone::Strong, &heading) + "\n";
     for (index, one) in shown.iter().enumerate() {
         // In a pipe each check has a line, which grep(1) finds.
-        let together = |other: &Checked| terminal.width.is_some() && skipped_alike(one, other);
-        let same: Vec<&Checked> = shown.iter().copied().filter(|other| together(other)).collect();
-        if same.len() < 2 {
+        let why = match &one.outcome {
+            Outcome::Skipped(why) if terminal.width.is_some() => why,
+            _ => {
+                text.push_str(&line(one, terminal));
+                continue;
+            }
+        };
+        let same: Vec<&Checked> =
+            shown.iter().copied().filter(|other| other.outcome == one.outcome).collect();
+        if same.len() == 1 {
             text.push_str(&line(one, terminal));
-        } else if !shown.iter().take(index).any(|earlier| together(earlier)) {
-            text.push_str(&skipped_together(&same, terminal));
+        } else if !shown.iter().take(index).any(|earlier| earlier.outcome == one.outcome) {
+            text.push_str(&skipped_together(why, &same, terminal));
         }
     }
     text.push('\n');
     text
 }
 
-/// Whether both checks were skipped, for the same reason.
-fn skipped_alike(one: &Checked, other: &Checked) -> bool {
-    matches!((&one.outcome, &other.outcome), (Outcome::Skipped(why), Outcome::Skipped(same)) if why == same)
-}
-
 /// Checks that were skipped for the same reason, in the place of the first: the reason once, then their names.
-fn skipped_together(checks: &[&Checked], terminal: Terminal) -> String {
-    let Some(first) = checks.first() else { return String::new() };
-    let Outcome::Skipped(why) = &first.outcome else { return String::new() };
-    let (mark, tone) = mark(first, terminal);
+fn skipped_together(why: &str, checks: &[&Checked], terminal: Terminal) -> String {
     let said = terminal.harmless(&format!("{} checks skipped: {why}", checks.len()));
     let names: Vec<&str> = checks.iter().map(|one| one.check.name()).collect();
     format!(
         "  {} {}\n{}{}\n",
-        terminal.paint(tone, mark),
+        terminal.paint(Tone::Faint, "-"),
         terminal.paint(Tone::Faint, &terminal.wrap(&said, NAME, DEEP)),
         " ".repeat(DEEP),
         terminal.wrap(&names.join(", "), DEEP, DEEP),

@@ -45,8 +45,8 @@ pub struct Scenario {
     pub hang: bool,
     pub list_fails: bool,
     pub list_pods_fails: bool,
-    /// The list of pods with this number, from 1, is made, recorded as the call "list held", and not sent while this is
-    /// set.
+    /// The number, from 1, of a list of pods that is made and not sent until this changes; it is recorded as the call
+    /// "list held". 0 for none.
     pub held_list_of_pods: usize,
 }
 

@@ -207,6 +207,21 @@ impl Rig {
 }
 
 impl Rig {
+    /// Checks the node once and then never again by itself; the pods often. The agent is ready until the result is
+    /// dropped.
+    fn check_rounds(&self) -> watch::Sender<bool> {
+        let (sender, ready) = watch::channel(true);
+        let rounds = Rounds {
+            doctor: Arc::new(Doctor::new(self.place()).unwrap()),
+            store: self.containers.store().clone(),
+            every: NEVER,
+            pods_every: SHORT,
+            ready,
+        };
+        tokio::spawn(rounds.run());
+        sender
+    }
+
     /// The node as the doctor sees it, with the runtime on `cri.sock`.
     fn place(&self) -> DoctorConfig {
         DoctorConfig {
@@ -461,16 +476,8 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
 async fn a_runtime_that_comes_back_is_reported_at_once() {
     let rig = Rig::new(SHORT);
     let store = rig.containers.store().clone();
-    let ready = watch::channel(true);
-    let rounds = Rounds {
-        doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
-        store: store.clone(),
-        every: NEVER,
-        pods_every: SHORT,
-        ready: ready.1,
-    };
     store.down(Peer::Cri, SystemTime::now(), "away");
-    tokio::spawn(rounds.run());
+    let _ready = rig.check_rounds();
     let reachable = || {
         let examined = store.snapshot().examined?;
         examined.checked.iter().find(|one| one.check == Check::CriReachable).map(|one| one.word())
@@ -489,15 +496,7 @@ async fn what_a_new_pod_asks_for_is_known_before_the_next_round() {
         let rig = Rig::new(SHORT);
         let store = rig.containers.store();
         let runtime = rig.runtime(Scenario { held_list_of_pods: last, ..guarded() });
-        let ready = watch::channel(true);
-        let rounds = Rounds {
-            doctor: Arc::new(Doctor::new(rig.place()).unwrap()),
-            store: store.clone(),
-            every: NEVER,
-            pods_every: SHORT,
-            ready: ready.1,
-        };
-        tokio::spawn(rounds.run());
+        let _ready = rig.check_rounds();
         let asked = || {
             let examined = store.snapshot().examined?;
             Some(examined.asked.as_ref().is_ok_and(|asked| asked.contains_key("s2")))

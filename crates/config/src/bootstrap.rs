@@ -97,7 +97,12 @@ impl Validator<'_> {
             let wish = self.range(at, range)?;
             if ranges.iter().any(|known| known.owner == wish.owner) {
                 let what = format!("{} is there twice", wish.owner);
-                return Err(self.refuse("bootstrap.ranges", at, what, "say one range for each owner".into()));
+                return Err(self.refuse(
+                    "bootstrap.ranges",
+                    at,
+                    what,
+                    "write one range for each owner".into(),
+                ));
             }
             ranges.push(wish);
         }
@@ -122,7 +127,7 @@ impl Validator<'_> {
         let refuse = |what: String, remedy: &str| self.refuse("bootstrap.ranges", at, what, remedy.into());
         let BootstrapRange { owner, start, count, pods, ids_per_pod } = range;
         if owner == USER {
-            return Err(refuse("kubelet is in the list".into(), "say it under bootstrap.kubelet"));
+            return Err(refuse("kubelet is in the list".into(), "set it under bootstrap.kubelet"));
         }
         let is_name = !owner.is_empty()
             && owner.len() <= 256
@@ -137,7 +142,7 @@ impl Validator<'_> {
             (Some(count), None, _) => Some(*count),
             (None, Some(pods), _) => pods.checked_mul(each),
             (None, None, Some((_, _, count))) => Some(count),
-            _ => return Err(refuse(format!("how many IDs {owner} gets is not clear"), "say count or pods")),
+            _ => return Err(refuse(format!("how many IDs {owner} gets is not clear"), "set count or pods")),
         };
         let fits =
             count.filter(|count| *count > 0).and_then(|count| start.unwrap_or(FIRST).checked_add(count));

@@ -155,15 +155,15 @@ fn an_impossible_range_is_refused() {
     for (text, want) in [
         (
             "bootstrap:\n  ranges: [{owner: kubelet, count: 5}]",
-            "/etc/usernsd.yaml:2: bootstrap.ranges: kubelet is in the list; say it under bootstrap.kubelet",
+            "/etc/usernsd.yaml:2: bootstrap.ranges: kubelet is in the list; set it under bootstrap.kubelet",
         ),
         (
             "bootstrap: {ranges: [{owner: a, count: 5}, {owner: a, pods: 5}]}",
             "a is there twice; say one range",
         ),
         ("bootstrap: {ranges: [{owner: \"a:b\", count: 5}]}", "\"a:b\" is no user; "),
-        ("bootstrap: {ranges: [{owner: a}]}", "how many IDs a gets is not clear; say count or pods"),
-        ("bootstrap: {ranges: [{owner: a, count: 5, pods: 5}]}", "say count or pods"),
+        ("bootstrap: {ranges: [{owner: a}]}", "how many IDs a gets is not clear; set count or pods"),
+        ("bootstrap: {ranges: [{owner: a, count: 5, pods: 5}]}", "set count or pods"),
         (
             "bootstrap: {ranges: [{owner: a, count: 0}]}",
             "the range of a is out of bounds; stay within 65536 to 4294901759",

@@ -70,8 +70,8 @@ impl RuntimeKind {
     /// How to configure its version.
     fn remedy(self) -> &'static str {
         match self {
-            RuntimeKind::Crio => "say it with --crio-version, or as bootstrap.crio.version",
-            RuntimeKind::Containerd => "say it as bootstrap.containerd.version",
+            RuntimeKind::Crio => "set it with --crio-version, or as bootstrap.crio.version",
+            RuntimeKind::Containerd => "set it as bootstrap.containerd.version",
         }
     }
 }
@@ -152,7 +152,7 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
         _ => {
             let what =
                 "both CRI-O and containerd are here and neither answers: nothing is written for either";
-            let remedy = "say which one as bootstrap.runtime";
+            let remedy = "set bootstrap.runtime to the one that the kubelet uses";
             return (None, vec![Finding::warning(FindingId::RuntimeAmbiguous, what.to_owned(), remedy)]);
         }
     };

@@ -125,7 +125,7 @@ pub enum HostError {
 fn remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::ROFS => {
-            "; on an image-based system say it in the system's own configuration (MachineConfig, Ignition), \
+            "; on an image-based system set it in the system's own configuration (MachineConfig, Ignition), \
              elsewhere mount it read-write"
         }
         Errno::BUSY => "; it is a mount point of its own: mount its directory, not the file",

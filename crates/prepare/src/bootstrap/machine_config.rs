@@ -112,7 +112,7 @@ fn check_crio(
     let program = std::path::Path::new("crio");
     let Some(version) = version else {
         return Err(refused(format!(
-            "{} is read by CRI-O, and nobody can say whether CRI-O starts with it: its version is not known; say it \
+            "{} is read by CRI-O, and nobody can say whether CRI-O starts with it: its version is not known; set it \
              with --crio-version",
             first.path
         )));
