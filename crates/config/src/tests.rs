@@ -159,7 +159,7 @@ fn an_impossible_range_is_refused() {
         ),
         (
             "bootstrap: {ranges: [{owner: a, count: 5}, {owner: a, pods: 5}]}",
-            "a is there twice; say one range",
+            "a is there twice; write one range",
         ),
         ("bootstrap: {ranges: [{owner: \"a:b\", count: 5}]}", "\"a:b\" is no user; "),
         ("bootstrap: {ranges: [{owner: a}]}", "how many IDs a gets is not clear; set count or pods"),
