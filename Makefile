@@ -34,7 +34,7 @@ lint: tools ## format, clippy, documentation, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
-	shellcheck tests/node/*.sh release/*.sh daemonset/prune.sh .ci/run
+	shellcheck tests/node/*.sh tests/node/arm64/*.sh release/*.sh daemonset/prune.sh .ci/run
 
 deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
