@@ -195,9 +195,11 @@ fn every_controller_works_in_a_tree_that_was_handed_over() {
     if std::path::Path::new("/proc/pressure").exists() {
         sh(&pods, &container, "cat /sys/fs/cgroup/other/memory.pressure /sys/fs/cgroup/other/cpu.pressure");
     }
-    // Frozen, a process stays where it is until it is thawed.
+    // Frozen, a process stays where it is until it is thawed. Before, it has replaced the output of the call: else the
+    // call would have no end.
     let frozen = "cd /sys/fs/cgroup/other
         sh -c 'while :; do echo x; sleep 0.01; done' >/tmp/ticks 2>&1 & pid=$!
+        until [ -s /tmp/ticks ]; do sleep 0.1; done
         echo $pid >cgroup.procs; echo 1 >cgroup.freeze
         until grep -q 'frozen 1' cgroup.events; do :; done
         before=$(wc -c </tmp/ticks); sleep 1; [ $before = $(wc -c </tmp/ticks) ]
