@@ -208,12 +208,19 @@ VM_CASES := controllers:: apparmor:: ownership::systemd_runs_on_containerd \
   ownership::each_container_gets_the_right_owner ownership::the_pod_gets_limits ownership::a_cgroup_that_runc \
   ownership::a_cgroup_that_crun guard::containerd_a_lost_container_is_refused doctor::each_problem_of_a_live_node \
   node_bootstrap::containerd_starts node_bootstrap::mapped_mounts
+ifdef USERNSD_TEST_CRIO
+VM_CASES += ownership::systemd_runs_privileged_on_crio guard::crio_a_lost_container_is_refused
+endif
+# Kernel, security module, and whose programs. Those of bookworm give no pod a user namespace.
+VM_MACHINES := $(foreach kernel,6.1 6.12 7,$(foreach lsm,apparmor selinux none,$(kernel)/$(lsm)/forky)) \
+  6.12/apparmor/trixie
+VM_OLD := faults::a_node_with_old_versions_is_served
 
 # Real limits, and AppArmor with and without this project's profiles, on the kernel that runs them quickest.
 VM_SMOKE := controllers::systemd_sees_the_limits controllers::limits_of_units ownership::systemd_runs_on_containerd \
   apparmor::systemd_runs_under apparmor::the_agent_names
 
-vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|selinux|permissive|none, SUITE=forky|bookworm
+vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|selinux|permissive|none, SUITE=forky|trixie|bookworm
 	tests/node/vm.sh down vm
 	tests/node/vm.sh boot $(VM)
 	tests/node/vm.sh shell vm
@@ -225,8 +232,9 @@ vm-smoke: tools ## the shortest set of them, with kernel 7 and AppArmor
 	tests/node/vm.sh test --kernel 7 --lsm apparmor $(VM_SMOKE)
 
 vm-all: tools static ## the same on every kernel and security module, one after another; then docs/compatibility.md
-	failed=0; for kernel in 6.1 6.12 7; do for lsm in apparmor selinux none; do \
-	  tests/node/vm.sh test --kernel $$kernel --lsm $$lsm --suite $(SUITE) $(VM_CASES) || failed=1; done; done; \
+	failed=0; for machine in $(VM_MACHINES); do IFS=/ read -r kernel lsm suite <<<"$$machine"; \
+	  tests/node/vm.sh test --kernel "$$kernel" --lsm "$$lsm" --suite "$$suite" $(VM_CASES) || failed=1; done; \
+	tests/node/vm.sh test --kernel 6.1 --lsm apparmor --suite bookworm $(VM_OLD) || failed=1; \
 	$(MAKE) vm-table; exit $$failed
 
 # The last run of each case, of those that were kept before and those that ran here.

@@ -12,7 +12,8 @@ struct Line<'a> {
     kernel: &'a str,
     modules: &'a str,
     systemd: &'a str,
-    containerd: &'a str,
+    /// The container runtime: a version of containerd, or `CRI-O` and its version.
+    runtime: &'a str,
     runc: &'a str,
     crun: &'a str,
     processor: &'a str,
@@ -23,24 +24,12 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn parse(line: &'a str) -> Self {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [
-            date,
-            version,
-            kernel,
-            modules,
-            systemd,
-            containerd,
-            runc,
-            crun,
-            processor,
-            test,
-            result,
-            _seconds,
-        ] = fields[..]
+        let [date, version, kernel, modules, systemd, runtime, runc, crun, processor, test, result, _seconds] =
+            fields[..]
         else {
             panic!("not a line of a run: {line}");
         };
-        Self { date, version, kernel, modules, systemd, containerd, runc, crun, processor, test, result }
+        Self { date, version, kernel, modules, systemd, runtime, runc, crun, processor, test, result }
     }
 
     /// The security module that judges programs by profiles or labels.
@@ -56,8 +45,8 @@ impl<'a> Line<'a> {
 
     /// The version that ran, and the machine.
     fn machine(&self) -> [&'a str; 8] {
-        let Line { version, kernel, systemd, containerd, runc, crun, processor, .. } = *self;
-        [version, kernel, self.module(), systemd, containerd, runc, crun, processor]
+        let Line { version, kernel, systemd, runtime, runc, crun, processor, .. } = *self;
+        [version, kernel, self.module(), systemd, runtime, runc, crun, processor]
     }
 
     /// What the case is about: the module that it is in.
@@ -69,7 +58,7 @@ impl<'a> Line<'a> {
 /// The page's table: a row for each machine and version, of the last run of each case.
 fn table(files: &BTreeMap<String, String>) -> String {
     let mut text =
-        "| kernel | security module | systemd | containerd | runc | crun | processor | cases that passed | \
+        "| kernel | security module | systemd | containerd or CRI-O | runc | crun | processor | cases that passed | \
                     skipped | failed | last run | of |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     for content in files.values() {

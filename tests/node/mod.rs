@@ -29,13 +29,20 @@ use nix::unistd::{Pid, Uid};
 use usernsd_domain::crio::CrioVersion;
 
 /// The Debian release of the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suite {
     /// systemd 262, containerd 2.1, runc 1.3, crun 1.28.
-    #[default]
     Forky,
     /// systemd 252, runc 1.1, containerd 1.6: no NRI. For the older D-Bus calls.
     Bookworm,
+    /// That of the machine on which the test runs.
+    OfMachine,
+}
+
+impl Default for Suite {
+    fn default() -> Self {
+        if is_machine() { Self::OfMachine } else { Self::Forky }
+    }
 }
 
 impl Suite {
@@ -43,6 +50,7 @@ impl Suite {
         match self {
             Self::Forky => "forky",
             Self::Bookworm => "bookworm",
+            Self::OfMachine => "machine",
         }
     }
 }

@@ -156,7 +156,7 @@ boot() {
 
   local crio='' pinns=''
   if [[ $runtime = crio ]]; then
-    [[ $suite = forky ]] || die "CRI-O runs on forky only"
+    [[ $suite = forky || $suite = machine && $(<"$machine") = forky ]] || die "CRI-O runs on forky only"
     crio=${USERNSD_TEST_CRIO:-}
     [[ -n $crio ]] || die "--runtime crio needs USERNSD_TEST_CRIO=/path/to/crio"
     pinns=${USERNSD_TEST_PINNS:-$(dirname "$crio")/pinns}
@@ -386,6 +386,7 @@ JSON
 boot_machine() {
   # What configure_containerd and configure_crio read.
   local missing='' before='' whole_machine=true
+  [[ $suite != machine ]] || suite=$(<"$machine")
   [[ $suite = "$(<"$machine")" ]] || die "this machine has the programs of $(<"$machine")"
   image=/usr/share/usernsd-node
   cgroup=$(cgroup_of "$name")
@@ -553,10 +554,12 @@ TOML
 }
 
 configure_crio() {
-  local root=$1 runc crun conmon_cgroup=system.slice
+  local root=$1 runc crun conmon_cgroup=system.slice irq=''
   runc=$(oci_runtime "$root" runc)
   crun=$(oci_runtime "$root" crun)
   [[ $manager = systemd ]] || conmon_cgroup=pod
+  # User Mode Linux has no /proc/irq/default_smp_affinity, which CRI-O would restore.
+  [[ -e /proc/irq/default_smp_affinity ]] || irq='irqbalance_config_restore_file = "disable"'
   [[ -n ${whole_machine:-} ]] || mount --bind "$image/storage" "$root/usr/share/usernsd-node/storage"
   mkdir -p "$root/etc/crio/crio.conf.d" "$root/etc/containers"
   cat >"$root/etc/containers/storage.conf" <<'TOML'
@@ -586,6 +589,7 @@ conmon_cgroup = "$conmon_cgroup"
 default_runtime = "$handler"
 pinns_path = "/usr/local/bin/pinns"
 enable_pod_events = true
+$irq
 [crio.runtime.runtimes.runc]
 runtime_path = "$runc"
 monitor_path = "/usr/bin/conmon"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the root filesystem of a test node, and the container images it holds.
 #
-#   rootfs.sh SUITE [OUTDIR]      SUITE is forky or bookworm; OUTDIR is target/node
+#   rootfs.sh SUITE [OUTDIR]      SUITE is forky, trixie or bookworm; OUTDIR is target/node
 #
 # Prints the path of a finished directory:
 #   root/         the node's /, never written to after this script: nodes put an overlay on it
@@ -39,7 +39,9 @@ case $suite in
     ;;
   # systemd 252, runc 1.1: as old as is supported. containerd 1.6 has no NRI.
   bookworm) node_packages+=,crun ;;
-  *) echo "rootfs.sh: unknown suite $suite: forky or bookworm" >&2; exit 2 ;;
+  # systemd 257, crun 1.21: for whole machines, which have a newer containerd and runc (vm.sh).
+  trixie) node_packages+=,crun ;;
+  *) echo "rootfs.sh: unknown suite $suite: forky, trixie or bookworm" >&2; exit 2 ;;
 esac
 node_packages+=${extra:+,$extra}
 # systemd as a container's PID 1, with something to serve. busybox-static also becomes the

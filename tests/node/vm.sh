@@ -7,7 +7,9 @@
 #     --kernel 6.1|6.12|7      the kernel of Debian bookworm, trixie or forky; default: 6.12
 #     --lsm apparmor|selinux|permissive|none
 #                              default: apparmor; permissive is SELinux that logs and denies nothing
-#     --suite forky|bookworm   whose programs the machine has; default: forky
+#     --suite forky|trixie|bookworm
+#                              whose programs the machine has; default: forky. On trixie containerd and runc are
+#                              forky's, because its own give pods no user namespace. Nor do those of bookworm
 #   vm.sh exec NAME COMMAND... runs a command as root, and returns its exit code
 #   vm.sh shell NAME           a shell on its second serial line; Ctrl-] leaves it
 #   vm.sh down NAME            ends it
@@ -139,6 +141,12 @@ make_disk() {
     sed -n 's/^Inst \([^ ]*\) .*/\1/p')
   unpack "$root" "${packages[@]}"
   [[ -z $policy ]] || add_policy "$root"
+  if [[ $suite = trixie ]]; then
+    apt_of forky
+    unpack "$root" containerd runc libseccomp2
+    # Of two libraries of one name, the newer one.
+    chroot "$root" ldconfig
+  fi
 
   # A machine of its own does what a node leaves to this one. Profiles are loaded by the runtime.
   rm -f "$root"/etc/systemd/system/{systemd-sysctl,systemd-modules-load}.service
@@ -375,7 +383,7 @@ down() {
 # Runs cases of tests/cases. The results go to target/vm/results, one line each.
 test_cases() {
   local name=test kernel=6.12 lsm=apparmor suite=forky built cases state test list said code start facts
-  local result failed=0 results limit=900 filters=() arch version image_binary
+  local result failed=0 results limit=900 filters=() arch version image_binary given='' crio
   while (($#)); do
     case $1 in
       --kernel) kernel=$2 && shift ;;
@@ -403,6 +411,13 @@ test_cases() {
   arch=$(uname -m)
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
   mkdir -p "$out/results"
+  # At a path that machines see.
+  if [[ -n ${USERNSD_TEST_CRIO:-} ]]; then
+    mkdir -p "$out/crio"
+    cp -u "$USERNSD_TEST_CRIO" "$out/crio/crio"
+    cp -u "${USERNSD_TEST_PINNS:-$(dirname "$USERNSD_TEST_CRIO")/pinns}" "$out/crio/pinns"
+    given="USERNSD_TEST_CRIO='$out/crio/crio'"
+  fi
   # Without its symbols, which would be in each image that a machine builds.
   image_binary=$source/target/$arch-unknown-linux-gnu/debug/usernsd
   if [[ -e $image_binary ]]; then
@@ -424,8 +439,13 @@ test_cases() {
       grep . | tr '\n' '\t')
     # At the same path as here: it is compiled into the tests.
     said=$(run "$state" "cd '$source' &&
-      USERNSD_TEST_NODE=require USERNSD_TEST_IMAGE_BINARY='$image_binary' \
+      USERNSD_TEST_NODE=require $given USERNSD_TEST_IMAGE_BINARY='$image_binary' \
       timeout $limit '$cases' --exact '$test' --nocapture") || code=$?
+    # The runtime of the case's node.
+    if crio=$(run "$state" 'systemctl show --property=ActiveEnterTimestampMonotonic --value crio.service | grep -qvx 0 &&
+      crio --version | sed -n "s/^crio version /CRI-O /p"'); then
+      facts=$(awk -F '\t' -v OFS='\t' -v crio="$crio" '{ $4 = crio; print }' <<<"$facts")
+    fi
     result=passed
     if ((code != 0)); then
       result=failed
