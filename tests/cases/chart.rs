@@ -233,6 +233,19 @@ fn the_platform_of_both_runtimes_is_the_component_of_that_name() {
     }
 }
 
+/// Nodes with SELinux elsewhere than on OpenShift, whose overlay has the component.
+#[test]
+fn the_value_selinux_is_the_component_of_that_name() {
+    let Some(mut helm) = Helm::start_or_skip() else { return };
+    let Some(node) = crate::manifests::renderer() else { return };
+    for overlay in ["kubernetes", "crio", "observe-only"] {
+        let component = objects(crate::manifests::composed(&node, overlay, "selinux"));
+        let files = [values_of(overlay)];
+        let chart = objects(helm.template(&chart(), &files, &whole(json!({"selinux": true}))).unwrap());
+        assert_eq!(chart, component, "{overlay}: the chart's, the component's");
+    }
+}
+
 /// With TLS, and on another port, probes and Prometheus find the exporter.
 #[test]
 fn a_secret_and_a_port_are_those_of_probes_and_prometheus() {

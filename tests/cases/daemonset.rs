@@ -132,6 +132,7 @@ fn the_pod_has_only_what_is_declared() {
         ("proc", false),
         ("sys/fs/cgroup", true),
         ("sys/kernel/cgroup", false),
+        ("sys/kernel/security", false),
         ("etc", false),
         ("var/lib/kubelet/pods", false),
         ("run/dbus", false),
@@ -646,7 +647,15 @@ fn the_observe_only_pod_writes_nothing() {
     assert_eq!(before, after);
     assert!(!node.path("run/crio").exists(), "a directory was made for a runtime that is not there");
     // Mounts below /run that containers made are ignored.
-    for place in ["proc", "sys/fs/cgroup", "sys/kernel/cgroup", "etc", "run", "var/lib/kubelet/pods"] {
+    for place in [
+        "proc",
+        "sys/fs/cgroup",
+        "sys/kernel/cgroup",
+        "sys/kernel/security",
+        "etc",
+        "run",
+        "var/lib/kubelet/pods",
+    ] {
         let mount = (format!("/host/{place}"), false);
         assert!(mounts(&node, "agent", &mount.0).contains(&mount), "{place}");
     }
