@@ -218,17 +218,25 @@ fn a_writable_cgroup_reaches_no_processors_of_another_container() {
     let Some(node) = node_with_controllers(&["cpuset"]) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
-    let pod = pods.run_pod(&PodSpec::new("pinned").annotated("usernsd.io/cgroup", "writable"));
-    let container = create(&pods, &pod, &ContainerSpec::sleeping(), |resources| {
-        resources.cpuset_cpus = "0".to_owned();
-    });
-    pods.start(&container);
-    agent.wait_for_outcome(&container, "already_right");
+    let pinned = |name: &str, number, cpus: &str| {
+        let pod =
+            pods.run_pod(&PodSpec::new(name).numbered(number).annotated("usernsd.io/cgroup", "writable"));
+        let container = create(&pods, &pod, &ContainerSpec::sleeping(), |resources| {
+            resources.cpuset_cpus = cpus.to_owned();
+        });
+        pods.start(&container);
+        agent.wait_for_outcome(&container, "already_right");
+        container
+    };
+    let container = pinned("pinned", 0, "0");
+    // As the kubelet's static policy gives a processor to a container alone.
+    let neighbour = pinned("neighbour", 1, "1");
     let script = "cd /sys/fs/cgroup; mkdir leaf inner
         for pid in $(cat cgroup.procs); do echo $pid >leaf/cgroup.procs || true; done
         echo +cpuset >cgroup.subtree_control
         cat cpuset.cpus.effective
         echo 0-1 >inner/cpuset.cpus && cat inner/cpuset.cpus.effective
+        echo 0-1 >inner/cpuset.cpus.exclusive || true
         for wish in root isolated member; do echo $wish >inner/cpuset.cpus.partition || true; done
         echo $$ >inner/cgroup.procs
         sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status
@@ -247,6 +255,9 @@ fn a_writable_cgroup_reaches_no_processors_of_another_container() {
     for state in sh(&pods, &container, script).lines() {
         assert!(state == "member" || state.contains("invalid"), "{state}");
     }
+    let allowed = "cat /sys/fs/cgroup/cpuset.cpus.effective
+        sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/1/status";
+    assert_eq!(sh(&pods, &neighbour, allowed).split_whitespace().collect::<Vec<_>>(), ["1", "1"]);
     let root = std::fs::read_to_string(node.cgroup_root().join("cpuset.cpus.effective")).unwrap();
     assert_eq!(root.trim(), node.run(["sh", "-c", "echo 0-$(($(nproc --all) - 1))"]));
 }
