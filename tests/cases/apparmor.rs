@@ -220,6 +220,10 @@ fn the_agent_does_its_work_under_its_own_profile() {
     // The commands that people run in it, too.
     DaemonPod.exec(&node, &["ps"]);
     DaemonPod.exec(&node, &["explain", "plain"]);
+    // It sees the node's profiles: the runtime has loaded its own for the first of these containers.
+    let doctor = ["podman", "exec", &format!("{}-agent", daemon_pod::POD), "/usernsd", "doctor"];
+    let doctor = String::from_utf8_lossy(&node.exec(doctor).stdout).into_owned();
+    assert!(doctor.contains(&format!("AppArmor enforces {DEFAULT}")), "{doctor}");
     let denied = denials(&node).split_off(before);
     let ours: Vec<_> = denied.iter().filter(|line| line.contains("profile=\"usernsd-agent\"")).collect();
     assert!(ours.is_empty(), "{ours:#?}");

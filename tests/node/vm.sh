@@ -154,7 +154,8 @@ make_disk() {
   echo machine >"$root/etc/hostname"
   printf '127.0.0.1 localhost\n127.0.1.1 machine\n' >"$root/etc/hosts"
   tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
-  echo 'net.ipv4.ip_forward = 1' >"$root/etc/sysctl.d/machine.conf"
+  # The kernel drops lines about denials beyond ten in five seconds, and cases count them.
+  printf 'net.ipv4.ip_forward = 1\nkernel.printk_ratelimit = 0\n' >"$root/etc/sysctl.d/machine.conf"
   # Beside other work, a process of low priority may be slow; systemd gives generators, of which none has a use here,
   # 90 s.
   rm -f "$root"/usr/lib/systemd/system-generators/*
