@@ -1,7 +1,7 @@
 //! The composition root of `usernsd exporter`: the role without any privilege, which may use the network. It
 //! reads the agent's state socket and nothing else of the node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use usernsd_config::Settings;
 use usernsd_domain::privilege::EXPORTER_UID;
 use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_linux::privilege;
+use usernsd_linux::proc::Proc;
 use usernsd_linux::seccomp::{self, Families};
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::authorization::protection;
@@ -116,6 +117,7 @@ fn cluster(settings: &Settings) -> Option<(Kube, cluster::Options)> {
         condition: settings.node_condition,
         namespaces: settings.namespaces,
         pace: cluster::Pace::default(),
+        proc: Proc::new(Path::new("/proc")),
     };
     Some((Kube::new(access), options))
 }

@@ -16,6 +16,7 @@ mod node;
 
 mod alerts;
 mod chart;
+mod clock;
 #[path = "../node/pods.rs"]
 mod cri;
 #[path = "../node/shown.rs"]

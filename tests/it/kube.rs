@@ -1,7 +1,8 @@
 //! The exporter and an API server, over real HTTP: lists, watches, failures, Events and the Node condition.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use usernsd_domain::event::EventPolicy;
 use usernsd_domain::node::Exposition;
 use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_domain::utc::rfc3339;
+use usernsd_linux::proc::Proc;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
@@ -36,6 +38,7 @@ fn pace() -> Pace {
         range_age: Duration::ZERO,
         apart: MS,
         event_age: Duration::from_secs(20),
+        clock: 10 * MS,
         heartbeat: Duration::from_secs(60),
         agent_absence: 100 * MS,
     }
@@ -49,6 +52,7 @@ fn options() -> Options {
         condition: ConditionPolicy::Off,
         namespaces: true,
         pace: pace(),
+        proc: Proc::new(Path::new("/proc")),
     }
 }
 
@@ -570,6 +574,52 @@ async fn a_clock_that_was_set_back_loses_no_event_and_keeps_the_conditions_time(
     cluster.until(|cluster| cluster.api.count("patch nodes/status") == 1).await;
     let written = cluster.api.lock().conditions["UserNamespacesUnavailable"].clone();
     assert_eq!(written["lastTransitionTime"], tomorrow, "the status has not changed");
+    cluster.end().await;
+}
+
+/// The time since the boot is a file here. If it advances by a day and the wall clock does not, that was set back by a day.
+#[tokio::test]
+async fn the_conditions_times_are_moved_with_a_clock_that_was_set() {
+    const DAY: u64 = 86_400;
+    let proc = tempfile::tempdir().unwrap();
+    let has_run_for = |seconds: u64| {
+        let path = proc.path().join("new");
+        fs::write(&path, format!("{seconds}.00 0.00\n")).unwrap();
+        fs::rename(path, proc.path().join("uptime")).unwrap();
+    };
+    has_run_for(10 * DAY);
+    let on = || Options {
+        condition: ConditionPolicy::On,
+        proc: Proc::new(proc.path()),
+        ..options()
+    };
+    let works = || {
+        let mut state = state(json!({}));
+        state.node.ready = Some(true);
+        state
+    };
+    let written = |cluster: &Cluster| cluster.api.lock().conditions["UserNamespacesUnavailable"].clone();
+    let began = SystemTime::now() - Duration::from_secs(1);
+    let cluster = Cluster::start(Api::default(), on()).await;
+    cluster.say(works());
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 1).await;
+    assert!(written(&cluster)["lastTransitionTime"].as_str().unwrap() >= rfc3339(began).as_str());
+
+    has_run_for(11 * DAY);
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 2).await;
+    let moved = written(&cluster);
+    let yesterday = SystemTime::now() - Duration::from_secs(DAY);
+    assert!(moved["lastTransitionTime"].as_str().unwrap() <= rfc3339(yesterday).as_str(), "{moved}");
+    assert!(moved["lastHeartbeatTime"].as_str().unwrap() >= rfc3339(began).as_str(), "{moved}");
+    let api = cluster.end().await;
+
+    // Another exporter's clock may have been right: its time stays, the heartbeat is this one's.
+    let cluster = Cluster::start(api, on()).await;
+    cluster.say(works());
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 3).await;
+    has_run_for(12 * DAY);
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 4).await;
+    assert_eq!(written(&cluster)["lastTransitionTime"], moved["lastTransitionTime"]);
     cluster.end().await;
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::node::Exposition;
+use usernsd_linux::proc::Proc;
 use usernsd_peers::kube::{Access, Kube, PodChange, Review};
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
@@ -177,6 +178,7 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
         condition: ConditionPolicy::On,
         namespaces: true,
         pace,
+        proc: Proc::new(Path::new("/proc")),
     };
     let kube = Arc::new(Kube::new(Access::Kubeconfig(server.kubeconfig("exporter"))));
     let task = tokio::spawn(cluster::run(options, kube, heard, counted, sender));

@@ -2,6 +2,7 @@
 //! and compared with `docs/scale.md`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::node::Exposition;
+use usernsd_linux::proc::Proc;
 use usernsd_peers::kube::Kube;
 use usernsd_report::authorization::Gatekeeper;
 use usernsd_report::cluster::{self, Options, Pace};
@@ -76,6 +78,7 @@ async fn day(node: u32) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
         condition: ConditionPolicy::On,
         namespaces: true,
         pace: Pace::default(),
+        proc: Proc::new(Path::new("/proc")),
     };
     let kube = Arc::new(Kube::of(api.client()));
     let misfits = watch::Sender::new(Arc::default());

@@ -2,7 +2,7 @@
 //! again.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -41,8 +41,6 @@ pub async fn follow(proc: Proc, store: Store, set: Arc<Notify>) {
 }
 
 fn read(proc: &Proc) -> Option<Reading> {
-    let wall = SystemTime::now();
-    let uptime = proc.uptime();
-    let uptime = uptime.inspect_err(|error| debug!(error = %chain(error), "could not read the uptime"));
-    uptime.ok().map(|uptime| Reading { wall, uptime })
+    let clock = proc.clock();
+    clock.inspect_err(|error| debug!(error = %chain(error), "could not read the uptime")).ok()
 }

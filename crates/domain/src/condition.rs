@@ -155,6 +155,13 @@ impl Schedule {
         let early = self.heartbeat.mul_f64(random.clamp(0.0, 1.0) / 5.0);
         self.written = Some((verdict, now, early));
     }
+
+    /// Makes a heartbeat due now: the times of the last one are no longer right.
+    pub fn outdate(&mut self) {
+        if let Some((_, _, early)) = &mut self.written {
+            *early = self.heartbeat;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -215,5 +222,10 @@ mod tests {
         assert_eq!(schedule.wait(&good, seconds(10_000)), seconds(1440));
         // A change waits for the usual gap.
         assert_eq!(schedule.wait(&bad, seconds(10_000)), seconds(30));
+        // Once the times are wrong a heartbeat is due, and then the next one as usual.
+        schedule.outdate();
+        assert_eq!(schedule.wait(&good, seconds(10_001)), Duration::ZERO);
+        schedule.wrote(good.clone(), seconds(10_001), 0.0);
+        assert_eq!(schedule.wait(&good, seconds(10_001)), seconds(1800));
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat};
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 pub use self::inside::{InnerFile, LOOK, NAMESPACES, look, own_apparmor_profile};
 use usernsd_domain::cgroup::{CgroupPath, CgroupPathError};
+use usernsd_domain::clock::Reading;
 use usernsd_domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use usernsd_domain::idmap::{HostId, IdMap, IdMapError};
 use usernsd_domain::mounts::hides_processes;
@@ -236,6 +237,15 @@ impl Proc {
         let seconds = text.split_ascii_whitespace().next().unwrap_or_default();
         let seconds = seconds.parse().map_err(io::Error::other)?;
         Duration::try_from_secs_f64(seconds).map_err(io::Error::other)
+    }
+
+    /// The wall clock and the time since the start.
+    ///
+    /// # Errors
+    /// See [`std::fs::read_to_string`].
+    pub fn clock(&self) -> io::Result<Reading> {
+        let wall = SystemTime::now();
+        Ok(Reading { wall, uptime: self.uptime()? })
     }
 
     /// The kernel's release.

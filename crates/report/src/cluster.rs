@@ -31,6 +31,7 @@ use usernsd_domain::event::EventPolicy;
 use usernsd_domain::pod::is_dns_name;
 use usernsd_domain::rate_limit::{Backoff, spread};
 use usernsd_domain::user_mapping::PodMappingProblems;
+use usernsd_linux::proc::Proc;
 use usernsd_peers::kube::{Kube, KubeError, Reporter};
 use usernsd_tasks::Tasks;
 
@@ -55,6 +56,8 @@ pub struct Options {
     pub namespaces: bool,
     /// The pauses and time limits.
     pub pace: Pace,
+    /// Where the time since the machine's start is read.
+    pub proc: Proc,
 }
 
 /// Pauses and time limits. Only tests change the default.
@@ -83,6 +86,8 @@ pub struct Pace {
     pub apart: Duration,
     /// An Event that has been queued for this long is dropped.
     pub event_age: Duration,
+    /// The pause between two looks whether the clock was set, whose times are in the Node condition.
+    pub clock: Duration,
     /// The longest time between two writes of the Node condition.
     pub heartbeat: Duration,
     /// An agent that has not answered for less than this counts as starting.
@@ -115,6 +120,7 @@ impl Default for Pace {
             range_age: minutes(10),
             apart: minutes(1),
             event_age: minutes(10),
+            clock: seconds(30),
             heartbeat: minutes(30),
             agent_absence: minutes(2),
         }
@@ -164,7 +170,7 @@ pub async fn run(
     match options.condition {
         ConditionPolicy::Off => {}
         ConditionPolicy::On => {
-            tasks.spawn("condition", condition::run(Arc::clone(&cluster), states));
+            tasks.spawn("condition", condition::run(Arc::clone(&cluster), options.proc, states));
         }
         ConditionPolicy::Remove => {
             tasks.spawn("condition", condition::remove(Arc::clone(&cluster)));

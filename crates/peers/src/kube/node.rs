@@ -1,6 +1,8 @@
 //! The Node condition. It is written by server-side apply: the field manager `usernsd` owns this one condition
 //! and nothing else of the Node. It is removed by its key.
 
+use std::time::SystemTime;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::core::Request;
 use kube::core::params::{GetParams, Patch, PatchParams};
@@ -9,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::client::{Kube, KubeError, METADATA_ONLY};
+use usernsd_domain::clock::Shift;
 use usernsd_domain::condition::{TYPE, Verdict};
 
 const NODES: &str = "/api/v1/nodes";
@@ -34,6 +37,19 @@ struct Node {
 struct NodeStatus {
     #[serde(default)]
     conditions: Vec<Value>,
+}
+
+// === impl WrittenCondition ===
+
+impl WrittenCondition {
+    /// Moves the time of the last change with a clock that was set.
+    pub fn shift(&mut self, shift: Shift) {
+        let Some(time) = &mut self.last_transition_time else { return };
+        let Ok(recorded) = time.parse::<Timestamp>() else { return };
+        if let Ok(moved) = Timestamp::try_from(shift.apply(SystemTime::from(recorded))) {
+            *time = format!("{moved:.0}");
+        }
+    }
 }
 
 // === impl Kube ===

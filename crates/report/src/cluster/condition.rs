@@ -1,20 +1,54 @@
-//! The Node condition: written when it changes, and at intervals.
+//! The Node condition: written when it changes, at intervals, and when the clock was set, because consumers compare its
+//! times with their own clocks.
 //!
 //! Nothing is written when the exporter ends: it ends with each update of the DaemonSet and is back a
 //! moment later, and each write is sent to everything that watches Nodes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep};
+use tracing::{debug, info};
 
 use super::facts::node_facts;
 use super::{Cluster, random};
 use crate::metrics::cluster::Request;
 use crate::state::State;
+use usernsd_domain::chain::chain;
+use usernsd_domain::clock::{Reading, Shift};
 use usernsd_domain::condition::{Schedule, Verdict};
+use usernsd_linux::proc::Proc;
 
-pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Option<Arc<State>>>) {
+/// Notices that the clock was set.
+struct Clock {
+    proc: Proc,
+    last: Option<Reading>,
+}
+
+// === impl Clock ===
+
+impl Clock {
+    fn new(proc: Proc) -> Clock {
+        let mut clock = Clock { proc, last: None };
+        let _ = clock.shift();
+        clock
+    }
+
+    /// By how much the clock was set since the last call.
+    fn shift(&mut self) -> Option<Shift> {
+        let now = self.proc.clock();
+        let now = now.inspect_err(|error| debug!(error = %chain(error), "could not read the uptime")).ok()?;
+        let before = self.last.replace(now)?;
+        now.shift_since(&before)
+    }
+}
+
+pub(super) async fn run(
+    cluster: Arc<Cluster>,
+    proc: Proc,
+    mut states: channel::Receiver<Option<Arc<State>>>,
+) {
     let (began, pace) = (Instant::now(), cluster.pace);
     cluster.start().await;
     let mut backoff = cluster.backoff();
@@ -29,15 +63,25 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
     };
     backoff.reset();
     let mut schedule = Schedule::new(pace.heartbeat);
+    let mut clock = Clock::new(proc);
+    // Whether the time of the last change is by the clock of this process.
+    let mut is_own = false;
     let mut absent_since = None;
     loop {
+        if let Some(shift) = clock.shift() {
+            info!(seconds = shift.distance().as_secs(), "the clock was set; the Node condition is written again");
+            schedule.outdate();
+            if let Some(before) = before.as_mut().filter(|_| is_own) {
+                before.shift(shift);
+            }
+        }
         let state = states.borrow_and_update().clone();
         // An agent that has restarted and not inspected the node yet counts as away.
         let has_looked = state.as_ref().is_some_and(|state| state.node.ready.is_some());
         let wait = match has_looked {
             true => {
                 absent_since = None;
-                std::time::Duration::ZERO
+                Duration::ZERO
             }
             false => {
                 pace.agent_absence.saturating_sub(absent_since.get_or_insert_with(Instant::now).elapsed())
@@ -47,7 +91,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
         let wait = wait.max(schedule.wait(&verdict, began.elapsed()));
         if !wait.is_zero() {
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep(wait.min(pace.clock)) => {}
                 Ok(()) = states.changed() => {}
             }
             continue;
@@ -58,6 +102,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
         match answer {
             Ok(written) => {
                 backoff.reset();
+                is_own |= before.as_ref().is_none_or(|before| before.status != written.status);
                 before = Some(written);
                 schedule.wrote(verdict, began.elapsed(), random());
             }
