@@ -254,7 +254,7 @@ impl Cluster {
             let booting: Vec<_> = (1..=workers)
                 .map(|index| {
                     let (of_workers, authority, control) = (&of_workers, &authority, &control);
-                    scope.spawn(move || Worker::boot(of_workers, index, control, authority))
+                    scope.spawn(move || Worker::boot(of_workers, index, control, authority, |_| {}))
                 })
                 .collect();
             start_control_plane(&control, &authority, kind);
@@ -315,8 +315,16 @@ impl Cluster {
 
     /// Boots another node, which joins the cluster. It has the image before its kubelet can need it.
     pub(crate) fn join(&mut self) {
+        self.join_prepared(|_, _| {});
+    }
+
+    /// The same for a node that is prepared before its kubelet starts. `prepare` gets the first node and that one.
+    pub(crate) fn join_prepared(&mut self, prepare: impl FnOnce(&Node, &Node)) {
         let index = self.workers.len() + 1;
-        let worker = Worker::boot(&self.of_workers, index, &self.control, &self.authority);
+        let first = &self.workers[0].node;
+        let worker = Worker::boot(&self.of_workers, index, &self.control, &self.authority, |joining| {
+            prepare(first, joining);
+        });
         self.import_image(std::slice::from_ref(&worker));
         self.workers.push(worker);
     }
@@ -563,7 +571,13 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
 }
 
 impl Worker {
-    fn boot(options: &Options, index: usize, control: &Node, authority: &Authority) -> Self {
+    fn boot(
+        options: &Options,
+        index: usize,
+        control: &Node,
+        authority: &Authority,
+        prepare: impl FnOnce(&Node),
+    ) -> Self {
         let node = Node::boot(options).unwrap();
         let name = format!("worker-{index}");
         let (outer, inner) = (control.pid().to_string(), node.pid().to_string());
@@ -594,6 +608,7 @@ impl Worker {
         node.write("/var/lib/kubelet/config.yaml", KUBELET.replace("RUNTIME", runtime));
         node.write("/usr/local/bin/kubelet", KUBELET_PROGRAM);
         node.run(["chmod", "755", "/usr/local/bin/kubelet"]);
+        prepare(&node);
         let mut worker = Self { node, name: String::new(), index, runtime: options.runtime };
         worker.register(authority, &name);
         worker

@@ -1,11 +1,14 @@
-//! A node in the course of time: it joins, is full, has no disk left, and gets another name.
+//! A node in the course of time: it joins, also with a past in another cluster, is full, has no disk left, is under
+//! pressure, and gets another name.
 
 use std::fs;
 
 use serde_json::Value;
 
 use crate::harness::{CHECKOUT, Cluster, Worker, is_ready, wait_for};
-use crate::node::Options;
+use crate::image;
+use crate::node::{Node, Options};
+use crate::presence::asking;
 
 const CONFIGURATION: &str = "/var/lib/kubelet/config.yaml";
 
@@ -213,4 +216,193 @@ fn a_node_with_another_name_is_a_node_of_its_own() {
     let one = rows(&cluster);
     assert!(one.len() == 1 && one[0].starts_with("renamed "), "{one:?}");
     assert_served(&cluster, RENAMED);
+}
+
+/// Installs the overlay `kubernetes` with the Node condition, and more configuration.
+#[track_caller]
+fn install_with_condition(cluster: &Cluster, more: &str) {
+    cluster.script(&format!("mkdir {CHECKOUT}/site"));
+    cluster.control().write(
+        &format!("{CHECKOUT}/site/kustomization.yaml"),
+        "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n",
+    );
+    cluster.edit("daemonset/base/config.yaml", |text| {
+        format!("{text}kubernetes: {{nodeCondition: \"on\"}}\n{more}")
+    });
+    cluster.kubectl(&["apply", "-k", "site"]);
+    cluster.wait_for_roll_out();
+}
+
+/// The checks of `usernsd doctor` that fail on a node.
+#[track_caller]
+pub(crate) fn failed_checks(worker: &Worker) -> Vec<String> {
+    let said = worker.node.exec(["usernsd", "doctor", "--output=json"]);
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let failed = said["checks"].as_array().unwrap().iter().filter(|one| one["outcome"] == "fail");
+    failed.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The condition that the exporter of a node writes.
+fn condition(cluster: &Cluster, node: &str) -> Option<Value> {
+    let node = cluster.get(&["node", node]);
+    let conditions = node["status"]["conditions"].as_array()?;
+    conditions.iter().find(|one| one["type"] == "UserNamespacesUnavailable").cloned()
+}
+
+/// The kubelet's range on a node from elsewhere; the fleet's nodes have none.
+const ELSEWHERE: &str = "kubelet:16777216:7208960\n";
+
+/// Gives a node the disk of one that another cluster had: prepared by another build of usernsd, whose last run failed,
+/// with other ranges, and with a line that somebody has added since.
+fn copy_disk(from: &Node, to: &Node, runtime_unit: &str) {
+    for directory in ["/var/lib/usernsd", "/opt/nri", "/etc/nri"] {
+        let name = directory.rsplit('/').next().unwrap();
+        from.run(["tar", "-C", directory, "-cf", &format!("/run/{name}.tar"), "."]);
+        to.install(&from.path(&format!("/run/{name}.tar")), &format!("/run/{name}.tar"));
+        to.run(["mkdir", "-p", directory]);
+        to.run(["tar", "-C", directory, "-xf", &format!("/run/{name}.tar")]);
+    }
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let fleet = fs::read_to_string(from.path(file)).unwrap();
+        to.write(file, format!("alice:100000:65536\n{ELSEWHERE}{fleet}"));
+    }
+    to.write(
+        "/var/lib/usernsd/bootstrap-failure.json",
+        r#"{"version": 1, "at": 1600000000000, "usernsd": "0.0.9", "error": "the disk was full; nothing was changed"}"#,
+    );
+    to.run([
+        "sh",
+        "-euc",
+        "echo kubelet:x:950:950::/:/usr/sbin/nologin >>/etc/passwd
+         # Another build of the same program, which its bootstrap installed.
+         plugin=/opt/nri/plugins/90-usernsd
+         digest() { sha256sum $plugin | cut -d ' ' -f 1; }
+         before=$(digest)
+         printf other >>$plugin
+         grep -q $before /var/lib/usernsd/bootstrap.json
+         sed -i s/$before/$(digest)/ /var/lib/usernsd/bootstrap.json",
+    ]);
+    // It launches that plugin, as at a boot.
+    to.restart_unit(runtime_unit);
+}
+
+#[test]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
+fn a_node_with_a_past_elsewhere_joins_a_cluster_that_knows_its_name() {
+    let Some(mut cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
+    install_with_condition(&cluster, "optIn: {missed: restart}\n");
+    cluster.apply(EVERYWHERE);
+    assert_served(&cluster, "worker-1");
+
+    // What a node of that name has left behind: its object, with a condition that another program owns.
+    cluster.apply(r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-2"}}"#);
+    let stale = r#"{"status": {"conditions": [{"type": "UserNamespacesUnavailable", "status": "True",
+        "reason": "KernelForbidsUserNamespaces", "message": "of another life",
+        "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
+    cluster.kubectl(&["patch", "node", "worker-2", "--subresource=status", "-p", stale]);
+
+    let unit = cluster.workers[0].runtime_unit();
+    cluster.join_prepared(|first, joining| copy_disk(first, joining, unit));
+    let worker = &cluster.workers[1];
+    assert_served(&cluster, "worker-2");
+    let joined = agent(&cluster, "worker-2");
+    let log = cluster.kubectl(&["-n", "usernsd", "logs", name(&joined), "-c", "bootstrap"]);
+    println!("{log}");
+
+    // The pods' IDs are of the node's own range, and nothing of the past is reported.
+    let pods = pods(&cluster, "default", "app=everywhere", "worker-2");
+    let map = cluster.exec(name(&pods[0]), &["cat", "/proc/self/uid_map"]);
+    let host: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!((16_777_216..16_777_216 + 7_208_960).contains(&host), "{map}");
+    assert!(!worker.node.path("/var/lib/usernsd/bootstrap-failure.json").exists());
+    let of = |node: &str| {
+        let found = condition(&cluster, node)?;
+        Some((found["status"].clone(), found["reason"].clone()))
+    };
+    wait_for("the condition of this life", || {
+        let (first, second) = (of("worker-1")?, of("worker-2")?);
+        (first == second).then_some(())
+    });
+    assert_eq!(failed_checks(worker), failed_checks(&cluster.workers[0]));
+    // The plugin of the fleet's build is installed.
+    let digest = |worker: &Worker| worker.node.run(["sha256sum", "/opt/nri/plugins/90-usernsd"]);
+    assert_eq!(digest(worker), digest(&cluster.workers[0]));
+
+    // What others have on the node stays; what usernsd wrote, here or there, goes.
+    cluster.kubectl(&["delete", "daemonset", "everywhere"]);
+    cluster.kubectl(&["apply", "-k", "daemonset/overlays/undo"]);
+    cluster.wait_for_roll_out();
+    assert!(!worker.node.path("/opt/nri/plugins/90-usernsd").exists());
+    let left = fs::read_to_string(worker.node.path("/etc/subuid")).unwrap();
+    assert_eq!(left, format!("alice:100000:65536\n{ELSEWHERE}"));
+}
+
+#[test]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
+fn a_node_under_pressure_keeps_its_agent_and_loses_others() {
+    /// Pressures that a kubelet evicts for, and the signals whose thresholds no node can keep here. That of memory needs
+    /// the memory controller, which the machine may lack.
+    const PRESSURES: [(&str, &str); 2] =
+        [("PIDPressure", "pid.available"), ("DiskPressure", "nodefs.available")];
+    let Some(cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
+    let worker = &cluster.workers[0];
+    install_with_condition(&cluster, "");
+    // Under pressure the kubelet also removes images, and this node's come from no registry.
+    worker.node.run([
+        "sh",
+        "-euc",
+        "for image in $(ctr --namespace=k8s.io images list -q); do
+           ctr --namespace=k8s.io images label \"$image\" io.cri-containerd.pinned=pinned >/dev/null
+         done",
+    ]);
+    assert!(worker.node.run(["ctr", "--namespace=k8s.io", "images", "list", "-q"]).contains(image::NAME));
+    let original = fs::read_to_string(worker.node.path(CONFIGURATION)).unwrap();
+    for (pressure, signal) in PRESSURES {
+        let ordinary = format!("ordinary-{}", pressure.to_lowercase());
+        cluster.apply(&asking(&ordinary, ""));
+        cluster.wait_for_pod(&ordinary, is_ready);
+        let before = agent(&cluster, "worker-1");
+
+        // A hard threshold would be reserved, and more than the node has cannot be.
+        reconfigure(&cluster, worker, |text| {
+            format!(
+                "{text}evictionSoft: {{{signal}: 1000Ti}}\nevictionSoftGracePeriod: {{{signal}: 1s}}\n\
+                 evictionPressureTransitionPeriod: 1s\n"
+            )
+        });
+        let has = |wanted: &str| {
+            let node = cluster.get(&["node", "worker-1"]);
+            let conditions = node["status"]["conditions"].as_array().unwrap();
+            conditions.iter().any(|one| one["type"] == pressure && one["status"] == wanted)
+        };
+        wait_for(pressure, || has("True").then_some(()));
+        let evicted = cluster.wait_for_pod(&ordinary, |pod| pod["status"]["reason"] == "Evicted");
+        println!("{}", evicted["status"]["message"]);
+        // The kubelet looks for another pod to evict every ten seconds.
+        wait_for("the kubelet to refuse to evict the agent", || {
+            let log = worker.node.journal("kubelet.service");
+            log.lines().any(|line| line.contains("cannot evict a critical pod") && line.contains("usernsd/")).then_some(())
+        });
+        let still = agent(&cluster, "worker-1");
+        assert_eq!(still["metadata"]["uid"], before["metadata"]["uid"]);
+        let restarts = |pod: &Value| {
+            let containers = pod["status"]["containerStatuses"].as_array().unwrap();
+            containers.iter().filter_map(|one| one["restartCount"].as_u64()).sum::<u64>()
+        };
+        assert_eq!(restarts(&still), restarts(&before));
+        // A new one is admitted under pressure, too.
+        next_agent(&cluster, "worker-1");
+        let status = cluster.try_kubectl(&["userns", "status"]);
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(status.lines().any(|line| line.starts_with("worker-1 ") && line.contains(" Running ")), "{status}");
+
+        reconfigure(&cluster, worker, |_| original.clone());
+        wait_for("the end of the pressure", || has("False").then_some(()));
+        cluster.kubectl(&["delete", "pod", &ordinary]);
+        let after = format!("after-{}", pressure.to_lowercase());
+        cluster.apply(&asking(&after, ""));
+        cluster.wait_for_pod(&after, is_ready);
+        cluster.exec(&after, &["mkdir", "/sys/fs/cgroup/mine"]);
+        cluster.kubectl(&["delete", "pod", &after]);
+    }
 }
