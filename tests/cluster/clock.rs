@@ -93,8 +93,9 @@ fn assert_served_and_reported(cluster: &Cluster, pod: &str, now: SystemTime) {
     cluster.apply(&asking(&other, "").replace("spec:\n", "spec:\n  securityContext: {runAsUser: 70000}\n"));
     let event = wait_for("the Event", || {
         let events = cluster.get(&["events.events.k8s.io"]);
-        let is_about =
-            |event: &&Value| event["reason"] == "UserNotInMapping" && event["regarding"]["name"] == other.as_str();
+        let is_about = |event: &&Value| {
+            event["reason"] == "UserNotInMapping" && event["regarding"]["name"] == other.as_str()
+        };
         events["items"].as_array()?.iter().find(is_about).cloned()
     });
     let time = event["eventTime"].as_str().unwrap();

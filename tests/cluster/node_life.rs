@@ -381,7 +381,9 @@ fn a_node_under_pressure_keeps_its_agent_and_loses_others() {
         // The kubelet looks for another pod to evict every ten seconds.
         wait_for("the kubelet to refuse to evict the agent", || {
             let log = worker.node.journal("kubelet.service");
-            log.lines().any(|line| line.contains("cannot evict a critical pod") && line.contains("usernsd/")).then_some(())
+            log.lines()
+                .any(|line| line.contains("cannot evict a critical pod") && line.contains("usernsd/"))
+                .then_some(())
         });
         let still = agent(&cluster, "worker-1");
         assert_eq!(still["metadata"]["uid"], before["metadata"]["uid"]);
@@ -394,7 +396,10 @@ fn a_node_under_pressure_keeps_its_agent_and_loses_others() {
         next_agent(&cluster, "worker-1");
         let status = cluster.try_kubectl(&["userns", "status"]);
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
-        assert!(status.lines().any(|line| line.starts_with("worker-1 ") && line.contains(" Running ")), "{status}");
+        assert!(
+            status.lines().any(|line| line.starts_with("worker-1 ") && line.contains(" Running ")),
+            "{status}"
+        );
 
         reconfigure(&cluster, worker, |_| original.clone());
         wait_for("the end of the pressure", || has("False").then_some(()));

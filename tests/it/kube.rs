@@ -588,11 +588,7 @@ async fn the_conditions_times_are_moved_with_a_clock_that_was_set() {
         fs::rename(path, proc.path().join("uptime")).unwrap();
     };
     has_run_for(10 * DAY);
-    let on = || Options {
-        condition: ConditionPolicy::On,
-        proc: Proc::new(proc.path()),
-        ..options()
-    };
+    let on = || Options { condition: ConditionPolicy::On, proc: Proc::new(proc.path()), ..options() };
     let works = || {
         let mut state = state(json!({}));
         state.node.ready = Some(true);

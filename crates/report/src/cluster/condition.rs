@@ -69,7 +69,10 @@ pub(super) async fn run(
     let mut absent_since = None;
     loop {
         if let Some(shift) = clock.shift() {
-            info!(seconds = shift.distance().as_secs(), "the clock was set; the Node condition is written again");
+            info!(
+                seconds = shift.distance().as_secs(),
+                "the clock was set; the Node condition is written again"
+            );
             schedule.outdate();
             if let Some(before) = before.as_mut().filter(|_| is_own) {
                 before.shift(shift);
