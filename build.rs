@@ -7,6 +7,7 @@ fn main() {
         ("has_crio", &["USERNSD_TEST_CRIO"][..]),
         ("has_new_containerd", &["USERNSD_TEST_CONTAINERD"]),
         ("has_kubernetes", &["USERNSD_TEST_KUBE"]),
+        ("has_kubernetes_versions", &["USERNSD_TEST_KUBE", "USERNSD_TEST_KUBE_SKEW"]),
         ("has_version_before", &["USERNSD_TEST_BEFORE"]),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");

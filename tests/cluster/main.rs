@@ -33,3 +33,4 @@ mod openshift;
 mod pods;
 mod presence;
 mod recipes;
+mod skew;
