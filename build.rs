@@ -8,6 +8,7 @@ fn main() {
         ("has_new_containerd", &["USERNSD_TEST_CONTAINERD"]),
         ("has_kubernetes", &["USERNSD_TEST_KUBE"]),
         ("has_kubernetes_versions", &["USERNSD_TEST_KUBE", "USERNSD_TEST_KUBE_SKEW"]),
+        ("has_node_problem_detector", &["USERNSD_TEST_KUBE", "USERNSD_TEST_NPD"]),
         ("has_version_before", &["USERNSD_TEST_BEFORE"]),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");

@@ -229,7 +229,7 @@ pub(crate) fn within_limit<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// Starts a service that systemd restarts whenever it ends.
-fn start_service(node: &Node, name: &str, command: &[&str]) {
+pub(crate) fn start_service(node: &Node, name: &str, command: &[&str]) {
     let command = command.join(" ");
     let unit = format!(
         "[Unit]\nStartLimitIntervalSec=0\n\

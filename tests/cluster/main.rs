@@ -32,5 +32,6 @@ mod node_life;
 mod openshift;
 mod pods;
 mod presence;
+mod problem_detector;
 mod recipes;
 mod skew;
