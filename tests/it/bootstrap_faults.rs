@@ -1106,8 +1106,8 @@ fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
     assert!(!node.path("var/lib/usernsd/bin").exists(), "{what}");
 }
 
-/// A run that failed on a link has journaled a change that it never made. Once the link is gone, everything
-/// is undone, whatever has taken its place.
+/// A run that failed on a link, the node's first one or a later one, has journaled a change that it never made. Once
+/// the link is gone, everything is undone, whatever has taken its place.
 #[test]
 fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
     if !is_root() {
@@ -1115,8 +1115,17 @@ fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
     }
     let (node, before) = prepared();
     let written = fs::read_to_string(node.path("etc/subuid")).unwrap();
-    for instead in [None, Some("bob:165536:9\n"), Some(&*written)] {
-        let (node, _) = prepared();
+    ends(&node, &before, "without a link");
+    let other = "bob:165536:9\n";
+    for (is_first, instead) in [
+        (true, None),
+        (true, Some(other)),
+        (true, Some(&*before["subuid"])),
+        (false, None),
+        (false, Some(other)),
+        (false, Some(&*written)),
+    ] {
+        let node = if is_first { Node::for_a_runtime(Path::new(USERNSD)) } else { prepared().0 };
         fs::rename(node.path("etc/subuid"), node.path("etc/elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", node.path("etc/subuid")).unwrap();
         node.write(
@@ -1126,6 +1135,7 @@ fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
         let failed = node.run(&[]);
         assert_eq!(failed.status.code(), Some(2), "{}", said(&failed));
         assert!(said(&failed).contains("a symbolic link leads elsewhere"), "{}", said(&failed));
+        assert!(node.path("var/lib/usernsd/bootstrap.json").exists());
         fs::remove_file(node.path("etc/subuid")).unwrap();
         fs::remove_file(node.path("etc/elsewhere")).unwrap();
         let mut want = before.clone();
@@ -1138,9 +1148,8 @@ fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
                 want.insert("subuid".into(), rest);
             }
         }
-        ends(&node, &want, &format!("{instead:?}"));
+        ends(&node, &want, &format!("first run: {is_first}, {instead:?}"));
     }
-    ends(&node, &before, "without a link");
 }
 
 /// Each reason for which a file stays: it is reported, the rest is undone, and the next attempt completes the

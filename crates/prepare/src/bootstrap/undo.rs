@@ -318,7 +318,7 @@ fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Ve
     // The entry that was undone last: the content that it found may be another program's.
     let mut later: Option<&Written> = None;
     while let [written, older @ ..] = rest {
-        // Already restored to the content before that entry, by an interrupted undo or by hand.
+        // Recorded in the journal but never written, or already restored by an interrupted undo or by hand.
         let is_before = |one: &&Written| !one.only_lines && one.old() == state.as_deref();
         if let Some(found) = rest.iter().rposition(is_before) {
             attributes = rest.get(found).map_or(attributes, |one| one.attributes());
@@ -355,15 +355,11 @@ fn mode(root: &HostRoot, path: &HostPath, written: &Written) -> Result<Option<u3
     Ok(root.attributes(path)?.map(|attributes| attributes.mode).filter(|mode| *mode == new))
 }
 
-/// The content of a file before it was written, given its present content.
+/// The content of a file before it was written, given its present content, which is another than before.
 fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
     let (old, new) = (written.old(), written.new_bytes());
     if !written.only_lines && current == new {
         return Ok(old.map(<[u8]>::to_vec));
-    }
-    // Recorded in the journal but never written, or undone already.
-    if !written.only_lines && current == old {
-        return Ok(current.map(<[u8]>::to_vec));
     }
     // Another program, or the boot, has set it to another value since.
     if written.form() == Form::Live {
