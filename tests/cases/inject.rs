@@ -6,10 +6,11 @@
 
 use std::ffi::{c_long, c_void};
 use std::fs;
+use std::process::{Child, Command};
 
 use nix::libc::user_regs_struct;
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -49,10 +50,7 @@ impl Stopped {
             let thread = Pid::from_raw(entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
             ptrace::attach(thread).unwrap();
             threads.push(thread);
-            // A pending trap is delivered first.
-            while stop_of(thread) != Signal::SIGSTOP {
-                ptrace::cont(thread, None).unwrap();
-            }
+            wait_until_stopped(thread);
         }
         // A waiting thread waits in a system call.
         let instruction = threads.iter().find_map(|thread| {
@@ -139,8 +137,11 @@ impl Stopped {
                 ..own
             };
             ptrace::setregs(*thread, call).unwrap();
-            ptrace::step(*thread, None).unwrap();
-            assert_eq!(stop_of(*thread), Signal::SIGTRAP);
+            // A pending signal is reported, and discarded, before the step is made.
+            while ptrace::getregs(*thread).unwrap().rip == self.instruction {
+                ptrace::step(*thread, None).unwrap();
+                stop_of(*thread);
+            }
             let answer = ptrace::getregs(*thread).unwrap().rax.cast_signed();
             ptrace::setregs(*thread, own).unwrap();
             answer
@@ -154,6 +155,15 @@ impl Drop for Stopped {
         for thread in &self.threads {
             let _ = ptrace::detach(*thread, None);
         }
+    }
+}
+
+/// Waits until a thread has stopped by SIGSTOP, which attaching sends. Another signal that is pending for the thread, such
+/// as a trap, may be reported first, and is discarded.
+#[track_caller]
+fn wait_until_stopped(thread: Pid) {
+    while stop_of(thread) != Signal::SIGSTOP {
+        ptrace::cont(thread, None).unwrap();
     }
 }
 
@@ -182,4 +192,51 @@ fn as_seen_here(node: &Node, pid: &str) -> Pid {
     };
     let found = names.into_iter().find(is_it).unwrap_or_else(|| panic!("no process {pid} in the node"));
     Pid::from_raw(found.parse().unwrap())
+}
+
+/// A process that only sleeps. Dropping it kills it.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> (Sleeper, Pid) {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        (Sleeper(child), pid)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The kernel reports a pending trap before a pending stop, whichever was sent first (`next_signal` and its
+/// `SYNCHRONOUS_MASK`).
+#[test]
+fn a_pending_trap_is_not_taken_for_the_stop() {
+    let (_sleeper, thread) = Sleeper::start();
+    ptrace::attach(thread).unwrap();
+    wait_until_stopped(thread);
+    // While it is stopped, both become pending; attaching sends the same stop.
+    kill(thread, Signal::SIGSTOP).unwrap();
+    kill(thread, Signal::SIGTRAP).unwrap();
+    ptrace::cont(thread, None).unwrap();
+    wait_until_stopped(thread);
+    // Nothing is pending any more, so the process sleeps on.
+    ptrace::detach(thread, None).unwrap();
+    let stopped = Stopped::attach(thread);
+    assert_eq!(stopped.call(nix::libc::SYS_getpid, [0, 0, 0]), [i64::from(thread.as_raw())]);
+}
+
+#[test]
+fn a_pending_signal_is_not_taken_for_the_step_of_a_call() {
+    let (_sleeper, thread) = Sleeper::start();
+    let stopped = Stopped::attach(thread);
+    for signal in [Signal::SIGUSR1, Signal::SIGTRAP] {
+        kill(thread, signal).unwrap();
+        let answers = stopped.call(nix::libc::SYS_getpid, [0, 0, 0]);
+        assert_eq!(answers, [i64::from(thread.as_raw())], "{signal}");
+    }
 }
