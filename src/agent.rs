@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::compose;
-use usernsd_agent::clock;
+use usernsd_agent::clock::Clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
@@ -162,8 +162,8 @@ struct Agent {
     resync: Arc<Notify>,
     /// The containers that the runtime listed when it was joined over NRI.
     listed: Arc<Listed>,
-    /// Notified when the wall clock was set.
-    clock_set: Arc<Notify>,
+    /// The clock of the records in the store.
+    clock: Arc<Clock>,
     /// True once everything that ran before the agent was looked at, and it is known who is in the start path.
     ready: watch::Sender<bool>,
     tasks: Tasks,
@@ -196,7 +196,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     agent.ask_systemd(questions.units);
     let inspected = agent.watch_runtime(questions.pods);
     agent.check_node()?;
-    agent.follow_clock();
+    agent.tasks.spawn("clock", Arc::clone(&agent.clock).follow());
 
     let state = agent.state();
     agent.write_features(&state)?;
@@ -228,6 +228,7 @@ impl Agent {
     fn new(settings: Settings, inspector: Inspector) -> anyhow::Result<(Agent, Questions)> {
         let started = SystemTime::now();
         let store = Store::new(started);
+        let proc = Proc::new(&settings.host_root.join("proc"));
         let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
         let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
         let surveying = Arc::clone(&surveyor);
@@ -245,12 +246,12 @@ impl Agent {
             endpoints: compose::endpoints(&settings),
             settings,
             started,
+            clock: Arc::new(Clock::new(proc, store.clone())),
             store,
             metrics,
             surveyor,
             systemd_user,
             resync: Arc::default(),
-            clock_set: Arc::default(),
             listed: Arc::default(),
             ready: watch::Sender::new(false),
             tasks: Tasks::new(),
@@ -284,6 +285,7 @@ impl Agent {
         let follow = Follow {
             directory: self.settings.host_root.join(usernsd_peers::launched::DIRECTORY),
             containers: Arc::clone(&self.containers),
+            clock: Arc::clone(&self.clock),
             join: Box::new(move |wanted| {
                 if let Some(plugin) = &joining {
                     plugin.set_wanted(wanted);
@@ -351,12 +353,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Moves recorded times whenever the wall clock was set.
-    fn follow_clock(&mut self) {
-        let proc = Proc::new(&self.settings.host_root.join("proc"));
-        self.tasks.spawn("clock", clock::follow(proc, self.store.clone(), Arc::clone(&self.clock_set)));
-    }
-
     fn state(&self) -> StateNow {
         let about = About {
             node: node_name(),
@@ -374,7 +370,7 @@ impl Agent {
     fn write_features(&mut self, state: &StateNow) -> anyhow::Result<()> {
         if let Some(file) = self.settings.feature_file.clone() {
             let features = FeatureFile::new(HostRoot::open(&self.settings.host_root)?, file);
-            self.tasks.spawn("features", features.run(Arc::clone(state), Arc::clone(&self.clock_set)));
+            self.tasks.spawn("features", features.run(Arc::clone(state), self.clock.set()));
         }
         Ok(())
     }

@@ -12,13 +12,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::settings_file::SettingsFile;
+use usernsd_agent::clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use usernsd_agent::cri_watch::answer_pods;
@@ -129,13 +130,13 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        instance: nanoseconds(SystemTime::now()),
         runtime: session.runtime().name.clone(),
         runtime_version: session.runtime().version.clone(),
         settings: settings.digest.clone(),
         problems: problems.clone(),
-        dropped: 0,
-    };
+        ..Hello::default()
+    }
+    .starting(clock::stamp(&proc));
     for problem in &problems {
         warn!(%problem, "the launched plugin has a problem");
     }
@@ -145,7 +146,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         "registered as a plugin that the runtime launched"
     );
     let name = format!("{}-{}", file_name(&hello.runtime), hello.pid);
-    let reports = Arc::new(Reports::new(hello));
+    let reports = Arc::new(Reports::new(hello, proc));
     let busy = Arc::new(Busy::new());
     let endpoints = Arc::new(Mutex::new(settings.endpoints.clone()));
     let (ask_runtime, questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
@@ -202,11 +203,6 @@ fn written() -> [Place; 2] {
 /// The problems that do not depend on the settings.
 fn inherited_problems(all: Vec<String>, settings: &PluginSettings) -> Vec<String> {
     all.into_iter().filter(|problem| !settings.problems.contains(problem)).collect()
-}
-
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The characters of a runtime's name that may be part of a file name.

@@ -1,7 +1,7 @@
 //! The agent's tasks with a fake runtime on a real socket, and a cgroup tree that is only a directory.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +10,7 @@ use crate::fakes::nri_runtime::{self, Fault, Kind};
 use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
+use usernsd_agent::clock::{self, Clock};
 use usernsd_agent::containers::{Containers, NotEnded, PodFacts, Policies, Refusal, Trigger};
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
 use usernsd_agent::decide::Decider;
@@ -21,6 +22,7 @@ use usernsd_agent::systemd_watch::Units;
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::cgroup::DelegateList;
 use usernsd_domain::check::Check;
+use usernsd_domain::clock::Stamp;
 use usernsd_domain::container::{
     Container, ContainerState, CriId, PodRef, SpecifiedNamespaces, UserNamespaceRequest,
 };
@@ -909,9 +911,11 @@ impl Following {
 impl Rig {
     fn follow(&self) -> Following {
         let joins = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let clock = Arc::new(Clock::new(Proc::new(Path::new("/proc")), self.containers.store().clone()));
         let follow = Follow {
             directory: self.socket("plugins"),
             containers: Arc::clone(&self.containers),
+            clock: Arc::clone(&clock),
             join: {
                 let joins = Arc::clone(&joins);
                 Box::new(move |wanted| joins.lock().unwrap().push(wanted))
@@ -939,7 +943,7 @@ fn refused(name: &str) -> Done {
 }
 
 fn report(number: u64, done: Done) -> String {
-    FromPlugin::Report(Report { number, at: SystemTime::now(), done }).render()
+    FromPlugin::Report(Report { number, at: clock::stamp(&Proc::new(Path::new("/proc"))), done }).render()
 }
 
 /// The next message that is not a ping.
@@ -1086,6 +1090,40 @@ async fn the_list_of_nri_is_compared_with_that_of_cri() {
     }
 }
 
+/// While no agent ran, the clock was set forward by a day: by the present clock, plugin and report are a minute old.
+#[tokio::test]
+async fn times_of_a_plugin_are_moved_if_the_clock_was_set_since() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    const MINUTE: Duration = Duration::from_secs(60);
+    let rig = Rig::new(SHORT);
+    let listener = rig.listen("containerd-7");
+    let _following = rig.follow();
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let now = clock::stamp(&Proc::new(Path::new("/proc")));
+    let uptime = now.uptime.unwrap().checked_sub(MINUTE);
+    let before = Stamp { wall: now.wall - DAY - MINUTE, uptime: Some(uptime.expect("up for a minute")) };
+    let hello = Hello { protocol: 1, pid: 7, ..Hello::default() }.starting(before);
+    writer.write(&FromPlugin::Hello(hello.clone()).render()).await.unwrap();
+    for (number, at) in [(1, before), (2, Stamp { uptime: None, ..before })] {
+        let report = Report { number, at, done: refused(&format!("c{number}")) };
+        writer.write(&FromPlugin::Report(report).render()).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number });
+    }
+    // Sent again, as when the plugin's settings change.
+    writer.write(&FromPlugin::Hello(Hello { settings: "others".into(), ..hello }).render()).await.unwrap();
+    let store = rig.containers.store();
+    until("the settings", || store.snapshot().plugins.iter().any(|plugin| plugin.settings == "others")).await;
+    let seen = store.snapshot();
+    let is_moved = |at: SystemTime| at.duration_since(now.wall - MINUTE * 2).is_ok() && at <= now.wall;
+    assert!(is_moved(seen.plugins[0].since), "{:?}", seen.plugins[0].since);
+    // Without the uptime, as from an earlier version of the plugin, the time is taken as it is.
+    for (name, at_moved) in [("c1", true), ("c2", false)] {
+        let at = seen.events.iter().find(|event| event.name == name).unwrap().at;
+        assert_eq!(is_moved(at), at_moved, "{name}: {at:?}");
+    }
+}
+
 /// A plugin that another runtime launched is not in the start path: the agent joins.
 #[tokio::test]
 async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
@@ -1194,7 +1232,7 @@ impl Client {
 #[tokio::test]
 async fn each_report_goes_to_one_agent() {
     let rig = Rig::new(SHORT);
-    let reports = Arc::new(Reports::new(Hello { pid: 7, ..Hello::default() }));
+    let reports = Arc::new(Reports::new(Hello { pid: 7, ..Hello::default() }, Proc::new(Path::new("/proc"))));
     let listener = rig.listen("containerd-7");
     tokio::spawn(Arc::clone(&reports).serve(listener, Arc::new(|| Duration::from_millis(3))));
     // Without a connected agent.

@@ -1,43 +1,87 @@
 //! Notices that the wall clock was set, so that recorded times stay true and documents with a time of expiry are written
 //! again.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{Reading, Shift};
+use usernsd_domain::clock::{Reading, Shift, Stamp};
 use usernsd_linux::proc::Proc;
 use usernsd_report::store::Store;
 
 /// The pause between two looks. Until the next one, a time in a document may be wrong.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Moves the times in `store` whenever the clock was set, and notifies `set`.
-pub async fn follow(proc: Proc, store: Store, set: Arc<Notify>) {
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = read(&proc);
-    loop {
-        ticks.tick().await;
-        let now = read(&proc);
-        if let Some(shift) = now.zip(before).and_then(|(now, before)| now.shift_since(&before)) {
-            let direction = match shift {
+/// The clock by which the times in a store are recorded.
+#[derive(Debug)]
+pub struct Clock {
+    proc: Proc,
+    store: Store,
+    set: Arc<Notify>,
+    /// The latest reading.
+    before: Mutex<Option<Reading>>,
+}
+
+impl Clock {
+    /// The clock for `store`, which has no earlier times.
+    #[must_use]
+    pub fn new(proc: Proc, store: Store) -> Clock {
+        let before = Mutex::new(read(&proc));
+        Clock { proc, store, set: Arc::default(), before }
+    }
+
+    /// Notified after the clock was set.
+    #[must_use]
+    pub fn set(&self) -> Arc<Notify> {
+        Arc::clone(&self.set)
+    }
+
+    /// Looks at the clock from time to time.
+    pub async fn follow(self: Arc<Clock>) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.look();
+        }
+    }
+
+    /// A time that another process recorded, by the present clock, which is the store's afterwards.
+    #[must_use]
+    pub fn time_of(&self, stamp: Stamp) -> SystemTime {
+        stamp.by(self.look())
+    }
+
+    /// Reads the clock, and moves the times in the store if it was set.
+    fn look(&self) -> Option<Reading> {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = read(&self.proc);
+        if let Some(setting) = now.zip(*before).and_then(|(now, before)| now.set_since(&before)) {
+            let direction = match setting.shift {
                 Shift::Forward(_) => "forward",
                 Shift::Back(_) => "back",
             };
             info!(
-                seconds = shift.distance().as_secs(),
+                seconds = setting.shift.distance().as_secs(),
                 direction, "the clock was set; recorded times are moved with it"
             );
-            store.shift(shift);
-            set.notify_one();
+            self.store.shift(setting);
+            self.set.notify_one();
         }
-        before = now.or(before);
+        *before = now.or(*before);
+        now
     }
+}
+
+/// The present, for another process that reads it later.
+#[must_use]
+pub fn stamp(proc: &Proc) -> Stamp {
+    let wall = SystemTime::now();
+    Stamp { wall, uptime: read(proc).map(|now| now.uptime) }
 }
 
 fn read(proc: &Proc) -> Option<Reading> {

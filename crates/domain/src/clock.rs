@@ -21,6 +21,24 @@ pub enum Shift {
     Back(Duration),
 }
 
+/// That the wall clock was set between two readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    pub shift: Shift,
+    /// The earlier reading as the clock would have shown it then, and the later one. A time between the two was recorded
+    /// after the clock had been set.
+    since: SystemTime,
+    now: SystemTime,
+}
+
+/// A time that another process of this machine recorded, maybe before the clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub wall: SystemTime,
+    /// The uptime at that time; `None` if it is not known.
+    pub uptime: Option<Duration>,
+}
+
 // === impl Reading ===
 
 impl Reading {
@@ -34,6 +52,13 @@ impl Reading {
             None => return None,
         };
         Some(shift).filter(|shift| shift.distance() >= LEAST)
+    }
+
+    /// Whether and how the wall clock was set since an `earlier` reading.
+    #[must_use]
+    pub fn set_since(&self, earlier: &Reading) -> Option<Setting> {
+        let shift = self.shift_since(earlier)?;
+        Some(Setting { shift, since: shift.apply(earlier.wall), now: self.wall })
     }
 }
 
@@ -57,6 +82,28 @@ impl Shift {
         match self {
             Shift::Forward(by) | Shift::Back(by) => by,
         }
+    }
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// A recorded time by the clock as it is now. One that was recorded after the clock had been set stays.
+    #[must_use]
+    pub fn apply(self, recorded: SystemTime) -> SystemTime {
+        if (self.since..=self.now).contains(&recorded) { recorded } else { self.shift.apply(recorded) }
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    /// This time by the clock as it is `now`, later on the same machine.
+    #[must_use]
+    pub fn by(self, now: Option<Reading>) -> SystemTime {
+        let recorded = self.uptime.map(|uptime| Reading { wall: self.wall, uptime });
+        let shift = now.zip(recorded).and_then(|(now, recorded)| now.shift_since(&recorded));
+        shift.map_or(self.wall, |shift| shift.apply(self.wall))
     }
 }
 
@@ -86,6 +133,34 @@ mod tests {
         let corrected = Reading { wall: before.wall + Duration::from_millis(900), ..before };
         assert_eq!(corrected.shift_since(&before), None);
         assert_eq!(before.shift_since(&corrected), None);
+    }
+
+    #[test]
+    fn a_time_that_was_recorded_after_the_clock_was_set_stays() {
+        for (shown, recorded_before, recorded_after) in [
+            // Set forward by 5000 s, at the uptime of 51 s.
+            (reading(6002, 52), (1001, 6001), 6001),
+            // Set back by 500 s.
+            (reading(502, 52), (999, 499), 501),
+        ] {
+            let setting = shown.set_since(&reading(1000, 50)).unwrap();
+            let apply = |wall| setting.apply(reading(wall, 0).wall);
+            assert_eq!(apply(recorded_before.0), reading(recorded_before.1, 0).wall, "{setting:?}");
+            assert_eq!(apply(recorded_after), reading(recorded_after, 0).wall, "{setting:?}");
+        }
+        assert_eq!(reading(1002, 52).set_since(&reading(1000, 50)), None);
+    }
+
+    #[test]
+    fn a_time_of_another_process_is_moved_if_the_clock_was_set_since() {
+        let of = |wall, uptime| Stamp { wall: reading(wall, 0).wall, uptime };
+        let now = Some(reading(6050, 100));
+        let stamp = of(1000, Some(Duration::from_secs(50)));
+        assert_eq!(stamp.by(now), reading(6000, 0).wall);
+        assert_eq!(of(6000, Some(Duration::from_secs(50))).by(now), reading(6000, 0).wall);
+        // Nothing is known about an earlier version's.
+        assert_eq!(of(1000, None).by(now), reading(1000, 0).wall);
+        assert_eq!(stamp.by(None), reading(1000, 0).wall);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::clock::Shift;
+use super::clock::Setting;
 use super::container::{CriId, PodRef};
 use super::idmap::IdMap;
 use super::record::Record;
@@ -84,10 +84,10 @@ impl History {
     }
 
     /// Moves the times of all entries, because the clock was set.
-    pub fn shift(&mut self, shift: Shift) {
+    pub fn shift(&mut self, setting: Setting) {
         for past in &mut self.0 {
             let past = Arc::make_mut(past);
-            (past.since, past.until) = (shift.apply(past.since), shift.apply(past.until));
+            (past.since, past.until) = (setting.apply(past.since), setting.apply(past.until));
         }
     }
 

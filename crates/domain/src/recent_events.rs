@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::clock::Shift;
+use super::clock::Setting;
 use super::container::{CriId, PodRef};
 
 /// How many events are kept: this many fixes, and as many others, so that many fixes cannot displace a refusal.
@@ -80,9 +80,9 @@ impl Feed {
     }
 
     /// Moves the times of all events, because the clock was set.
-    pub fn shift(&mut self, shift: Shift) {
+    pub fn shift(&mut self, setting: Setting) {
         for event in self.fixes.iter_mut().chain(&mut self.others) {
-            let at = shift.apply(event.at);
+            let at = setting.apply(event.at);
             Arc::make_mut(event).at = at;
         }
     }

@@ -2,8 +2,9 @@
 //! the agent records its own decisions in the same form.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use super::clock::Stamp;
 use super::container::{CriId, PodRef};
 use super::guard::{self, Verdict};
 use super::record::{Action, Change, Record};
@@ -94,7 +95,7 @@ pub struct Report {
     /// Sequence number, from 1 since the plugin started.
     pub number: u64,
     /// When it was made.
-    pub at: SystemTime,
+    pub at: Stamp,
     /// The content of the report.
     pub done: Done,
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use usernsd_domain::check::pods::Annotations;
 use usernsd_domain::check::{Examined, Probe};
-use usernsd_domain::clock::Shift;
+use usernsd_domain::clock::Setting;
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
@@ -82,12 +82,12 @@ impl Inner {
         self.containers.insert(record.id.clone(), Arc::clone(record))
     }
 
-    fn shift(&mut self, shift: Shift) {
-        self.peers.all_mut().into_iter().for_each(|peer| peer.since = shift.apply(peer.since));
-        self.since.values_mut().for_each(|since| *since = shift.apply(*since));
-        self.plugins.values_mut().for_each(|plugin| plugin.since = shift.apply(plugin.since));
-        self.feed.shift(shift);
-        self.history.shift(shift);
+    fn shift(&mut self, setting: Setting) {
+        self.peers.all_mut().into_iter().for_each(|peer| peer.since = setting.apply(peer.since));
+        self.since.values_mut().for_each(|since| *since = setting.apply(*since));
+        self.plugins.values_mut().for_each(|plugin| plugin.since = setting.apply(plugin.since));
+        self.feed.shift(setting);
+        self.history.shift(setting);
     }
 
     fn forget(&mut self, id: &CriId, now: SystemTime) -> Option<Arc<Record>> {
@@ -298,8 +298,8 @@ impl Store {
     }
 
     /// Moves all recorded times, because the clock was set.
-    pub fn shift(&self, shift: Shift) {
-        self.lock().shift(shift);
+    pub fn shift(&self, setting: Setting) {
+        self.lock().shift(setting);
         self.changed.send_replace(());
     }
 
@@ -332,6 +332,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use usernsd_domain::clock::Reading;
     use usernsd_domain::container::PodRef;
     use usernsd_domain::delegation::Skip;
     use usernsd_domain::guard::Verdict;
@@ -422,7 +423,9 @@ mod tests {
         store.note(event("b", EventKind::Refused));
         let before = store.snapshot();
         let day = Duration::from_secs(86_400);
-        store.shift(Shift::Forward(day));
+        let reading = |wall, uptime| Reading { wall, uptime: Duration::from_secs(uptime) };
+        let [first, second] = [reading(start, 50), reading(start + day, 50)];
+        store.shift(second.set_since(&first).unwrap());
         let now = store.snapshot();
         let times = |seen: &Snapshot| -> Vec<SystemTime> {
             let peers = [&seen.peers.cri, &seen.peers.nri, &seen.peers.systemd].map(|peer| peer.since);
@@ -433,7 +436,7 @@ mod tests {
         assert_eq!(times(&now), [start + day; 6]);
         let numbers = |seen: &Snapshot| seen.events.iter().map(|event| event.number).collect::<Vec<_>>();
         assert_eq!(numbers(&now), numbers(&before), "no event is a new one");
-        store.shift(Shift::Back(day));
+        store.shift(first.set_since(&second).unwrap());
         assert_eq!(times(&store.snapshot()), [start; 6]);
     }
 

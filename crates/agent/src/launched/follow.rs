@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use crate::clock::Clock;
 use crate::containers::Containers;
 use usernsd_domain::chain::chain;
 use usernsd_domain::node::{LaunchedPlugin, Peer, PeerState};
@@ -43,6 +44,8 @@ pub struct Follow {
     pub directory: PathBuf,
     /// Records what the plugins did.
     pub containers: Arc<Containers>,
+    /// The clock of their records.
+    pub clock: Arc<Clock>,
     /// Called with whether the agent is to join NRI itself: at the first decision, and on every change.
     pub join: Box<dyn Fn(bool) + Send + Sync>,
     /// The version of this usernsd.
@@ -53,7 +56,6 @@ pub struct Follow {
 #[derive(Debug, Default)]
 struct Known {
     hello: Option<Hello>,
-    since: Option<SystemTime>,
     responds: bool,
 }
 
@@ -220,7 +222,6 @@ impl Follow {
                 runtime_version = %hello.runtime_version,
                 "the runtime launched the plugin; it is called before containers start"
             );
-            known.since = Some(started(hello.instance));
             known.responds = true;
         }
         let before = known.hello.replace(hello.clone());
@@ -257,7 +258,7 @@ impl Follow {
             version: hello.version.clone(),
             runtime: hello.runtime.clone(),
             runtime_version: hello.runtime_version.clone(),
-            since: known.since.unwrap_or_else(SystemTime::now),
+            since: hello.started().map_or_else(SystemTime::now, |at| self.clock.time_of(at)),
             responds: known.responds,
             settings: hello.settings.clone(),
             problems: hello.problems.clone(),
@@ -292,9 +293,10 @@ impl Follow {
 
     fn record(&self, report: &Report) {
         self.containers.metrics().plugin_report(true);
+        let at = self.clock.time_of(report.at);
         match &report.done {
-            Done::Created(created) => self.containers.record_created(created, report.at),
-            Done::Inspected(inspected) => self.containers.take_inspected(inspected, report.at),
+            Done::Created(created) => self.containers.record_created(created, at),
+            Done::Inspected(inspected) => self.containers.take_inspected(inspected, at),
             Done::Ended(id) => self.containers.forget(id),
             Done::PodEnded(id) => self.containers.forget_pod(id.as_str()),
         }
@@ -303,8 +305,4 @@ impl Follow {
 
 async fn acknowledge(writer: &mut Writer, number: u64) -> Result<(), LinkError> {
     writer.write(&FromAgent::Seen { number }.render()).await
-}
-
-fn started(instance: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(instance)).unwrap_or_else(SystemTime::now)
 }

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::clock;
 use usernsd_domain::chain::chain;
 use usernsd_domain::report::{Done, Kept, Report};
+use usernsd_linux::proc::Proc;
 use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
 
 /// The most reports that wait for an agent: as many as the boot of a node with some hundred pods makes.
@@ -31,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Reports {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// Where the uptime is read.
+    proc: Proc,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ struct State {
 impl Reports {
     /// No reports yet, for a plugin that introduces itself with `hello`.
     #[must_use]
-    pub fn new(hello: Hello) -> Reports {
+    pub fn new(hello: Hello, proc: Proc) -> Reports {
         let state = State {
             kept: Kept::new(MOST, MOST_BYTES, MAX_LINE),
             hello,
@@ -58,7 +62,7 @@ impl Reports {
             coming: 0,
             turn: None,
         };
-        Reports { state: Mutex::new(state), changed: watch::Sender::new(()) }
+        Reports { state: Mutex::new(state), changed: watch::Sender::new(()), proc }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -67,7 +71,7 @@ impl Reports {
 
     /// Keeps a report until an agent has recorded it.
     pub fn add(&self, done: Done) {
-        let at = SystemTime::now();
+        let at = clock::stamp(&self.proc);
         self.lock().kept.add(|number| {
             let line: Arc<str> = FromPlugin::Report(Report { number, at, done }).render().into();
             (line.len(), line)

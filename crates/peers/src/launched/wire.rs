@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::clock::Stamp;
 use usernsd_domain::container::{CgroupMount, CriId, PodRef};
 use usernsd_domain::delegation::Limits;
 use usernsd_domain::guard::Verdict;
@@ -34,6 +35,10 @@ pub struct Hello {
     pub pid: u32,
     /// The plugin's start in nanoseconds since 1970. Together with it, a report's number is unique.
     pub instance: u64,
+    /// The machine's uptime at the plugin's start, in microseconds; `None` if it cannot be read, and from earlier
+    /// versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_us: Option<u64>,
     /// The runtime's name, `containerd` or `cri-o`.
     pub runtime: String,
     /// The runtime's version.
@@ -110,6 +115,9 @@ struct PodWire {
 struct ReportWire {
     number: u64,
     at_us: u64,
+    /// The machine's uptime at that time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    up_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     created: Option<CreatedWire>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -206,6 +214,25 @@ impl FromAgent {
     }
 }
 
+// === impl Hello ===
+
+impl Hello {
+    /// When the plugin started; `None` if that cannot be represented.
+    #[must_use]
+    pub fn started(&self) -> Option<Stamp> {
+        let wall = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(self.instance))?;
+        Some(Stamp { wall, uptime: self.up_us.map(Duration::from_micros) })
+    }
+
+    /// Sets the time of the plugin's start, which is now.
+    #[must_use]
+    pub fn starting(self, now: Stamp) -> Hello {
+        let since = now.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let instance = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        Hello { instance, up_us: now.uptime.map(micros), ..self }
+    }
+}
+
 // === impl FromPlugin ===
 
 impl FromPlugin {
@@ -271,10 +298,11 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn write(report: &Report) -> ReportWire {
-    let at = report.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let at = report.at.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut wire = ReportWire {
         number: report.number,
         at_us: micros(at),
+        up_us: report.at.uptime.map(micros),
         created: None,
         looked: None,
         ended: None,
@@ -291,7 +319,7 @@ fn write(report: &Report) -> ReportWire {
 
 /// `None` if this version cannot read the report.
 fn read(wire: ReportWire) -> Option<Report> {
-    let ReportWire { number, at_us, created, looked, ended, pod_ended } = wire;
+    let ReportWire { number, at_us, up_us, created, looked, ended, pod_ended } = wire;
     let done = match (created, looked, ended, pod_ended) {
         (Some(created), ..) => Done::Created(read_created(created)?),
         (_, Some(looked), ..) => Done::Inspected(read_inspected(looked)?),
@@ -299,7 +327,8 @@ fn read(wire: ReportWire) -> Option<Report> {
         (.., Some(id)) => Done::PodEnded(CriId::parse(&id).ok()?),
         _ => return None,
     };
-    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(at_us))?;
+    let wall = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(at_us))?;
+    let at = Stamp { wall, uptime: up_us.map(Duration::from_micros) };
     Some(Report { number, at, done })
 }
 
@@ -458,7 +487,8 @@ mod tests {
     use usernsd_domain::delegation::Skip;
 
     fn report(done: Done) -> FromPlugin {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_166_123_000_001);
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_166_123_000_001);
+        let at = Stamp { wall, uptime: Some(Duration::from_micros(77)) };
         FromPlugin::Report(Report { number: 7, at, done })
     }
 
@@ -511,7 +541,13 @@ mod tests {
         let mut messages: Vec<FromPlugin> =
             outcomes.map(|outcome| report(Done::Inspected(inspected(outcome)))).collect();
         messages.extend([
-            FromPlugin::Hello(Hello { protocol: 1, pid: 3, instance: u64::MAX, ..Hello::default() }),
+            FromPlugin::Hello(Hello {
+                protocol: 1,
+                pid: 3,
+                instance: u64::MAX,
+                up_us: Some(5),
+                ..Hello::default()
+            }),
             report(Done::Created(created)),
             report(Done::Ended(id.clone())),
             report(Done::PodEnded(id)),
