@@ -93,14 +93,14 @@ impl Drop for Agent {
 }
 
 /// Sets the clock of the process that reads it from that directory.
-fn set(directory: &Path, by: &str) {
+pub(crate) fn set(directory: &Path, by: &str) {
     let path = directory.join(".clock.new");
     fs::write(&path, format!("{by}\n")).unwrap();
     fs::rename(path, directory.join(".clock")).unwrap();
 }
 
 /// Debian's, of this machine's architecture.
-fn library() -> Option<PathBuf> {
+pub(crate) fn library() -> Option<PathBuf> {
     let libraries = fs::read_dir("/usr/lib").ok()?.flatten();
     libraries.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use usernsd_report::state::{Server, Sources, State, serve};
 use usernsd_report::store::Store;
 
 /// The exporter's user ID.
-const USER: u32 = 65_532;
+pub(crate) const USER: u32 = 65_532;
 
 fn state() -> State {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/state.json");
@@ -30,17 +30,27 @@ fn state() -> State {
 }
 
 /// A directory that every user may enter, with the binary.
-struct Room(tempfile::TempDir);
+pub(crate) struct Room(tempfile::TempDir);
 
 impl Room {
-    fn new() -> Room {
+    pub(crate) fn new() -> Room {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::copy(env!("CARGO_BIN_EXE_usernsd"), dir.path().join("usernsd")).unwrap();
         Room(dir)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file that everybody may read, at once.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.file(".new"), text).unwrap();
+        std::fs::rename(self.file(".new"), self.file(name)).unwrap();
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -58,7 +68,7 @@ impl Room {
         (serve(&self.file("socket"), &[USER], sources).unwrap(), changed)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.file("usernsd"));
         command.args(["exporter", "--http", "127.0.0.1:0", "--log-format", "json", "--state-socket"]);
         command.arg(self.file("socket")).args(args).env_clear().stdin(Stdio::null());
@@ -75,14 +85,14 @@ impl Room {
 }
 
 /// A running exporter. Dropping it kills it.
-struct Exporter {
+pub(crate) struct Exporter {
     child: Child,
     address: String,
     log: mpsc::Receiver<String>,
 }
 
 impl Exporter {
-    fn of(mut command: Command) -> Exporter {
+    pub(crate) fn of(mut command: Command) -> Exporter {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (said, log) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -95,6 +105,10 @@ impl Exporter {
             }
         };
         Exporter { child, address, log }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.parse().unwrap()
     }
 
     fn get(&self, path: &str) -> String {

@@ -51,5 +51,6 @@ mod page;
 mod privilege;
 mod prometheus;
 mod protection;
+mod skew;
 mod systemd;
 mod systemd_service;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,13 +36,13 @@ use usernsd_report::http::{self, Admission, Page, Protection, Routes, Server, Se
 use usernsd_report::metrics::HttpMetrics;
 
 /// A certificate authority, and the certificates that it signed.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -55,7 +55,7 @@ impl Authority {
     }
 
     /// Certificate and key for a server on this machine that is also known as `name`.
-    fn pair(&self, name: &str) -> (String, String) {
+    pub(crate) fn pair(&self, name: &str) -> (String, String) {
         self.pair_for(&["localhost", "127.0.0.1", name], [-1, 1])
     }
 
@@ -69,7 +69,7 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
@@ -80,13 +80,13 @@ impl Authority {
 }
 
 /// A certificate and key as Kubernetes mounts a Secret: links through `..data`, which is swapped.
-struct Secret {
+pub(crate) struct Secret {
     dir: tempfile::TempDir,
     turn: Mutex<u32>,
 }
 
 impl Secret {
-    fn new((certificate, key): &(String, String)) -> Secret {
+    pub(crate) fn new((certificate, key): &(String, String)) -> Secret {
         let dir = tempfile::tempdir().unwrap();
         for name in ["tls.crt", "tls.key"] {
             symlink(Path::new("..data").join(name), dir.path().join(name)).unwrap();
@@ -108,7 +108,12 @@ impl Secret {
         std::fs::rename(at("..data_tmp".into()), at("..data".into())).unwrap();
     }
 
-    fn files(&self) -> TlsFiles {
+    /// Permits every user to read it.
+    pub(crate) fn open_to_all(&self) {
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub(crate) fn files(&self) -> TlsFiles {
         let at = |name: &str| self.dir.path().join(name);
         TlsFiles { certificate: at("tls.crt"), key: at("tls.key") }
     }
@@ -172,7 +177,7 @@ fn serve(protection: Protection) -> Server {
 }
 
 /// An answer over TLS, and whether the server's certificate is also valid for `name`.
-fn get(
+pub(crate) fn get(
     address: SocketAddr,
     client: &Arc<ClientConfig>,
     name: &str,

@@ -99,14 +99,21 @@ impl Server {
         Server { dir, port, _etcd: Ended(etcd), _server: Ended(server) }
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Its certificate, which it signed itself.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.dir.path().join("certificates/apiserver.crt")
+    }
+
     /// A kubeconfig for the owner of a token: `admin` or `exporter`.
     pub(crate) fn kubeconfig(&self, token: &str) -> PathBuf {
         let path = self.dir.path().join(format!("kubeconfig-{token}"));
-        let authority = self.dir.path().join("certificates/apiserver.crt");
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "a",
-            "clusters": [{"name": "a", "cluster": {"server": format!("https://127.0.0.1:{}", self.port),
-                "certificate-authority": authority}}],
+            "clusters": [{"name": "a", "cluster": {"server": self.url(), "certificate-authority": self.authority()}}],
             "users": [{"name": "a", "user": {"token": token}}],
             "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
         });
