@@ -155,6 +155,15 @@ fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
         "start dbus",
         "mv /run/dbus/away /run/dbus/system_bus_socket",
     );
+    broken(
+        &node,
+        "proc_hidepid",
+        "warn",
+        "mount -o remount,hidepid=invisible,gid=27 /proc",
+        "hidepid= and gid=",
+        "mount -o remount,hidepid=0,gid=0 /proc",
+        "mount -o remount,hidepid=0,gid=0 /proc",
+    );
     // File systems that never support mapped mounts; kernels without huge pages lack the first.
     let has_huge_pages = fs::read_to_string("/proc/filesystems").unwrap().contains("hugetlbfs");
     let unmapped = if has_huge_pages { "hugetlbfs" } else { "ramfs" };

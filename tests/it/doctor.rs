@@ -123,6 +123,12 @@ const CASES: &[Case] = &[
         "usernsd bootstrap",
         "echo 11255 >proc/sys/user/max_user_namespaces",
     ),
+    (
+        "proc_hidepid",
+        "echo '3 1 0:3 / /proc rw - proc proc rw,gid=27,hidepid=invisible' >>proc/1/mountinfo",
+        "mount -o remount,hidepid=0,gid=0 /proc",
+        "sed -i 's/,gid=27,hidepid=invisible//' proc/1/mountinfo",
+    ),
     ("psi_enabled", "rm proc/pressure/cpu", "boot with psi=1", "touch proc/pressure/cpu"),
     (
         "apparmor_profile",

@@ -75,6 +75,9 @@ pub struct Kernel {
     pub at_boot: Option<AtBoot>,
     /// How cgroups are mounted.
     pub cgroup: CgroupSetup,
+    /// Whether the mount options of `/proc` hide processes from root without `CAP_SYS_PTRACE`; `None` if they could not be
+    /// read.
+    pub hides_processes: Option<bool>,
     /// Whether `/proc/pressure` exists.
     pub psi: Option<bool>,
     /// The file systems of the kubelet's directory and the container storage.
@@ -314,6 +317,7 @@ nonsense
             max_user_namespaces: Some(60000),
             at_boot: None,
             cgroup: CgroupSetup::Unified { nsdelegate: true },
+            hides_processes: Some(false),
             psi: Some(true),
             stores: vec![Store {
                 path: "/x".into(),

@@ -50,6 +50,7 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
                 .judged(&found, format!("room for {max}, and the node may run {pods} pods"))
         },
         mounts(kernel, Check::IdmappedMounts.judged(&found, String::new())),
+        hidepid(kernel.hides_processes),
         match kernel.psi {
             None => Check::PsiEnabled.skipped("/proc/pressure could not be looked for"),
             Some(_) => Check::PsiEnabled.judged(&found, "pressure files in /proc/pressure"),
@@ -82,6 +83,18 @@ fn delegation(list: &Probe<Option<DelegateList>>) -> Checked {
                 Check::CgroupDelegateList.failed(what, remedy)
             }
         }
+    }
+}
+
+fn hidepid(hides_processes: Option<bool>) -> Checked {
+    match hides_processes {
+        None => Check::ProcHidepid.skipped("the mount table could not be read"),
+        Some(false) => Check::ProcHidepid.passed("/proc is mounted so that root sees every process"),
+        Some(true) => Check::ProcHidepid.failed(
+            "/proc is mounted with hidepid= and gid=, or with hidepid=ptraceable, so the agent keeps CAP_SYS_PTRACE \
+             itself and may write the memory of every process, and every file that its mounts permit",
+            "mount -o remount,hidepid=0,gid=0 /proc, and restart the agent",
+        ),
     }
 }
 
@@ -167,6 +180,8 @@ mod tests {
             (|f| f.kernel.stores[0].mapped = IdMapped::No, &["idmapped_mounts fail"]),
             (|f| f.kernel.stores[0].mapped = IdMapped::Unknown, &["idmapped_mounts skip"]),
             (|f| f.kernel.stores.clear(), &["idmapped_mounts skip"]),
+            (|f| f.kernel.hides_processes = Some(true), &["proc_hidepid warn"]),
+            (|f| f.kernel.hides_processes = None, &["proc_hidepid skip"]),
             (|f| f.kernel.psi = Some(false), &["psi_enabled note"]),
             (
                 |f| f.security_modules.profiles = Some("crio-default (enforce)".into()),

@@ -57,6 +57,7 @@ checks! {
         MaxUserNamespaces = "max_user_namespaces" Error "the kernel allows user namespaces",
         UserNamespacesRoom = "user_namespaces_room" Warning "the limit of user namespaces allows one for each pod",
         IdmappedMounts = "idmapped_mounts" Error "the file systems of pods can be mounted with mapped IDs",
+        ProcHidepid = "proc_hidepid" Warning "/proc shows every process to the agent without CAP_SYS_PTRACE",
         PsiEnabled = "psi_enabled" Note "the kernel measures pressure",
         ApparmorProfile = "apparmor_profile" Note "AppArmor, if it is on, has a profile under which systemd in pods may mount",
         ApparmorUserns = "apparmor_userns" Note "AppArmor does not restrict the user namespaces that programs in pods create",

@@ -5,6 +5,7 @@
 
 use super::Proc;
 use usernsd_domain::kernel::{CgroupSetup, Kernel, MountTable};
+use usernsd_domain::mounts::hides_processes;
 
 /// Directories whose file systems contain pods' files.
 const STORES: [&str; 8] = [
@@ -25,11 +26,12 @@ impl Proc {
     #[must_use]
     pub fn kernel(&self, has: impl Fn(&str) -> bool) -> Kernel {
         let table = std::fs::read_to_string(self.root.join("1/mountinfo")).ok();
-        let mounts = table.map(|text| MountTable::parse(&text));
+        let mounts = table.as_deref().map(MountTable::parse);
         Kernel {
             max_user_namespaces: self.max_user_namespaces().ok(),
             at_boot: None,
             cgroup: mounts.as_ref().map_or(CgroupSetup::Unknown, MountTable::cgroup),
+            hides_processes: table.as_deref().map(|table| hides_processes(table, "/proc")),
             psi: Some(self.root.join("pressure/cpu").exists()),
             stores: STORES
                 .into_iter()
@@ -49,12 +51,14 @@ mod tests {
         let proc = tempfile::tempdir().unwrap();
         let nothing = Proc::new(proc.path()).kernel(|_| true);
         assert_eq!((nothing.max_user_namespaces, nothing.cgroup), (None, CgroupSetup::Unknown));
+        assert_eq!(nothing.hides_processes, None);
         for (file, text) in [
             ("sys/user/max_user_namespaces", "63432\n"),
             ("pressure/cpu", ""),
             (
                 "1/mountinfo",
-                "1 0 8:1 / / rw - xfs /dev/sda rw\n2 1 0:2 / /sys/fs/cgroup rw - cgroup2 c rw,nsdelegate\n",
+                "1 0 8:1 / / rw - xfs /dev/sda rw\n2 1 0:2 / /sys/fs/cgroup rw - cgroup2 c rw,nsdelegate\n\
+                 3 1 0:3 / /proc rw - proc proc rw,gid=27,hidepid=invisible\n",
             ),
         ] {
             let path = proc.path().join(file);
@@ -64,7 +68,7 @@ mod tests {
         let found = Proc::new(proc.path()).kernel(|store| store == "/var/lib/kubelet");
         assert_eq!(found.max_user_namespaces, Some(63432));
         assert_eq!(found.cgroup, CgroupSetup::Unified { nsdelegate: true });
-        assert_eq!(found.psi, Some(true));
+        assert_eq!((found.psi, found.hides_processes), (Some(true), Some(true)));
         assert_eq!(found.stores.len(), 1);
         assert_eq!(found.stores[0].kind, "xfs");
     }
