@@ -400,8 +400,10 @@ impl Agent {
         let (own_server, ready) = (http_metrics.clone(), self.ready.subscribe());
         let routes = Routes {
             page: Box::new(move || page::render(&Seen::now(&shown()))),
-            metrics: Box::new(move || Box::pin(std::future::ready(metrics.render() + &own_server.render()))),
-            late_metrics: None,
+            metrics: Box::new(move || {
+                Box::pin(std::future::ready(Some(metrics.render() + &own_server.render())))
+            }),
+            partial_metrics: None,
             state: Box::new(move || Ok(state().render())),
             healthy: Box::new(move || match plugin.as_ref().is_some_and(|plugin| plugin.is_stuck()) {
                 true => Err("not healthy: a request of the runtime is stuck".to_owned()),

@@ -149,20 +149,14 @@ fn routes(
             let (socket, places) = (Arc::clone(&socket), Arc::clone(&places));
             Box::pin(async move {
                 let place = places.acquire().await;
-                let agents = match state::read_metrics(&socket).await {
-                    Ok(text) => text,
-                    Err(_) => {
-                        metrics.scrape_failed();
-                        String::new()
-                    }
-                };
+                let agents = state::read_metrics(&socket).await.ok()?;
                 drop(place);
                 // The metrics of the two have no names in common.
-                agents + &metrics.render() + &http_metrics.render()
+                Some(agents + &metrics.render() + &http_metrics.render())
             })
         }),
         // An agent that hangs must not make the exporter look as if it did.
-        late_metrics: Some(Box::new(move || {
+        partial_metrics: Some(Box::new(move || {
             own.scrape_failed();
             own.render() + &own_server.render()
         })),

@@ -310,6 +310,25 @@ async fn an_answer_too_late_for_the_creation_counts_at_the_start() {
     assert_eq!(runtime.calls("PodSandboxStatus"), 1);
 }
 
+/// Many containers at once, while the runtime does not answer: each is counted once at its creation and once at its start.
+#[tokio::test]
+async fn a_storm_of_unanswered_questions_is_counted_container_by_container() {
+    const ALL: usize = 40;
+    let mut rig = Rig::new(SHORT);
+    let _runtime = rig.runtime(hanging());
+    rig.answer(&["cri.sock"]);
+    let containers: Vec<Container> = (0..ALL).map(|number| in_hosts(&format!("c{number}"))).collect();
+    let created =
+        futures_util::future::join_all(containers.iter().map(|container| rig.create(container))).await;
+    assert!(created.iter().all(Result::is_ok));
+    assert_eq!(rig.unanswered(), [ALL as f64, 0.0]);
+    let started =
+        futures_util::future::join_all(containers.iter().map(|container| rig.start(container))).await;
+    assert!(started.iter().all(Option::is_none));
+    assert_eq!(rig.unanswered(), [ALL as f64; 2]);
+    assert_eq!(rig.metric(LOST), 0.0);
+}
+
 #[tokio::test]
 async fn the_runtime_is_asked_once_more_at_the_start() {
     let mut rig = Rig::new(Duration::from_secs(1));

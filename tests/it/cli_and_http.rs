@@ -437,8 +437,8 @@ fn an_answer_that_is_no_state_document_is_an_error() {
 fn routes() -> Routes {
     Routes {
         page: Box::new(|| page::render(&Seen::now(&state()))),
-        metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
-        late_metrics: None,
+        metrics: Box::new(|| Box::pin(async { Some("usernsd_x 1\n".to_owned()) })),
+        partial_metrics: None,
         state: Box::new(|| Ok(state().render())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Err("not ready".to_owned())),
@@ -640,8 +640,8 @@ fn http_with(routes: Routes) -> http::Server {
 fn http_leaves_no_unread_answer_in_the_kernel() {
     for (size, path) in [(64 << 10, "/small"), (LARGE, "/large")] {
         let text = "x".repeat(size);
-        let metrics = move || -> futures_util::future::BoxFuture<'static, String> {
-            Box::pin(std::future::ready(text.clone()))
+        let metrics = move || -> futures_util::future::BoxFuture<'static, Option<String>> {
+            Box::pin(std::future::ready(Some(text.clone())))
         };
         let server = http_with(Routes { metrics: Box::new(metrics), ..routes() });
         let address = server.address();
@@ -662,9 +662,10 @@ fn http_leaves_no_unread_answer_in_the_kernel() {
 
 #[test]
 fn a_scraper_gets_what_there_is_before_it_gives_up() {
-    let never = || -> futures_util::future::BoxFuture<'static, String> { Box::pin(std::future::pending()) };
+    let never =
+        || -> futures_util::future::BoxFuture<'static, Option<String>> { Box::pin(std::future::pending()) };
     let late: Box<dyn Fn() -> String + Send + Sync> = Box::new(|| "usernsd_late 1\n".to_owned());
-    let server = http_with(Routes { metrics: Box::new(never), late_metrics: Some(late), ..routes() });
+    let server = http_with(Routes { metrics: Box::new(never), partial_metrics: Some(late), ..routes() });
     let scrape = |limit: &str| {
         let header = format!("X-Prometheus-Scrape-Timeout-Seconds: {limit}");
         talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n"))
@@ -673,7 +674,7 @@ fn a_scraper_gets_what_there_is_before_it_gives_up() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nusernsd_late 1\n"), "{answer}");
     // A scraper that names no limit, or nonsense, waits; what is in time is served as it is.
     for limit in ["", "x", "-1", "NaN", "1e300"] {
-        let server = http_with(Routes { late_metrics: Some(Box::new(String::new)), ..routes() });
+        let server = http_with(Routes { partial_metrics: Some(Box::new(String::new)), ..routes() });
         let header = format!("X-Prometheus-Scrape-Timeout-Seconds: {limit}");
         let answer = talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n"));
         assert!(answer.ends_with("\r\n\r\nusernsd_x 1\n"), "{limit}: {answer}");

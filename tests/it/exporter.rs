@@ -167,8 +167,9 @@ fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
     for reconnects in 0..2 {
         let (agent, _changed) = room.agent();
         exporter.wait_until("/readyz", "ok\n");
-        // The server reuses an answer for up to a second.
-        let text = exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 1\n");
+        // The server asks the agent once a second at most.
+        let text = exporter.wait_until("/metrics", "\nusernsd_build_info{");
+        assert!(text.contains("\nusernsd_exporter_agent_up 1\n"), "{text}");
         assert!(
             text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {reconnects}\n")),
             "{text}"
@@ -219,8 +220,71 @@ async fn each_return_of_the_agent_is_counted_once() {
         documents += 20;
         link.wait_for(|link| link.documents == documents).await.unwrap();
         let text = metrics.render();
-        assert!(text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {returned}\n")), "{text}");
+        for line in [
+            format!("\nusernsd_exporter_agent_reconnects_total {returned}\n"),
+            format!("\nusernsd_exporter_documents_total {documents}\n"),
+        ] {
+            assert!(text.contains(&line), "{line}: {text}");
+        }
     }
+}
+
+/// Scrapes of an agent that is away, of one that hangs for longer than the scrapers wait and breaks off afterwards, and of
+/// one that answers: each scrape without the agent's metrics is counted once.
+#[test]
+fn a_storm_of_scrapes_without_an_agent_is_counted_scrape_by_scrape() {
+    const AT_ONCE: usize = 8;
+    let room = Room::new();
+    let exporter = room.exporter();
+    let mut failed = 0;
+    let scrape = |headers: &str| {
+        let address = exporter.address();
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
+        thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert!(!answer.contains("\nusernsd_build_info{"), "{answer}");
+        })
+    };
+    let storm = |headers: &str| {
+        let scrapes: Vec<_> = (0..AT_ONCE).map(|_| scrape(headers)).collect();
+        scrapes.into_iter().for_each(|scrape| scrape.join().unwrap());
+        AT_ONCE
+    };
+    failed += storm("");
+    let listener = std::os::unix::net::UnixListener::bind(room.file("socket")).unwrap();
+    std::fs::set_permissions(room.file("socket"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let (done, hung) = mpsc::channel::<()>();
+    let hangs = thread::spawn(move || {
+        listener.set_nonblocking(true).unwrap();
+        let mut kept = Vec::new();
+        while hung.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            kept.extend(listener.accept());
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    // The answer that the storm before got is given for a second.
+    thread::sleep(Duration::from_millis(1500));
+    failed += storm("X-Prometheus-Scrape-Timeout-Seconds: 1\r\n");
+    done.send(()).unwrap();
+    hangs.join().unwrap();
+    std::fs::remove_file(room.file("socket")).unwrap();
+    let (_agent, _changed) = room.agent();
+    let end = Instant::now() + Duration::from_secs(20);
+    let whole = loop {
+        let text = exporter.get("/metrics");
+        if text.contains("\nusernsd_build_info{") {
+            break text;
+        }
+        failed += 1;
+        assert!(Instant::now() < end, "{text}");
+        thread::sleep(Duration::from_millis(100));
+    };
+    let line = format!("\nusernsd_exporter_scrape_failures_total {failed}\n");
+    assert!(whole.contains(&line), "{line}: {whole}");
 }
 
 #[test]

@@ -650,6 +650,14 @@ async fn a_flood_in_one_namespace_delays_only_its_own_events() {
     }
     assert_eq!(posted(&cluster), 51);
     assert!(cluster.metric("usernsd_kube_events_dropped_total 0"));
+    let reasons = cluster.reasons();
+    for reason in &reasons {
+        let sent = reasons.iter().filter(|other| *other == reason).count();
+        assert!(
+            cluster.metric(&format!("usernsd_kube_events_total{{reason=\"{reason}\"}} {sent}")),
+            "{reason}"
+        );
+    }
     cluster.end().await;
 }
 

@@ -29,8 +29,8 @@ fn serve(state: State) -> (Server, Shown) {
             let (state, age) = &*page_of.lock().unwrap();
             page::render(&Seen { state: state.as_ref(), age: *age, now: now() })
         }),
-        metrics: Box::new(|| Box::pin(async { String::new() })),
-        late_metrics: None,
+        metrics: Box::new(|| Box::pin(async { Some(String::new()) })),
+        partial_metrics: None,
         state: Box::new(move || Ok(state_of.lock().unwrap().0.as_ref().unwrap().render())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Ok(())),

@@ -164,8 +164,8 @@ fn until(mut is_so: impl FnMut() -> bool) {
 fn routes() -> Routes {
     Routes {
         page: Box::new(|| Page { html: "<p>page</p>".into(), policy: "default-src 'none'".into() }),
-        metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
-        late_metrics: None,
+        metrics: Box::new(|| Box::pin(async { Some("usernsd_x 1\n".to_owned()) })),
+        partial_metrics: None,
         state: Box::new(|| Ok(b"{}".to_vec())),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(|| Ok(())),
@@ -252,6 +252,34 @@ fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     for (index, want) in [(1, "tls.key: "), (2, "reading "), (3, "tls.crt holds no certificate")] {
         assert!(events[index].contains(want), "{events:?}");
     }
+}
+
+/// Good and broken pairs in turn, while many clients connect: each change is counted once.
+#[test]
+fn a_storm_of_certificates_is_counted_change_by_change() {
+    const TURNS: usize = 3;
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("a.test"));
+    let metrics = HttpMetrics::new().unwrap();
+    let server = serve(protection(files(&secret), None, &metrics));
+    let client = authority.client(&TLS13);
+    let is_counted = |name: &str, count: usize| {
+        // A certificate is looked at when a client connects, once a second at most.
+        until(|| {
+            let clients = (0..5).map(|_| get(server.address(), &client, "a.test", "/healthz", "").is_ok());
+            assert!(clients.fold(true, |all, one| all && one));
+            metrics.render().contains(&format!("\nusernsd_http_certificate_{name}_total {count}\n"))
+        });
+    };
+    for turn in 1..=TURNS {
+        let (certificate, key) = authority.pair("a.test");
+        secret.swap(&certificate, &authority.pair("a.test").1);
+        is_counted("failures", turn);
+        secret.swap(&certificate, &key);
+        is_counted("renewals", turn);
+    }
+    is_counted("failures", TURNS);
+    is_counted("refusals", 0);
 }
 
 /// Half of a new pair is read while it is being swapped: the pair is not invalid.

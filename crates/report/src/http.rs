@@ -90,8 +90,8 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
-type Late = Box<dyn Fn() -> String + Send + Sync>;
+type Text = Box<dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync>;
+type Partial = Box<dyn Fn() -> String + Send + Sync>;
 type Document = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Html = Box<dyn Fn() -> Page + Send + Sync>;
@@ -109,10 +109,12 @@ pub struct Page {
 pub struct Routes {
     /// `/`. This, `metrics` and `state` are each called at most once a second, on a thread that may block.
     pub page: Html,
-    /// Renders `/metrics`. The future is awaited on the server's thread and must not block it.
+    /// Renders `/metrics`; `None` if that is not possible. The future is awaited on the server's thread and must not
+    /// block it.
     pub metrics: Text,
-    /// Renders `/metrics` for a scraper that would not wait any longer; `None` lets it wait. It must not block.
-    pub late_metrics: Option<Late>,
+    /// Renders a part of `/metrics`, for each scraper for whom the whole is not possible, or that would not wait any
+    /// longer for it; without this the scraper waits. It must not block.
+    pub partial_metrics: Option<Partial>,
     /// `/api/v1/state`: the state document, JSON.
     pub state: Document,
     /// `/healthz`: a supervisor restarts the agent if this keeps failing. This and `ready` are called on
@@ -315,23 +317,22 @@ impl Drop for Server {
 
 fn router(routes: Routes, guard: Guard) -> Router {
     let guard = Arc::new(guard);
-    let Routes { page, metrics, late_metrics, state, healthy, ready } = routes;
+    let Routes { page, metrics, partial_metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
     let (page, metrics, state) = (shared_page(page), shared_metrics(metrics), shared_state(state));
-    let (healthy, ready, late) = (Arc::new(healthy), Arc::new(ready), Arc::new(late_metrics));
+    let (healthy, ready, partial) = (Arc::new(healthy), Arc::new(ready), Arc::new(partial_metrics));
     Router::new()
         .route("/", get(move || page.get().map(|page| page.map_or_else(failed, html))))
         .route(
             "/metrics",
             get(move |headers: HeaderMap| async move {
-                let answer = |text: Option<Bytes>| text.map_or_else(failed, |text| typed(METRICS_TYPE, text));
-                let (Some(late), Some(patience)) = (&*late, patience(&headers)) else {
-                    return answer(metrics.get().await);
+                let whole = metrics.get().map(Option::flatten);
+                let whole = match patience(&headers).filter(|_| partial.is_some()) {
+                    Some(patience) => timeout(patience, whole).await.ok().flatten(),
+                    None => whole.await,
                 };
-                match timeout(patience, metrics.get()).await {
-                    Ok(text) => answer(text),
-                    Err(_) => typed(METRICS_TYPE, late()),
-                }
+                let text = whole.or_else(|| Some(Bytes::from(partial.as_ref().as_ref()?())));
+                text.map_or_else(failed, |text| typed(METRICS_TYPE, text))
             }),
         )
         .route(
@@ -356,11 +357,11 @@ fn shared_page(page: Html) -> Arc<Shared<(Bytes, Option<HeaderValue>)>> {
     }))
 }
 
-fn shared_metrics(metrics: Text) -> Arc<Shared<Bytes>> {
+fn shared_metrics(metrics: Text) -> Arc<Shared<Option<Bytes>>> {
     let metrics = Arc::new(metrics);
     Arc::new(Shared::new(move || {
         let metrics = Arc::clone(&metrics);
-        async { elsewhere(move || metrics()).await.await.into() }.boxed()
+        async { elsewhere(move || metrics()).await.await.map(Bytes::from) }.boxed()
     }))
 }
 
