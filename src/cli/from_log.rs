@@ -42,6 +42,8 @@ struct Unknown<'a> {
     program: Option<&'static str>,
     /// The operation during which the program logged the message.
     step: Option<&'static str>,
+    /// The usual meaning of the kernel's error in that operation.
+    usual: Option<&'static str>,
     /// Why no entry covers the message, if it is a text of the sources that were read.
     reason: Option<&'static str>,
     /// Identifiers of the most similar known messages.
@@ -112,7 +114,7 @@ fn known_text(found: &Found<&'static Message>) -> String {
 }
 
 fn unknown_text(found: &Found<Understood>) -> String {
-    let Understood { program, step, listed, nearest } = &found.what;
+    let Understood { program, step, usual, listed, nearest } = &found.what;
     let mut text = head(&found.line, found.count);
     let mut line = |name: &str, said: &str| {
         let _ = writeln!(text, "{name:<LEFT$}{said}");
@@ -123,6 +125,9 @@ fn unknown_text(found: &Found<Understood>) -> String {
     }
     if let Some(step) = step {
         line("Step", step.name());
+    }
+    if let Some(usual) = usual {
+        line("Usually", usual);
     }
     if let Some((_, reason)) = listed {
         line("Text", &format!("found in the program's sources, but not explained: {}", reason.sentence()));
@@ -149,13 +154,14 @@ fn head(line: &str, count: usize) -> String {
 
 impl Unknown<'_> {
     fn of(found: &Found<Understood>) -> Unknown<'_> {
-        let Understood { program, step, listed, nearest } = &found.what;
+        let Understood { program, step, usual, listed, nearest } = &found.what;
         Unknown {
             id: None,
             line: &found.line,
             count: found.count,
             program: *program,
             step: step.map(log::Step::name),
+            usual: *usual,
             reason: listed.map(|(_, reason)| reason.sentence()),
             nearest: nearest.iter().map(|message| message.id.name()).collect(),
         }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use self::pattern::{Hit, Line, Pattern};
+use self::pattern::{Cut, Hit, Line, Pattern};
 
 /// Declares a program's messages: an enum of them, and what each of them is.
 ///
@@ -203,11 +203,17 @@ pub struct Message {
 const MAX_IN_LINE: usize = 3;
 
 /// Messages that only follow from another one: where both are in a log, the second is behind it.
-const FOLLOWS: [(Systemd, Systemd); 4] = [
-    (Systemd::NoManager, Systemd::CgroupV1Only),
-    (Systemd::ApiFilesystems, Systemd::CgroupV1Only),
-    (Systemd::NoManager, Systemd::InitScopeDenied),
-    (Systemd::NoManagerReadOnly, Systemd::InitScopeReadOnly),
+const FOLLOWS: [(MessageId, MessageId); 10] = [
+    (Systemd::NoManager.id(), Systemd::CgroupV1Only.id()),
+    (Systemd::ApiFilesystems.id(), Systemd::CgroupV1Only.id()),
+    (Systemd::NoManager.id(), Systemd::InitScopeDenied.id()),
+    (Systemd::NoManagerReadOnly.id(), Systemd::InitScopeReadOnly.id()),
+    (Engine::NewuidmapFailed.id(), Engine::Newuidmap.id()),
+    (Engine::NewuidmapFailed.id(), Engine::NewuidmapInvalid.id()),
+    (Engine::NewuidmapFailed.id(), Engine::NewuidmapRange.id()),
+    (Engine::NewuidmapFailed.id(), Engine::NewuidmapCapability.id()),
+    (Engine::NewuidmapFailed.id(), Engine::NewuidmapOwner.id()),
+    (Engine::NewuidmapFailed.id(), Engine::NewuidmapMissing.id()),
 ];
 
 /// Every message with its wordings, made once.
@@ -231,7 +237,7 @@ pub fn recognise(line: &str) -> Option<&'static Message> {
 /// Whether `id` only follows from a message that is among `others`.
 #[must_use]
 pub fn follows(id: MessageId, others: &[MessageId]) -> bool {
-    FOLLOWS.iter().any(|(effect, cause)| effect.id() == id && others.contains(&cause.id()))
+    FOLLOWS.iter().any(|(effect, cause)| *effect == id && others.contains(cause))
 }
 
 fn recognise_in(line: &Line) -> Option<&'static Message> {
@@ -261,19 +267,20 @@ fn recognise_all(line: &Line) -> Vec<&'static Message> {
 
 /// The message within whose wording a line was cut off, unless it could be another.
 fn recognise_cut(line: &Line) -> Option<&'static Message> {
-    let mut best: Option<(usize, &'static Message)> = None;
+    let mut best: Option<(Cut, &'static Message)> = None;
     let mut is_clear = false;
     for (message, patterns) in PATTERNS.iter().filter(|(message, _)| message.when.is_none()) {
-        let Some(found) = patterns.iter().filter_map(|pattern| pattern.find_cut(line)).max() else {
+        let Some(cut) = patterns.iter().filter_map(|pattern| pattern.find_cut(line)).max() else {
             continue;
         };
         match best {
-            Some((most, _)) if found < most => {}
-            Some((most, _)) if found == most => is_clear = false,
-            _ => (best, is_clear) = (Some((found, *message)), true),
+            Some((most, _)) if cut.found < most.found => {}
+            // Wordings that differ only in what is missing, such as the kernel's error.
+            Some((most, _)) if cut.found == most.found => is_clear = false,
+            _ => (best, is_clear) = (Some((cut, *message)), true),
         }
     }
-    best.filter(|_| is_clear).map(|(_, message)| message)
+    best.filter(|(cut, _)| is_clear && cut.is_enough).map(|(_, message)| message)
 }
 
 /// The messages that fit a line: how much each says of it, where, and the message.

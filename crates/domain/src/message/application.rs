@@ -34,6 +34,8 @@ messages! { Application;
             "chown failed - Invalid argument",
             "chown(…) failed (22: Invalid argument)",
             "error setting ownership of …: Invalid argument",
+            "EINVAL: invalid argument, chown ",
+            "cannot change owner and permissions of …: Invalid argument",
         ],
         sample: "chown: changing ownership of '/data': Invalid argument",
         cause: "The new owner is not mapped. If it is below 65536, which every pod has, the program runs in a smaller mapping that a container engine inside the pod has made from /etc/subuid and /etc/subgid of its image. Otherwise the pod, which has the IDs 0 to 65535 by default, does not have it: users from a directory service (LDAP, Active Directory) often have larger IDs.",
@@ -51,6 +53,11 @@ messages! { Application;
             "cpio: chown failed -",
             "failed to preserve ownership for …: Operation not permitted",
             "chown(…) failed (1: Operation not permitted)",
+            "chown failed: [Errno 1] Operation not permitted",
+            "PermissionError: [Errno 1] Operation not permitted: ",
+            "EPERM: operation not permitted, chown ",
+            "EPERM: operation not permitted, chmod ",
+            "cannot change owner and permissions of …: Operation not permitted",
             "error setting ownership of …: Operation not permitted",
             "chmod: changing permissions of …: Operation not permitted",
         ],
@@ -66,12 +73,41 @@ messages! { Application;
             "mkdir: cannot create directory …: Permission denied",
             "mkdir: can't create directory …: Permission denied",
             "mkdir() \"…\" failed (13: Permission denied)",
+            "can't create …: Permission denied",
+            // Python, Node.js, Ruby, Java, Go.
+            "PermissionError: [Errno 13] Permission denied: '…'",
+            "EACCES: permission denied, mkdir '…'",
+            "EACCES: permission denied, open '…'",
+            "EACCES: permission denied, unlink '…'",
+            "Permission denied @ dir_s_mkdir - …",
+            "Permission denied @ rb_sysopen - …",
+            "AccessDeniedException: …",
+            "mkdir …: permission denied",
+            "cannot create regular file …: Permission denied",
+            "couldn't open temporary file …: Permission denied",
+            "failed to create file via template …: Permission denied",
+            "failed to create directory via template …: Permission denied",
+            "cannot create …: Permission denied",
         ],
         sample: "mkdir: cannot create directory '/data/db': Permission denied",
         cause: "The user of the process may not write to that directory. If it is root in a pod with hostUsers: false, the directory belongs to an ID that is not mapped (ls -n shows 65534), which is one of a volume without ID mapping. Otherwise it belongs to another user, such as root.",
         fix: "usernsd explain POD shows which volumes are mapped, and their owners. For a user that is not root set fsGroup for volumes, and use an image that does not need other directories, or run it as root with hostUsers: false.",
         page: "runbooks/checks/idmapped_mounts.md",
         when: may_be_of_a_volume,
+    }
+    ExecDenied = "exec-file-capabilities" {
+        says: [
+            "exec /…: operation not permitted",
+            "exec: \"/…\": operation not permitted",
+            "exec `/…`: Operation not permitted",
+            "bash: /…: Operation not permitted",
+            "sh: /…: Operation not permitted",
+            "exec user process caused: operation not permitted",
+        ],
+        sample: "fork/exec /usr/bin/virt-launcher: operation not permitted",
+        cause: "The kernel does not execute a program whose file has capabilities that the container has dropped (drop: [ALL], or a policy that drops them).",
+        fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
+        when: is_program,
     }
     AuditDenied = "audit-denied" {
         says: ["unable to send audit message: Operation not permitted", "audit_log_acct_message() failed: Operation not permitted"],
@@ -113,6 +149,7 @@ messages! { Application;
         says: [
             "cannot modify limit: Operation not permitted",
             "error setting limit: Operation not permitted",
+            "failed to set the … resource limit: Operation not permitted",
             "setrlimit…: Operation not permitted",
             "setrlimit…: operation not permitted",
             "error setting rlimit…operation not permitted",
@@ -128,10 +165,87 @@ messages! { Application;
             "mount error(1): Operation not permitted",
             "mount: only root can do that",
             "losetup: …: Operation not permitted",
+            "failed to set up loop device: Permission denied",
+            "could not attach image file too loop device: operation not permitted",
         ],
         sample: "mount.nfs: Operation not permitted",
         cause: "In a user namespace only a few file systems can be mounted: tmpfs, proc, sysfs, overlay, FUSE, cgroup2, devpts, mqueue and bind mounts. Disks, images, NFS and CIFS cannot be mounted, whatever capabilities the container has.",
         fix: "Mount it as a Kubernetes volume, or use FUSE. For the file systems that are allowed, add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined.",
+    }
+    KernelLog = "kernel-log-denied" {
+        says: [
+            "read kernel buffer failed: Operation not permitted",
+            "/proc/kmsg…: Operation not permitted",
+            "/proc/kmsg…: Permission denied",
+            "klogctl…: Operation not permitted",
+        ],
+        sample: "dmesg: read kernel buffer failed: Operation not permitted",
+        cause: "The kernel's log belongs to the whole machine: it cannot be read in a user namespace, whatever capabilities the container has.",
+        fix: "Read it on the node (journalctl -k). In the container disable what reads it: the module imklog of rsyslog, ReadKMsg= of systemd-journald.",
+    }
+    Clock = "clock-denied" {
+        says: [
+            "cannot set date: Operation not permitted",
+            "adjtimex(…) failed : Operation not permitted",
+            "settimeofday: Operation not permitted",
+            "settimeofday() failed: Operation not permitted",
+            "clock_settime: Operation not permitted",
+        ],
+        sample: "date: cannot set date: Operation not permitted",
+        cause: "The clock belongs to the whole machine and cannot be set in a user namespace, whatever capabilities the container has.",
+        fix: "Set it on the node, and disable chronyd, ntpd or systemd-timesyncd in the container.",
+    }
+    Scheduling = "scheduling-denied" {
+        says: [
+            "failed to set …policy: Operation not permitted",
+            "ioprio_set failed: Operation not permitted",
+            "cannot set niceness: Permission denied",
+            "sched_setscheduler…: Operation not permitted",
+            "setpriority…: Permission denied",
+        ],
+        sample: "chrt: failed to set pid 0's policy: Operation not permitted",
+        cause: "Raising a priority, or a real-time policy, needs SYS_NICE on the host; the capability has no effect in a user namespace.",
+        fix: "Omit it, in systemd units Nice=, IOSchedulingClass= and CPUSchedulingPolicy=; set priorities with the pod's CPU requests.",
+    }
+    HostName = "host-name-denied" {
+        says: [
+            "you must be root to change the host name",
+            "hostname: sethostname: Operation not permitted",
+        ],
+        sample: "hostname: you must be root to change the host name",
+        cause: "The program is not root in the container, or it lacks SYS_ADMIN, or the pod has the host's UTS namespace (hostNetwork), in which a user namespace of its own has no rights.",
+        fix: "Set the name with hostname: and subdomain: in the pod's spec; or with hostUsers: false add the capability SYS_ADMIN, which applies in the pod only.",
+    }
+    Network = "network-denied" {
+        says: [
+            "RTNETLINK answers: Operation not permitted",
+            "ioctl(TUNSETIFF): Operation not permitted",
+        ],
+        sample: "RTNETLINK answers: Operation not permitted",
+        cause: "The container lacks NET_ADMIN, or the network belongs to another user namespace than the process: the host's (hostNetwork), or that of the pod for an inner engine's container that shares it.",
+        fix: "Add the capability NET_ADMIN, which with hostUsers: false applies to the pod's own network only. For an inner container use a network of its own, or --network none.",
+    }
+    Ptrace = "ptrace-denied" {
+        says: [
+            "ptrace(…): Operation not permitted",
+            "ptrace: Operation not permitted",
+        ],
+        sample: "strace: attach: ptrace(PTRACE_SEIZE, 1): Operation not permitted",
+        cause: "A debugger may attach only to processes of its own user namespace, and to those of other users only with SYS_PTRACE; or seccomp, AppArmor or the sysctl kernel.yama.ptrace_scope forbids it.",
+        fix: "With hostUsers: false add the capability SYS_PTRACE, which applies in the pod only. An ephemeral container (kubectl debug --target) shares the pod's user namespace.",
+    }
+    Inotify = "inotify-limit" {
+        says: [
+            "Failed to allocate directory watch: Too many open files",
+            "inotify object: Too many open files",
+            "inotify_init…: Too many open files",
+            "fsnotify watcher: too many open files",
+            "System limit for number of file watchers reached",
+            "inotify_add_watch…: No space left on device",
+        ],
+        sample: "Failed to allocate directory watch: Too many open files",
+        cause: "The limit of inotify instances (128 by default) or watches of a user is reached, not that of open files. What processes in user namespaces use counts for whoever created the namespace, too: for pods, the host's root.",
+        fix: "Raise fs.inotify.max_user_instances and fs.inotify.max_user_watches on the node (/etc/sysctl.d); they cannot be changed in the pod.",
     }
     ModuleDenied = "module-denied" {
         says: [
@@ -256,7 +370,14 @@ messages! { Application;
 /// Whether a path, perhaps in quotes, can be one of a volume or an image, not of a file system of the kernel.
 fn may_be_of_a_volume(path: &str) -> bool {
     let path = path.trim_start_matches(['\'', '"', '`']);
-    path.starts_with('/') && !["/sys/", "/proc/", "/dev/"].iter().any(|kernels| path.starts_with(kernels))
+    let is_path = path.starts_with('/') || (!path.is_empty() && !path.contains(char::is_whitespace));
+    is_path && !["/sys/", "/proc/", "/dev/"].iter().any(|kernels| path.starts_with(kernels))
+}
+
+/// Whether a text is the rest of a program's path, and not the program itself that is executed again.
+fn is_program(path: &str) -> bool {
+    let is_of_the_kernel = ["dev/", "proc/", "sys/"].iter().any(|kernels| path.starts_with(kernels));
+    !path.contains(char::is_whitespace) && !is_of_the_kernel
 }
 
 /// Whether a path below `/dev` names a device of the host: not the container's own standard streams, terminals and

@@ -37,6 +37,15 @@ messages! { Crio;
         cause: "The userns-mode annotation is private without any mappings.",
         fix: "Use hostUsers: false; before Kubernetes 1.33 the annotation works with the value auto:size=65536.",
     }
+    NodeMappings = "crio-deprecated-mappings" {
+        says: [
+            "Configuration options 'uid_mappings' and 'gid_mappings' are deprecated",
+        ],
+        sample: "Configuration options 'uid_mappings' and 'gid_mappings' are deprecated, and will be replaced with native Kubernetes support for user namespaces in the future",
+        cause: "CRI-O's configuration or command line sets one ID mapping for all pods. They share their IDs, so they are not isolated from each other; from Kubernetes 1.33 on the mapping has no effect.",
+        fix: "Remove uid_mappings and gid_mappings (--uid-mappings and --gid-mappings in crio.service), and use hostUsers: false.",
+        page: "runbooks/checks/crio_mappings.md",
+    }
     RunAsUser = "crio-run-as-user" {
         says: ["cannot use uidmapping or gidmapping if RunAsUser is not set"],
         cause: "The userns-mode annotation has mappings, but the pod has no user.",

@@ -5,6 +5,13 @@ messages! { Engine;
         says: [
             "newuidmap: write to uid_map failed: Operation not permitted",
             "newgidmap: write to gid_map failed: Operation not permitted",
+        ],
+        cause: "There are three possible causes: the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535); the container has dropped SETUID and SETGID; or allowPrivilegeEscalation: false keeps the program from using them.",
+        fix: "Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
+        page: "recipes/container-engine.md",
+    }
+    NewuidmapFailed = "newuidmap-failed" {
+        says: [
             "'newuidmap' execution failed. Check that",
             "'newgidmap' execution failed. Check that",
             "cannot set up namespace using \"…/newuidmap\"",
@@ -16,8 +23,9 @@ messages! { Engine;
             "running `/usr/bin/newgidmap …`: ",
             "running /usr/bin/newuidmap ",
         ],
-        cause: "There are three possible causes: the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535); the container has dropped SETUID and SETGID; or allowPrivilegeEscalation: false keeps the program from using them.",
-        fix: "Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
+        sample: "Error: cannot set up namespace using \"/usr/bin/newuidmap\": exit status 1",
+        cause: "newuidmap or newgidmap failed; its own message, in this line or the one before, has the cause. Usually the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535), the container has dropped SETUID and SETGID, or allowPrivilegeEscalation: false keeps the program from using them.",
+        fix: "Read that message. Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
         page: "recipes/container-engine.md",
     }
     NewuidmapInvalid = "newuidmap-invalid" {
@@ -66,12 +74,13 @@ messages! { Engine;
     NewuidmapOwner = "newuidmap-other-user" {
         says: [
             "Target process is owned by a different user",
+            "Target process … is owned by a different user",
             "Could not stat directory for target process",
             "Cannot determine your user name",
         ],
         sample: "newuidmap: Target process is owned by a different user: uid:1000 pw_uid:1000 st_uid:0, gid:1000 pw_gid:1000 st_gid:0",
-        cause: "newuidmap maps IDs only for processes of the calling user, who must be listed in the image's /etc/passwd. An arbitrary runAsUser is not.",
-        fix: "Add a line for the user to the image's /etc/passwd (images for OpenShift do this in their entry point), or run the engine as a listed user.",
+        cause: "newuidmap maps IDs only for processes of the calling user, who must be listed in the image's /etc/passwd with the group that the process has. An arbitrary runAsUser is not listed, and an arbitrary runAsGroup is another group (gid and pw_gid in the message differ).",
+        fix: "Add a line for the user to the image's /etc/passwd (images for OpenShift do this in their entry point), with the group that the container runs with, or run the engine as a listed user with its own group.",
     }
     NewuidmapMissing = "newuidmap-missing" {
         says: [
@@ -126,6 +135,7 @@ messages! { Engine;
     IdsInsufficient = "insufficient-ids" {
         says: [
             "potentially insufficient UIDs or GIDs available in user namespace",
+            "potentially insufficient UIDs or GIDs available in the user namespace",
             "there might not be enough IDs available in the namespace",
         ],
         sample: "potentially insufficient UIDs or GIDs available in user namespace (requested 172761424:0 for /opt/app): Check /etc/subuid and /etc/subgid if configured locally and run \"podman system migrate\": lchown /opt/app: invalid argument",
@@ -206,6 +216,12 @@ messages! { Engine;
             "can't mount proc on …: Operation not permitted",
             "mount proc on … operation not permitted",
             "mounting proc…: operation not permitted",
+            "mounting /proc…: operation not permitted",
+            "mount proc:/proc…: operation not permitted",
+            "mount /proc…: operation not permitted",
+            "failed to mount proc…: operation not permitted",
+            "procfs is obstructed; please mount a new procfs",
+            "can't mount proc filesystem to …: operation not permitted",
             "mount `/proc` to `…`: Operation not permitted",
         ],
         sample: "crun: mount `proc` to `proc`: Operation not permitted: OCI permission denied",
@@ -243,6 +259,12 @@ messages! { Engine;
             "cannot clone: Permission denied",
             "unshare user namespace: Operation not permitted",
             "unshare user namespace: Permission denied",
+            "cloning builder process: Operation not permitted",
+            "Failed to move to new namespace: …Operation not permitted",
+            "mount namespace requires privileges, check",
+            "Failed to create container process: Operation not permitted",
+            "Failed to create container process: Permission denied",
+            "does not support the kernel namespaces that are required for sandboxing",
         ],
         sample: "cannot clone: Operation not permitted",
         cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or a sysctl of old Debian kernels (kernel.unprivileged_userns_clone=0).",
@@ -260,9 +282,11 @@ messages! { Engine;
             "write /proc/self/setgroups: operation not permitted",
             "setting up uid map: Permission denied",
             "setting up gid map: Permission denied",
+            "Failed RTM_NEWADDR: Operation not permitted",
+            "Failed RTM_NEWLINK: Operation not permitted",
         ],
         sample: "bwrap: setting up uid map: Permission denied",
-        cause: "A program created a user namespace but is not allowed to map IDs in it: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
+        cause: "A program created a user namespace but has no rights in it, to map IDs or to set up its network: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
         fix: "Set appArmorProfile.type: Unconfined, or load an AppArmor profile with userns for that program on the node. As a last resort, set the sysctl kernel.apparmor_restrict_unprivileged_userns=0 on the node.",
     }
     OverlayOnOverlay = "overlay-on-overlay" {
@@ -276,6 +300,13 @@ messages! { Engine;
         sample: "kernel does not support overlay fs: 'overlay' is not supported over overlayfs, a mount_program is required",
         cause: "The engine's storage is in the container's root file system, which is an overlay, and overlays cannot be stacked like that.",
         fix: "Mount a volume (an emptyDir is enough) on /var/lib/containers, /var/lib/docker or ~/.local/share/containers; or use fuse-overlayfs with /dev/fuse.",
+        page: "recipes/container-engine.md",
+    }
+    NetworkStorage = "engine-network-storage" {
+        says: ["a network file system with user namespaces is not supported"],
+        sample: "a network file system with user namespaces is not supported. Please use a mount_program: backing file system is unsupported for this graph driver",
+        cause: "A rootless engine stores its layers on a network file system (often an NFS home), which stores no owners other than the user's own.",
+        fix: "Set graphroot in storage.conf to a directory on a local disk; in a pod mount an emptyDir there.",
         page: "recipes/container-engine.md",
     }
     NoFuse = "no-fuse" {
@@ -300,6 +331,33 @@ messages! { Engine;
         cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace.",
         fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/net/tun (from 1.35 on devices.crio.io), elsewhere use a device plugin; or start inner containers with --network host or --network none.",
     }
+    CgroupParent = "engine-cgroup-parent" {
+        says: ["did not receive systemd slice as cgroup parent when using systemd to manage cgroups"],
+        sample: "Error: did not receive systemd slice as cgroup parent when using systemd to manage cgroups: invalid argument",
+        cause: "podman uses systemd to create cgroups, and the parent cgroup is not a slice of systemd: --cgroup-parent names no .slice, or the podman pod was created while the user had no systemd session and cgroupfs was used.",
+        fix: "Create the podman pod again in a session with systemd (loginctl enable-linger USER for units at boot); or set cgroup_manager = \"cgroupfs\" in containers.conf.",
+    }
+    OomScore = "engine-oom-score" {
+        says: [
+            "failed to write to /proc/self/oom_score_adj: Permission denied",
+            "/proc/self/oom_score_adj`: Permission denied",
+        ],
+        sample: "[conmon:d]: failed to write to /proc/self/oom_score_adj: Permission denied",
+        cause: "An engine without root lowers the score by which the kernel chooses what to end when memory runs out, which only the host's root may. The engine goes on.",
+        fix: "Nothing has to be done: the message is harmless.",
+    }
+    RootlessNetwork = "rootless-network-failed" {
+        says: [
+            "slirp4netns failed",
+            "failed to setup network &{…slirp4netns",
+            "failed to setup network &{…pasta",
+            "pasta failed with exit code",
+        ],
+        sample: "[rootlesskit:parent] error: failed to setup network &{logWriter:0xc000212b20 binary:slirp4netns mtu:65520}: waiting for ready fd (/usr/bin/slirp4netns 2724 tap0): slirp4netns failed",
+        cause: "slirp4netns or pasta, which connects a rootless engine's network, did not start. Its own message, in this line or near it, has the reason: usually /dev/net/tun is missing, or AppArmor or seccomp forbids the sandbox that slirp4netns makes for itself.",
+        fix: "Give the pod /dev/net/tun (see no-tun), and set appArmorProfile.type: Unconfined. DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX=false omits the sandbox. An engine that runs as root in a pod with hostUsers: false needs neither program.",
+        page: "recipes/container-engine.md",
+    }
     MknodDenied = "mknod-denied" {
         says: ["mknod…operation not permitted"],
         sample: "mknod /dev/loop0: operation not permitted",
@@ -311,6 +369,7 @@ messages! { Engine;
             "can't initialize iptables table",
             "iptables: Permission denied (you must be root)",
             "Could not fetch rule set generation id: Operation not permitted",
+            "Could not fetch rule set generation id: Permission denied",
         ],
         sample: "iptables v1.8.9: can't initialize iptables table `nat': Permission denied (you must be root)",
         cause: "The engine cannot set network rules: the container lacks NET_ADMIN, or the kernel module is not loaded on the node, and modules cannot be loaded from a user namespace.",
@@ -357,6 +416,7 @@ messages! { Engine;
             "cgroup v2 controller \"…\" is not delegated for the current user",
             "requires setting systemd property \"Delegate=yes\"",
             "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)",
+            "delegated cgroup v2 controllers are required for rootless",
         ],
         sample: "level=fatal msg=\"failed to find cpuset cgroup (v2)\"",
         cause: "A rootless engine, kind or k3s runs without root, or in a container without root, and its cgroup does not belong to it or lacks a controller: systemd delegates only memory and pids to users by default.",
@@ -402,6 +462,13 @@ messages! { Engine;
             "mount `devpts` to `…`: Permission denied",
             "mounting \"proc\" to rootfs…permission denied",
             "mount: …: must be superuser to use mount",
+            "umount: …: must be superuser to unmount",
+            "Failed to set mount propagation: Permission denied",
+            "Failed to set mount propagation: Operation not permitted",
+            "Failed to make / slave: Permission denied",
+            "Failed to make / slave: Operation not permitted",
+            "bwrap: Failed to mount …: Permission denied",
+            "bwrap: Failed to mount …: Operation not permitted",
         ],
         sample: "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
         cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, or from SELinux. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
@@ -429,6 +496,7 @@ messages! { Engine;
     JoinInvalid = "join-user-namespace-invalid" {
         says: [
             "setns…/ns/user…: invalid argument",
+            "cannot set user namespace",
             "cannot set user namespace: Invalid argument",
             "cannot re-exec process to join the existing user namespace",
             "setns to target user namespace `…`: Invalid argument",

@@ -167,7 +167,7 @@ messages! { Kubelet;
             "Failed to start ContainerManager…/proc/sys/…: read-only file system",
             "enable KubeletInUserNamespace feature flag",
             "failed to create kubelet: open /dev/kmsg: ",
-            "oom_score_adj: permission denied",
+            "write /proc/…/oom_score_adj: permission denied",
         ],
         sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
@@ -183,6 +183,27 @@ messages! { Kubelet;
         fix: "Boot the machine with cgroup v2 only, under systemd with Delegate=yes for rootless nodes. On an ordinary node remove cgroupRoot (--cgroup-root), or create that cgroup before the kubelet starts.",
         page: "runbooks/checks/cgroup_v2.md",
     }
+    RootContainer = "kubelet-root-container" {
+        says: [
+            "root container [kubepods] doesn't exist",
+            "failed to initialize top level QOS containers: ",
+        ],
+        sample: "\"Failed to start ContainerManager\" err=\"failed to initialize top level QOS containers: root container [kubepods] doesn't exist\"",
+        cause: "The kubelet could not create the cgroup of all pods, kubepods, or does not find it with a controller that it needs. The line before has the reason: a controller is not enabled in the node's cgroup, the node mounts cgroup v1 and v2 side by side, or the kubelet runs in a container and does not own its cgroup.",
+        fix: "Compare /sys/fs/cgroup/cgroup.controllers with cgroup.subtree_control beside it: cpu, cpuset, memory and pids have to be in both. Boot with cgroup v2 only, and set the cgroup driver systemd in the kubelet and in the runtime.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    Controller = "kubelet-cgroup-controller" {
+        says: [
+            "openat2 /sys/fs/cgroup/kubepods…: no such file or directory",
+            "open /sys/fs/cgroup/kubepods…: no such file or directory",
+        ],
+        sample: "cgroup manager.Set failed: openat2 /sys/fs/cgroup/kubepods.slice/cpu.weight: no such file or directory",
+        cause: "The cgroup of the pods, or of one of them, lacks that controller: it is not enabled in cgroup.subtree_control of a cgroup above it. The kernel refuses cpu while a process with real-time priority is outside the root cgroup, and a controller that cgroup v1 has is missing from v2.",
+        fix: "cat /sys/fs/cgroup/cgroup.subtree_control on the node shows what is enabled; enable the rest (echo +cpu >/sys/fs/cgroup/cgroup.subtree_control shows the kernel's reason), and boot with cgroup v2 only.",
+        page: "runbooks/checks/cgroup_v2.md",
+        when: is_of_a_controller,
+    }
     FsGroup = "kubelet-fsgroup" {
         says: [
             "applyFSGroup failed for vol …",
@@ -191,4 +212,11 @@ messages! { Kubelet;
         cause: "The kubelet, as root of the node, may not change the group of the volume's files: an NFS server with root_squash treats it as nobody. User namespaces do not matter here; NFS volumes cannot be used in them.",
         fix: "Omit fsGroup for this volume and give its files to the pod's user on the server (supplementalGroups adds their group), or set fsGroupPolicy: None in the CSIDriver.",
     }
+}
+
+/// Whether the rest of a path to a file of a cgroup ends in one of a controller.
+fn is_of_a_controller(path: &str) -> bool {
+    const CONTROLLERS: [&str; 6] = ["cpu.", "cpuset.", "hugetlb.", "io.", "memory.", "pids."];
+    let file = path.rsplit('/').next().unwrap_or(path);
+    CONTROLLERS.iter().any(|controller| file.starts_with(controller))
 }

@@ -92,4 +92,10 @@ messages! { Kubernetes;
         cause: "No PodSecurityPolicy that the pod's service account may use admits the pod. Kubernetes 1.25 has removed these policies, so this cluster is too old for user namespaces of pods.",
         fix: "Use Kubernetes 1.33 or later with the labels of Pod Security. Until then bind a policy that admits the pod to its service account.",
     }
+    RuntimeClass = "api-runtime-class" {
+        says: ["pod rejected: RuntimeClass \"…\" not found", "RuntimeClass.node.k8s.io \"…\" not found"],
+        sample: "pods \"ubuntu\" is forbidden: pod rejected: RuntimeClass \"sysbox-runc\" not found",
+        cause: "The pod names a RuntimeClass that does not exist in the cluster. A handler in the runtime's configuration is not enough: the pod needs the object, which names the handler.",
+        fix: "Create it: apiVersion node.k8s.io/v1, kind RuntimeClass, metadata.name as in the pod, and handler as in the runtime's configuration. kubectl get runtimeclass lists those that exist.",
+    }
 }

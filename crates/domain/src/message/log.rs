@@ -46,6 +46,8 @@ pub struct Understood {
     pub program: Option<&'static str>,
     /// The operation that failed.
     pub step: Option<Step>,
+    /// What the kernel's error usually means in that operation.
+    pub usual: Option<&'static str>,
     /// Where its text is in the sources that were read, and why no message stands for it.
     pub listed: Option<(&'static str, Reason)>,
     /// The nearest known messages by their words, the nearest first.
@@ -70,6 +72,8 @@ pub enum Step {
     Cgroup,
     /// Making the pod's network namespace.
     NetworkNamespace,
+    /// Creating or joining another namespace.
+    Namespace,
     /// Preparing the image's files.
     Rootfs,
     /// Mounting something into the container.
@@ -80,6 +84,10 @@ pub enum Step {
     Container,
     /// A program in the container.
     Inside,
+    /// The program failed by a fault of its own.
+    Crash,
+    /// The kernel refused something, and no word of the line names what.
+    Refused,
 }
 
 /// Words that are in too many messages: of errors in general, and parts of paths.
@@ -343,19 +351,61 @@ impl Understood {
 
     fn of_line(line: &Line) -> Understood {
         let listed = coverage::find(line);
+        let step = Step::of(line.as_str());
         Understood {
             program: listed.map(|(program, _)| program).or_else(|| program_of(line.as_str())),
-            step: Step::of(line.as_str()),
+            step,
+            usual: step.and_then(|step| step.usual(last_error(line.as_str()))),
             listed,
             nearest: WORDS.nearest(line.as_str()),
         }
     }
 }
 
+/// An error of the kernel on which a step's usual cause depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KernelError {
+    Denied,
+    NotPermitted,
+    Invalid,
+    NoSpace,
+    ReadOnly,
+    Busy,
+    Missing,
+    NotSupported,
+    NotImplemented,
+    Overflow,
+    Unavailable,
+}
+
+/// The last of the kernel's errors in a line, which is that of the innermost operation.
+fn last_error(line: &str) -> Option<KernelError> {
+    const ERRORS: [(&str, KernelError); 11] = [
+        ("permission denied", KernelError::Denied),
+        ("operation not permitted", KernelError::NotPermitted),
+        ("invalid argument", KernelError::Invalid),
+        ("no space left on device", KernelError::NoSpace),
+        ("read-only file system", KernelError::ReadOnly),
+        ("device or resource busy", KernelError::Busy),
+        ("no such file or directory", KernelError::Missing),
+        ("operation not supported", KernelError::NotSupported),
+        ("function not implemented", KernelError::NotImplemented),
+        ("value too large for defined data type", KernelError::Overflow),
+        ("resource temporarily unavailable", KernelError::Unavailable),
+    ];
+    let last = |(text, error): &(&str, KernelError)| Some((line.rfind(text)?, *error));
+    ERRORS.iter().filter_map(last).max_by_key(|(at, _)| *at).map(|(_, error)| error)
+}
+
+/// Whether a word begins after `before`.
+fn begins_word(before: &str) -> bool {
+    !before.ends_with(|last: char| last.is_alphanumeric())
+}
+
 /// The program that prints such lines, by its own name in them.
 fn program_of(line: &str) -> Option<&'static str> {
     // The innermost program first: the kubelet prints the runtime's message, which contains runc's.
-    const MARKS: [(&str, &str); 24] = [
+    const MARKS: [(&str, &str); 37] = [
         ("newuidmap", "newuidmap"),
         ("newgidmap", "newgidmap"),
         ("getsubids", "getsubids"),
@@ -373,18 +423,33 @@ fn program_of(line: &str) -> Option<&'static str> {
         ("rootlesskit", "rootlesskit"),
         ("buildkit", "BuildKit"),
         ("bwrap:", "bubblewrap"),
+        ("runsc", "gVisor"),
+        ("nsjail", "nsjail"),
+        ("kaniko", "kaniko"),
+        ("virt-launcher", "KubeVirt"),
+        ("fuse-overlayfs", "fuse-overlayfs"),
+        ("slirp4netns", "slirp4netns"),
+        ("apptainer", "Apptainer"),
+        ("singularity", "Singularity"),
+        ("lxc", "LXC"),
+        ("lxd", "LXD"),
+        ("incus", "Incus"),
         ("violates podsecurity", Program::Kubernetes.name()),
         ("security context constraint", Program::Openshift.name()),
         ("containerd", Program::Containerd.name()),
         ("crio", Program::Crio.name()),
         ("cri-o", Program::Crio.name()),
         ("kubelet", Program::Kubelet.name()),
+        ("k3s", "k3s"),
+        ("rke2", "RKE2"),
         ("is forbidden:", Program::Kubernetes.name()),
     ];
-    // A directory of that name proves nothing.
+    // A directory of that name proves nothing, nor a word that ends with it.
     let is_named = |mark: &str| {
-        line.match_indices(mark)
-            .any(|(at, _)| !line.get(..at).unwrap_or_default().ends_with(['/', '.', '-', '~']))
+        line.match_indices(mark).any(|(at, _)| {
+            let before = line.get(..at).unwrap_or_default();
+            !before.ends_with(['/', '.', '-', '~']) && begins_word(before)
+        })
     };
     MARKS.iter().find(|(mark, _)| is_named(mark)).map(|(_, program)| *program)
 }
@@ -394,7 +459,8 @@ fn program_of(line: &str) -> Option<&'static str> {
 impl Step {
     /// The step in which a line was printed, by its words.
     fn of(line: &str) -> Option<Step> {
-        const MARKS: [(Step, &[&str]); 13] = [
+        const MARKS: [(Step, &[&str]); 15] = [
+            (Step::Crash, &["panic: ", "sigsegv", "segmentation fault", "core dumped"]),
             (
                 Step::Admission,
                 &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
@@ -419,6 +485,8 @@ impl Step {
                     "gid_map",
                     "uidmap",
                     "gidmap",
+                    "newuidmap",
+                    "newgidmap",
                     "setgroups",
                     "id mappings",
                     "unmapped",
@@ -430,19 +498,45 @@ impl Step {
             (Step::Cgroup, &["cgroup", "control group", "init.scope", "scope unit", ".slice"]),
             (Step::NetworkNamespace, &["network namespace", "netns", "noop process"]),
             (
+                Step::Namespace,
+                &[
+                    "unshare",
+                    "setns",
+                    "new namespace",
+                    "net namespace",
+                    "mount namespace",
+                    "clone_new",
+                    "kernel namespace",
+                    "user namespace",
+                    "userns",
+                    "namespacing",
+                ],
+            ),
+            (
                 Step::Rootfs,
                 &[
                     "snapshot",
                     "rootfs component",
                     "layer",
+                    "applylayer",
                     "overlay",
                     "mount callback failed",
                     "unpack",
                     "tar file",
                 ],
             ),
-            (Step::Mount, &["mount"]),
-            (Step::Sandbox, &["sandbox"]),
+            (Step::Mount, &["mount", "unmount", "umount", "remount"]),
+            (
+                Step::Sandbox,
+                &[
+                    "pod sandbox",
+                    "podsandbox",
+                    "runpodsandbox",
+                    "createpodsandbox",
+                    "start sandbox",
+                    "sandbox container",
+                ],
+            ),
             (
                 Step::Container,
                 &[
@@ -456,7 +550,112 @@ impl Step {
             ),
             (Step::Inside, &["open(", "chown", "sudo:", "systemctl"]),
         ];
-        MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| line.contains(mark))).map(|(step, _)| *step)
+        // Not at the end of a longer word: nfsidmap maps no mounts.
+        let is_in_line = |mark: &&str| {
+            let starts_word = mark.starts_with(char::is_alphanumeric);
+            line.match_indices(*mark)
+                .any(|(at, _)| !starts_word || begins_word(line.get(..at).unwrap_or_default()))
+        };
+        let named =
+            MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| is_in_line(&mark))).map(|(step, _)| *step);
+        named.or_else(|| {
+            let error = last_error(line)?;
+            matches!(error, KernelError::Denied | KernelError::NotPermitted | KernelError::ReadOnly)
+                .then_some(Step::Refused)
+        })
+    }
+
+    /// What the kernel's error usually means there: `user_namespaces(7)`, `mount_setattr(2)`, `cgroups(7)`.
+    const fn usual(self, error: Option<KernelError>) -> Option<&'static str> {
+        use KernelError::{
+            Busy, Denied, Invalid, Missing, NoSpace, NotImplemented, NotPermitted, NotSupported, Overflow,
+            ReadOnly, Unavailable,
+        };
+        Some(match (self, error) {
+            (Step::Crash, _) => {
+                "this is a fault of the program itself, not of the node's configuration: the lines after it show the place; update the program"
+            }
+            (Step::Mapping, Some(NotPermitted | Denied)) => {
+                "the IDs are not among those of the calling process (its /proc/self/uid_map), or it may not map them: newuidmap needs the capabilities SETUID and SETGID and a line in /etc/subuid and /etc/subgid"
+            }
+            (Step::Mapping, Some(Invalid)) => {
+                "an ID occurs twice or is not mapped where the process runs, or the range ends beyond 4294967294"
+            }
+            (Step::MappedMount, Some(Invalid | NotSupported)) => {
+                "the file system does not support ID-mapped mounts (NFS, CIFS, overlayfs, hugetlbfs and others), or only on newer kernels"
+            }
+            (Step::MappedMount, Some(NotPermitted | Denied)) => {
+                "the mount is mapped already, or the process is not root of the machine: the node itself runs in a user namespace"
+            }
+            (Step::MappedMount, Some(NotImplemented)) => {
+                "the kernel is older than 5.12, or a seccomp filter or gVisor blocks mount_setattr"
+            }
+            (Step::MappedMount | Step::Mount | Step::Rootfs, Some(Overflow)) => {
+                "the owner of a file is not mapped into the container"
+            }
+            (Step::NetworkNamespace | Step::Namespace, Some(NotPermitted)) => {
+                "seccomp, AppArmor or a missing SYS_ADMIN forbid creating the namespace, or it belongs to another user namespace and cannot be joined"
+            }
+            (Step::NetworkNamespace | Step::Namespace, Some(Denied)) => {
+                "AppArmor or SELinux forbid it, or a directory on the way is closed to the container's root, an ordinary user of the node"
+            }
+            (Step::NetworkNamespace | Step::Namespace, Some(NoSpace)) => {
+                "not the disk: a sysctl user.max_*_namespaces is 0 or used up, or namespaces are nested 32 deep"
+            }
+            (Step::NetworkNamespace | Step::Namespace, Some(Invalid | NotImplemented)) => {
+                "the kernel has no such namespaces, or the process has joined this one already, or has more than one thread"
+            }
+            (Step::Cgroup, Some(Denied | NotPermitted)) => {
+                "the cgroup does not belong to the user of the process: usernsd explain POD shows the owner of a container's cgroup"
+            }
+            (Step::Cgroup, Some(ReadOnly)) => {
+                "/sys/fs/cgroup is mounted read-only, which is the default in containers"
+            }
+            (Step::Cgroup, Some(Busy)) => {
+                "the cgroup has processes, and may have either these or children with controllers"
+            }
+            (Step::Cgroup, Some(Missing)) => {
+                "the controller is not enabled in a cgroup above, or the cgroup has been removed"
+            }
+            (Step::Cgroup, Some(NotSupported)) => "the cgroup is threaded, or below one that is",
+            (Step::Cgroup, Some(Unavailable)) => {
+                "cgroup.max.descendants or cgroup.max.depth of the pod is reached"
+            }
+            (Step::Container | Step::Sandbox, Some(NoSpace)) => {
+                "if the line names no file, not the disk: a sysctl user.max_*_namespaces is 0 or used up"
+            }
+            (Step::Container | Step::Sandbox, Some(NotPermitted)) => {
+                "the runtime or a program needs a capability that the container, or the node in a container, does not have, or seccomp forbids the call"
+            }
+            (Step::Container | Step::Sandbox, Some(Denied)) => {
+                "a directory on the way to a file is closed to the container's root, an ordinary user of the node, or AppArmor or SELinux forbids the access"
+            }
+            (Step::Container | Step::Sandbox, Some(Invalid)) => {
+                "an ID is not mapped into the container, or the kernel lacks what the runtime asks for"
+            }
+            (Step::Mount, Some(NotPermitted)) => {
+                "the process lacks SYS_ADMIN in its user namespace, or that file system cannot be mounted in one (disks, NFS), or parts of /proc or /sys are covered"
+            }
+            (Step::Mount, Some(Denied)) => {
+                "AppArmor or SELinux forbid mounts, or a directory on the way is closed to the container's root, an ordinary user of the node"
+            }
+            (Step::Inside | Step::Refused, Some(Denied)) => {
+                "the file, or a directory on the way to it, belongs to another user; for root in a pod with hostUsers: false, to an ID that is not mapped (ls -n shows 65534). usernsd explain POD shows which volumes are mapped"
+            }
+            (Step::Inside | Step::Refused, Some(NotPermitted)) => {
+                "the process lacks a capability, or the call concerns the whole machine (clock, kernel log, devices, limits), for which no capability of a user namespace counts, or the owner of a file is not mapped"
+            }
+            (Step::Inside | Step::Refused, Some(ReadOnly)) => {
+                "the file is in /sys, /proc, an image or a volume that is mounted read-only"
+            }
+            (Step::Rootfs, Some(Invalid)) => {
+                "the owner of a file is not mapped where the image is unpacked, or an overlay is to be mounted on an overlay"
+            }
+            (Step::Rootfs, Some(NotPermitted | Denied)) => {
+                "the image's files, or a directory on the way to them, do not belong to the container's root, or a device node is to be created"
+            }
+            _ => return None,
+        })
     }
 
     /// The operation in words.
@@ -471,11 +670,14 @@ impl Step {
             Step::MappedMount => "mapping the IDs of a mount",
             Step::Cgroup => "making a cgroup, or handing it over",
             Step::NetworkNamespace => "making the pod's network namespace",
+            Step::Namespace => "creating or joining a namespace",
             Step::Rootfs => "preparing the image's files",
             Step::Mount => "mounting something into the container",
             Step::Sandbox => "making the pod's sandbox",
             Step::Container => "making or starting the container",
             Step::Inside => "a program in the container",
+            Step::Crash => "a crash of the program",
+            Step::Refused => "access to a file, or a call that needs privileges",
         }
     }
 }

@@ -9,7 +9,11 @@ messages! { Oci;
         page: "runbooks/checks/idmapped_mounts.md",
     }
     CrunIdmap = "crun-idmap" {
-        says: ["mount_setattr `…: Invalid argument"],
+        says: [
+            "mount_setattr `…: Invalid argument",
+            // mount(8) with the option X-mount.idmap.
+            "mount_setattr() failed: …Invalid argument",
+        ],
         sample: "mount_setattr `/home` (maybe the file system used doesn't support idmap mounts on this kernel?): Invalid argument",
         cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
@@ -39,6 +43,7 @@ messages! { Oci;
         says: [
             "fork/exec /proc/self/exe: no space left on device",
             "user namespaces are not enabled in /proc/sys/user/max_user_namespaces",
+            "user namespaces are not enabled in /proc/sys/",
             "Failed to unshare namespaces: No space left on device",
             "failed to unshare user namespace: No space left on device",
             "unable to spawn stage-1: No space left on device",
@@ -49,6 +54,7 @@ messages! { Oci;
             "max_user_namespaces needs to be set",
             "max_*_namespaces exceeded",
             "Failed to create new user namespace: No space left on device",
+            "Failed to create container process: No space left on device",
             "unshare user namespace: No space left on device",
         ],
         sample: "failed to create network namespace for sandbox \"…\": failed to start noop process for unshare: fork/exec /proc/self/exe: no space left on device",
@@ -61,6 +67,7 @@ messages! { Oci;
             "unable to shift GID/UID…: operation not permitted",
             "failed to set MOUNT_ATTR_IDMAP on …: operation not permitted",
             "mount_setattr `…`: Operation not permitted",
+            "mount_setattr() failed: …Operation not permitted",
         ],
         sample: "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/data: operation not permitted",
         cause: "The process is not allowed to map this mount: the node itself runs in a user namespace (rootless kind, LXD, sysbox), or the source is already an ID-mapped mount.",
@@ -197,6 +204,7 @@ messages! { Oci;
     CwdDenied = "working-directory-denied" {
         says: [
             "chdir to cwd (…) set in config.json failed: permission denied",
+            "chdir to cwd…in config.json failed: permission denied",
             "chdir to `…`: Permission denied",
             "chdir `…`: Permission denied",
         ],
@@ -214,8 +222,14 @@ messages! { Oci;
             "Failed to create user namespace: Invalid argument",
             "failed to unshare namespaces: Invalid argument",
             "unshare user namespace: Invalid argument",
+            "Creating new namespace failed: Invalid argument",
+            "Failed to create container process: Invalid argument",
+            "Creating new namespace failed: Function not implemented",
+            "cannot clone: Function not implemented",
+            "unshare failed: Function not implemented",
+            "unshare(CLONE_NEWUSER): Function not implemented",
         ],
-        cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor).",
+        cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor). Function not implemented can also be the answer of a seccomp filter.",
         fix: "Use a kernel with user namespaces, as in all current major distributions. On RHEL 7 boot with user_namespace.enable=1, and set the sysctl user.max_user_namespaces.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
@@ -291,6 +305,8 @@ messages! { Oci;
             "cannot share the host…namespace when user namespaces are enabled",
             "sethostname: operation not permitted",
             "setns to target user namespace `…`: Operation not permitted",
+            "nsenter: cannot open /proc/…/ns/…: Permission denied",
+            "nsenter: reassociate to namespace …: Operation not permitted",
         ],
         sample: "cannot setns `/proc/556/ns/net`: Operation not permitted",
         cause: "A container with a user namespace of its own is to join a namespace (network, IPC, UTS, PID) that belongs to another user namespace, in which it has no rights. This happens if only one container of a podman pod gets --userns, or joins another one or the host with --network container:NAME, --network host or --pid host. For podman exec right after the start, it is a race of crun before 1.8.7.",
@@ -360,15 +376,35 @@ messages! { Oci;
         fix: "Set the cgroup driver systemd in the kubelet and in the runtime (SystemdCgroup = true, cgroup_manager = \"systemd\"), boot with cgroup v2 only, do not mount the node's /sys/fs/cgroup into containers, and recreate the pod.",
         page: "runbooks/checks/cgroup_v2.md",
     }
+    CgroupMountLost = "cgroup-mount-lost" {
+        says: [
+            "mounting \"cgroup\" to rootfs…stat /run/…: no such file or directory",
+            "mounting \"cgroup\" to rootfs…stat /var/…: no such file or directory",
+        ],
+        sample: "error mounting \"cgroup\" to rootfs at \"/sys/fs/cgroup\": stat /run/containerd/io.containerd.runtime.v2.task/k8s.io/1/rootfs/sys/fs/kubepods-burstable-pod1.slice/cri-containerd-1.scope: no such file or directory",
+        cause: "runc looks for the container's cgroup in a mount of the node that does not show it: a mount of a cgroup was left behind by another container, or the node mounts cgroup v1 and v2 side by side (runc#2404).",
+        fix: "Update runc to 1.1.15 or later, and restart the runtime. Boot the node with cgroup v2 only.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    DeviceNode = "device-node-missing" {
+        says: [
+            "error creating device nodes: mount /dev/…: no such file or directory",
+        ],
+        sample: "error creating device nodes: mount /dev/nvidiactl:/var/lib/containers/storage/overlay/1/merged/dev/nvidiactl (via /proc/self/fd/14), flags: 0x1000: no such file or directory",
+        cause: "In a user namespace the runtime cannot create device nodes and mounts those of the host instead; the host has no such device. Without a user namespace the runtime creates the node by its numbers.",
+        fix: "Create the device on the node (for NVIDIA's nvidia-modprobe -c0 -u), or update the device plugin or CDI specification that names it.",
+    }
     MountPointInSysfs = "mount-point-in-sysfs" {
         says: [
             "failed to mkdirall …/sys/…: operation not permitted",
             "create mountpoint for /sys/…: operation not permitted",
             "create mountpoint for /proc/…: no such file or directory",
+            "mkdir /…/merged/sys/…: no such file or directory",
+            "mkdir /…/rootfs/sys/…: no such file or directory",
         ],
         sample: "failed to mkdirall /var/lib/sysbox/rootfs/1/top/merged/sys/kernel/tracing: operation not permitted",
         cause: "A volume is to be mounted below /sys or /proc on a directory that does not exist in the container's own, and nobody can create directories there.",
-        fix: "Remove that volume from the pod, or mount it elsewhere (/host/sys/kernel/tracing).",
+        fix: "Remove that volume from the pod, or mount it elsewhere (/host/sys/kernel/tracing). systemd needs no volume on /sys/fs/cgroup: annotate the pod with usernsd.io/systemd: \"true\" instead.",
     }
     SetnsExit = "runc-setns-exit" {
         says: ["running exec setns process for init caused \"exit status …"],
@@ -422,6 +458,14 @@ messages! { Oci;
         sample: "Error: AppArmor not initialized correctly: OCI runtime error",
         cause: "The container is to have an AppArmor profile, and its runtime finds no working AppArmor: it runs in a container that shows the node's AppArmor but cannot use it, or in which another engine's profile applies.",
         fix: "For an engine in a pod set apparmor_profile = \"unconfined\" in its containers.conf (podman --security-opt apparmor=unconfined), and update crun.",
+    }
+    SysboxIdmap = "sysbox-idmap" {
+        says: [
+            "setting up ID-mapped mount on path …",
+        ],
+        sample: "rootfs_init_linux.go:317: setting up ID-mapped mount on path 3 (likely means idmapped mounts are not supported on the filesystem at this path ()) caused: Failed to eval symlink on : lstat 3: no such file or directory",
+        cause: "sysbox could not map the IDs of a volume: its file system does not support ID-mapped mounts (NFS, CIFS, overlayfs and others). If the path in the message is only a number, sysbox did not receive the volume's path (sysbox#872), whatever its file system is.",
+        fix: "Use a volume on a local file system (ext4, xfs, btrfs). If the path is a number, update sysbox; or use hostUsers: false with runc or crun instead of sysbox.",
     }
     Shiftfs = "sysbox-shiftfs" {
         says: [

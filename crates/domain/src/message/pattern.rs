@@ -36,6 +36,15 @@ pub(super) struct Hit<'a> {
     pub span: Range<usize>,
 }
 
+/// What a line that was cut off within a wording holds of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cut {
+    /// Bytes of the fixed parts.
+    pub found: usize,
+    /// Whether that is enough to tell the wording from any other text.
+    pub is_enough: bool,
+}
+
 /// Which sequences of bytes are in a text: those that are, and a few that are not. A journal has many lines and
 /// the tables many wordings, and nearly no line holds one.
 struct Grams([u64; (1 << BITS) / 64]);
@@ -113,8 +122,8 @@ impl Pattern {
         Some(Hit { first: first.unwrap_or_default(), span: start..end })
     }
 
-    /// How many bytes of the wording are in a line that was cut off within it.
-    pub(super) fn find_cut(&self, line: &Line) -> Option<usize> {
+    /// The beginning of the wording, in a line that was cut off within it.
+    pub(super) fn find_cut(&self, line: &Line) -> Option<Cut> {
         // What shows that text is missing, as in less, kubectl and status pages.
         let is_marked = ["…", "...", ">"].iter().any(|mark| line.text.trim_end().ends_with(mark));
         let mut rest = line.text.trim_end_matches([' ', '…', '.', '>', '\'', ')', '│', '|']);
@@ -134,7 +143,8 @@ impl Pattern {
             }
             found += begun;
             let (bytes, hundredths) = MIN_CUT;
-            return (found >= bytes && found * 100 >= self.weight() * hundredths).then_some(found);
+            let is_enough = found >= bytes && found * 100 >= self.weight() * hundredths;
+            return (found > 0).then_some(Cut { found, is_enough });
         }
         None
     }
@@ -180,14 +190,17 @@ mod tests {
     #[test]
     fn a_line_can_be_cut_off_within_a_wording() {
         let pattern = Pattern::new("failed to do … because there is no space left");
-        let cut = |line: &str| pattern.find_cut(&Line::new(line));
+        let enough = |pattern: &Pattern, line: &str| {
+            pattern.find_cut(&Line::new(line)).filter(|cut| cut.is_enough).map(|cut| cut.found)
+        };
+        let cut = |line: &str| enough(&pattern, line);
         assert_eq!(cut("x: failed to do 'y' because there is no spa…"), Some(37));
         assert_eq!(cut("x: failed to do 'y' because there is no spa> "), Some(37));
         assert_eq!(cut("x: failed to do 'y' because"), None, "too little of it");
         assert_eq!(cut("x: failed to do 'y' because there is no space left"), None, "all of it");
         assert_eq!(cut("because there is no space left on this device"), None);
         let other = Pattern::new("failed to set the attribute on …: invalid argument");
-        assert_eq!(other.find_cut(&Line::new("failed to set the attribute on /data: bad address")), None);
-        assert!(other.find_cut(&Line::new("failed to set the attribute on /data/of…")).is_some());
+        assert_eq!(enough(&other, "failed to set the attribute on /data: bad address"), None);
+        assert!(enough(&other, "failed to set the attribute on /data/of…").is_some());
     }
 }

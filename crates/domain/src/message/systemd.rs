@@ -96,6 +96,11 @@ messages! { Systemd;
             "Failed to create cgroup …: Permission denied",
             "Failed to create …control group: Operation not permitted",
             "Failed to create …control group: No such file or directory",
+            "Failed to create subcgroup …: Permission denied",
+            "Failed to adjust control group access: ",
+            "Failed to adjust control subgroup access: ",
+            "Failed to attach to cgroup …: Permission denied",
+            "Failed to attach process … to cgroup …: Permission denied",
         ],
         sample: "Failed to create cgroup /system.slice/nginx.service: Permission denied",
         cause: "systemd is PID 1 of the container and cannot create the cgroup of a unit: the container does not own its cgroup, or no longer owns it, or it has no cgroup namespace.",
@@ -131,6 +136,50 @@ messages! { Systemd;
         cause: "A path that a setting of the service names (ReadWritePaths=, BindPaths=, InaccessiblePaths=, …) does not exist. For memory.pressure, the kernel runs without pressure stall information; in a container the path can also be on a volume that is missing.",
         fix: "systemctl cat UNIT shows the settings: create the path, or prefix it with a minus sign in a drop-in. For memory.pressure set MemoryPressureWatch=off for the service, or boot the node with psi=1.",
         when: is_not_in_proc,
+    }
+    OtherNamespace = "systemd-service-other-namespace" {
+        says: [
+            "Failed to set up network namespacing",
+            "Failed to set up IPC namespacing",
+            "Failed to set up user namespacing",
+            "Failed to set up UTS namespacing",
+            "Failed to set up cgroup namespacing",
+            "Failed to set up pid namespace",
+            "PrivatePIDs=yes is configured, but /proc/ cannot be re-mounted",
+            "PrivateUsers= is configured, but user namespace setup not permitted",
+            "Failed at step NETWORK spawning",
+            "status=225/NETWORK",
+        ],
+        sample: "systemd-homed.service: Failed to set up network namespacing: Operation not permitted",
+        cause: "A service has PrivateNetwork=, PrivateIPC=, PrivateUsers=, ProtectHostname= or PrivatePIDs=, and the container is not allowed to create such a namespace: it lacks SYS_ADMIN in its user namespace, seccomp or AppArmor forbids it, or a limit of the sysctls user.max_*_namespaces is reached (No space left on device).",
+        fix: "Disable the setting with a drop-in for the service (PrivateNetwork=no, and so on). Or, with hostUsers: false, add the capability SYS_ADMIN, which applies in the pod only, and on nodes with AppArmor name a profile that allows mounts, such as usernsd-systemd.",
+        page: "apparmor.md",
+    }
+    UserChange = "systemd-user-change" {
+        says: [
+            "Changing group credentials failed: ",
+            "Failed at step GROUP spawning …: Operation not permitted",
+            "Failed at step GROUP spawning …: Invalid argument",
+            "Failed at step USER spawning …: Operation not permitted",
+            "Failed at step USER spawning …: Invalid argument",
+        ],
+        sample: "x.service: Changing group credentials failed: Operation not permitted",
+        cause: "systemd cannot become the user or group of a service (User=, Group=, SupplementaryGroups=): the container has dropped SETUID or SETGID (Operation not permitted), or the ID is not mapped into it (Invalid argument).",
+        fix: "Keep the capabilities SETUID and SETGID, with hostUsers: false they apply in the pod only; give the service a user and groups below 65536.",
+        page: "recipes/systemd-server.md",
+    }
+    Capabilities = "systemd-capabilities" {
+        says: [
+            "Failed to drop capabilities: ",
+            "Failed to drop bset capabilities: ",
+            "Failed to apply ambient capabilities (",
+            "Failed at step CAPABILITIES spawning",
+            "status=218/CAPABILITIES",
+        ],
+        sample: "x.service: Failed at step CAPABILITIES spawning /usr/sbin/x: Operation not permitted",
+        cause: "A service has CapabilityBoundingSet= or AmbientCapabilities=, and the container lacks SETPCAP, or one of the capabilities that the service is to have.",
+        fix: "Do not drop the capabilities of a container with systemd (drop: [ALL]); with hostUsers: false they apply in the pod only. Or empty these settings with a drop-in for the service.",
+        page: "recipes/systemd-server.md",
     }
     NotPid1 = "systemd-not-pid-1" {
         says: [
@@ -199,9 +248,16 @@ messages! { Systemd;
     NamespaceIgnored = "systemd-service-unprotected" {
         says: [
             "Failed to set up namespace, assuming containerized execution",
+            "Failed to set up user namespacing for unprivileged user, ignoring",
+            "PrivateNetwork=yes is configured, but network namespace setup not permitted, proceeding",
+            "PrivateNetwork=yes is configured, but the kernel does not support or we lack privileges",
+            "PrivateIPC=yes is configured, but IPC namespace setup failed, ignoring",
+            "PrivateIPC=yes is configured, but the kernel does not support IPC namespaces, ignoring",
+            "ProtectHostname=…is configured, but UTS namespace setup is prohibited (container manager?)",
+            "ProtectHostname=…is configured, but the kernel does not support UTS namespaces, ignoring",
         ],
         sample: "x.service: Failed to set up namespace, assuming containerized execution, ignoring: Permission denied",
-        cause: "systemd may not set up a mount namespace in this container, so the service runs without PrivateTmp, ProtectSystem and the like.",
+        cause: "systemd may not set up a namespace in this container, so the service runs without PrivateTmp, ProtectSystem, PrivateNetwork and the like.",
         fix: "Nothing has to be done if the pod's own isolation is enough. To have the settings applied, use hostUsers: false with procMount: Unmasked, and on nodes with AppArmor the profile usernsd-systemd.",
         page: "apparmor.md",
     }

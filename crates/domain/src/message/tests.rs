@@ -16,7 +16,10 @@ fn found(line: &str) -> Option<&'static str> {
 
 /// Each line has this message.
 fn are(lines: &[(&str, &str)]) {
-    for (line, want) in lines {
-        assert_eq!(found(line), Some(*want), "{line}");
-    }
+    let other = |(line, want): &(&str, &str)| match found(line) {
+        Some(id) if id == *want => None,
+        found => Some(format!("{found:?} and not {want}: {line}")),
+    };
+    let others: Vec<String> = lines.iter().filter_map(other).collect();
+    assert!(others.is_empty(), "\n{}", others.join("\n"));
 }

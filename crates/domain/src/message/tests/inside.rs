@@ -35,7 +35,7 @@ fn engines_in_a_pod_are_known() {
             "[rootlesskit:parent] error: failed to setup UID/GID map: newuidmap 41 [0 1000 1] failed: newuidmap: write to uid_map failed: Operation not permitted",
             "newuidmap",
         ),
-        ("Error: cannot set up namespace using \"/usr/bin/newuidmap\": exit status 1", "newuidmap"),
+        ("Error: cannot set up namespace using \"/usr/bin/newuidmap\": exit status 1", "newuidmap-failed"),
         ("crun: clone: Operation not permitted: OCI permission denied", "unshare-denied"),
         (
             "/usr/local/bin/dind: line 59: can't create /sys/fs/cgroup/init/cgroup.procs: Permission denied",

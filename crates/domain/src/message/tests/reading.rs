@@ -49,6 +49,29 @@ fn a_line_that_is_not_known_is_understood_in_part() {
     let line = "failed to sync with parent: SYNC_USERMAP_ACK: got 17";
     assert_eq!(of(line).listed, Some(("runc", coverage::Reason::Internal)));
 
+    // What the kernel's error usually means in the step, by the last error of the line.
+    for (line, step, usual) in [
+        ("x: permission denied: mount foo: operation not permitted", log::Step::Mount, "SYS_ADMIN"),
+        ("tool: cannot make new namespace: no space left on device", log::Step::Namespace, "not the disk"),
+        ("tool: open /sys/fs/cgroup/x/pids.new: read-only file system", log::Step::Cgroup, "read-only"),
+        ("tool: idmap of /data: invalid argument", log::Step::MappedMount, "NFS"),
+        ("tool: uid_map of child: operation not permitted", log::Step::Mapping, "/proc/self/uid_map"),
+        ("crio[1]: panic: index out of range", log::Step::Crash, "fault of the program"),
+    ] {
+        assert_eq!(of(line).step, Some(step), "{line}");
+        assert!(of(line).usual.is_some_and(|said| said.contains(usual)), "{line}: {:?}", of(line).usual);
+    }
+    assert_eq!(of("tool: uid_map of child: connection refused").usual, None);
+    // No word names what was refused.
+    let refused = of("tool: could not open /data/x: permission denied");
+    assert_eq!(refused.step, Some(log::Step::Refused));
+    assert!(refused.usual.is_some_and(|said| said.contains("65534")), "{refused:?}");
+    assert!(of("tool: could not open /data/x: no such file or directory").is_nothing());
+
+    // A word that ends with another is not that one: this is the user mapping of NFS, and a program's own sandbox.
+    assert_eq!(of("nfsidmap[2607242]: name 'root@localdomain' does not map into domain 'lan'").step, None);
+    assert_eq!(of("error: this tool needs sandboxing").step, None);
+
     assert!(of("nothing of that kind").is_nothing());
     assert!(of("Started Session 12 of User root.").nearest.is_empty());
 }
@@ -129,6 +152,8 @@ fn a_line_that_was_cut_off_is_known_unless_it_could_be_another() {
         [("kubelet-getsubids-not-found", 1)]
     );
     assert_eq!(ids("kubelet user assigned IDs"), []);
+    // Three messages begin like this, and the missing error tells them apart.
+    assert_eq!(ids("[pinns:e]: Failed to unshare namespaces"), []);
 }
 
 #[test]
@@ -151,6 +176,13 @@ fn a_line_with_the_errors_of_several_programs_has_a_message_of_each() {
     let mut found: Vec<_> = ids(line).into_iter().map(|(id, _)| id).collect();
     found.sort_unstable();
     assert_eq!(found, ["cgroup-busy", "proc-denied"]);
+    // What newuidmap says itself is the cause of what its caller says.
+    assert_eq!(
+        ids(
+            "running `/usr/bin/newuidmap 60 0 1001 1 1 100000 2000000`: newuidmap: Target process 60 is owned by a different user: uid:1001 pw_uid:1001 st_uid:1001, gid:123 pw_gid:12345 st_gid:123"
+        ),
+        [("newuidmap-other-user", 1)]
+    );
     // Parts of one message are not messages.
     assert_eq!(
         ids(

@@ -456,7 +456,7 @@ fn lines_of_a_third_look_are_known() {
         // apptainer#635
         (
             "ERROR  : 'newgidmap' execution failed. Check that 'newgidmap' is setuid root, or has required capabilities.",
-            "newuidmap",
+            "newuidmap-failed",
         ),
     ]);
 }
@@ -566,7 +566,7 @@ fn lines_of_a_second_look_are_known() {
         // moby#34011
         (r##"nsenter: failed to unshare namespaces: Invalid argument"##, "kernel-without-user-namespaces"),
         // podman#2788
-        (r##"ERRO[0000] cannot setup namespace using newuidmap: exit status 1"##, "newuidmap"),
+        (r##"ERRO[0000] cannot setup namespace using newuidmap: exit status 1"##, "newuidmap-failed"),
         // podman#2731
         (
             r##"standard_init_linux.go:203: exec user process caused "setup user: invalid argument""##,
@@ -578,7 +578,7 @@ fn lines_of_a_second_look_are_known() {
             "no-subordinate-ids",
         ),
         // podman#19334
-        (r##"ERRO[0000] running /usr/bin/newuidmap <pid> 0 83060 1 1 608752 65536"##, "newuidmap"),
+        (r##"ERRO[0000] running /usr/bin/newuidmap <pid> 0 83060 1 1 608752 65536"##, "newuidmap-failed"),
         // buildah#2554
         (
             r##"Error: mount /home/podman/.local/share/containers/storage/overlay:/home/podman/.local/share/containers/storage/overlay, flags: 0x1000: permission denied"##,
@@ -780,5 +780,211 @@ fn lines_of_a_second_look_are_known() {
             r##"pods \"example-runner\" is forbidden: PodSecurityPolicy: unable to admit pod: [spec.containers[1].securityContext.privileged: Invalid value: true: Privileged containers are not allowed spec.containers[1].securityContext.privileged: Invalid value: true: Privileged containers are not allowed]"##,
             "pod-security-policy",
         ),
+    ]);
+}
+
+#[test]
+fn lines_of_a_fourth_look_are_known() {
+    are(&[
+        // sysbox#872
+        (
+            r##"Error: container create failed: time="2024-11-18T06:04:55Z" level=error msg="container_linux.go:439: starting container process caused: process_linux.go:608: container init caused: process_linux.go:579: handleReqOp caused: rootfs_init_linux.go:317: setting up ID-mapped mount on path 3 (likely means idmapped mounts are not supported on the filesystem at this path ()) caused: Failed to eval symlink on : lstat 3: no such file or directory""##,
+            "sysbox-idmap",
+        ),
+        // kubevirt#11784
+        (
+            r##"{"component":"virt-launcher-monitor","level":"error","msg":"failed to run virt-launcher","pos":"virt-launcher-monitor.go:181","reason":"fork/exec /usr/bin/virt-launcher: operation not permitted","timestamp":"2024-04-24T11:53:56.790431Z"}"##,
+            "exec-file-capabilities",
+        ),
+        // bubblewrap#473
+        (
+            r##"bwrap: Creating new namespace failed: Function not implemented"##,
+            "kernel-without-user-namespaces",
+        ),
+        // kubernetes#105463
+        (
+            r##"Warning  Failed     64s                  kubelet            Error: container create failed: time="2021-10-04T17:43:07Z" level=error msg="container_linux.go:380: starting container process caused: process_linux.go:545: container init caused: rootfs_linux.go:76: mounting \"/sys/fs/cgroup/systemd\" to rootfs at \"/sys/fs/cgroup/systemd\" caused: mkdir /var/lib/containers/storage/overlay/a758e3eb68c6dddcd02bfd4b1b3886b924f654c6926c55639f3d95b835e7e348/merged/sys/fs/cgroup/systemd: no such file or directory""##,
+            "mount-point-in-sysfs",
+        ),
+        // juicefs-csi-driver#1595
+        (
+            r##"spec.containers{jfs-mount}: Error: failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: error mounting "cgroup" to rootfs at "/sys/fs/cgroup": stat /run/containerd/io.containerd.runtime.v2.task/k8s.io/abc/rootfs/sys/fs/kubepods-burstable-pod.slice/cri-containerd-jfs-mount.scope: no such file or directory"##,
+            "cgroup-mount-lost",
+        ),
+        // codex#15893
+        (r##"bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted"##, "self-map-denied"),
+        // podman#10135
+        (r##"cannot set user namespace"##, "join-user-namespace-invalid"),
+        // safe-code-execution#26
+        (
+            r##"Environment needs setup work: procfs is obstructed; please mount a new procfs mount somewhere in the container, e.g. /proc2 (`--mount=type=bind,source=/proc,target=/proc2,readonly=false,bind-recursive=disabled`)"##,
+            "proc-denied",
+        ),
+        // actions-runner-controller#4234
+        (
+            r##"ERRO[0000] running `/usr/bin/newuidmap 60 0 1001 1 1 100000 2000000`: newuidmap: Target process 60 is owned by a different user: uid:1001 pw_uid:1001 st_uid:1001, gid:123 pw_gid:12345 st_gid:123"##,
+            "newuidmap-other-user",
+        ),
+        // podman#26801
+        (
+            r##"ERRO[0000] running `/usr/bin/newuidmap 380 0 1000750000 1 1 100000 65536 65537 100000 65536`: newuidmap: write to uid_map failed: Invalid argument"##,
+            "newuidmap-invalid",
+        ),
+        // k3s#4065
+        (
+            r##"FATA[0001] delegated cgroup v2 controllers are required for rootless."##,
+            "cgroup-not-delegated",
+        ),
+        // rke2#5923
+        (
+            r##"E0518 19:48:52.148026  733385 cgroup_manager_linux.go:476] cgroup manager.Set failed: openat2 /sys/fs/cgroup/kubepods.slice/cpu.weight: no such file or directory"##,
+            "kubelet-cgroup-controller",
+        ),
+        // rke2#5923
+        (
+            r##"E0518 19:48:52.148149  733385 kubelet.go:1542] "Failed to start ContainerManager" err="failed to initialize top level QOS containers: root container [kubepods] doesn't exist""##,
+            "kubelet-root-container",
+        ),
+        // anylinuxfs#61
+        (
+            r##"mount: /mnt/storage1: mount_setattr() failed: cannot set ID-mapping: Invalid argument."##,
+            "crun-idmap",
+        ),
+        // podman#29430
+        (
+            r##"error: this system does not support the kernel namespaces that are required for sandboxing; use '--no-sandbox' to disable sandboxing"##,
+            "unshare-denied",
+        ),
+        // makes#599
+        (
+            r##"error: while setting up the build environment: mounting /proc: Operation not permitted"##,
+            "proc-denied",
+        ),
+        // buildkit#4073
+        (r##"mount proc:/proc (via /proc/self/fd/6), flags: 0xe: operation not permitted"##, "proc-denied"),
+        // systemd#31037
+        (
+            r##"29s Jan 20 04:16:22 ci-020-dcd36dc4 (s_server)[1287]: pdns.service: Failed to set up IPC namespacing: Resource temporarily unavailable"##,
+            "systemd-service-other-namespace",
+        ),
+        // systemd#14970
+        (
+            r##"Feb 28 12:45:53 0b2420135953 systemd[21]: systemd-homed.service: Failed to set up network namespacing: Operation not permitted"##,
+            "systemd-service-other-namespace",
+        ),
+        // fedora-coreos-tracker#818
+        (r##"cp: can't create '/host//opt/cni/bin/bandwidth': Permission denied"##, "volume-write-denied"),
+        // apptainer#3042
+        (
+            r##"ERROR   [U=0,P=317]        shared_mount_namespace_init() Failed to create mount namespace: mount namespace requires privileges, check Apptainer installation"##,
+            "unshare-denied",
+        ),
+        // singularity#5857
+        (
+            r##"FATAL:   container creation failed: mount proc->/proc error: can't mount proc filesystem to /proc: operation not permitted"##,
+            "proc-denied",
+        ),
+        // apptainer#1806
+        (
+            r##"shared_mount_namespace_init() Failed to set mount propagation: Permission denied"##,
+            "engine-mount-denied",
+        ),
+        // apptainer#629
+        (
+            r##"ERROR  : Failed to create container process: Invalid argument"##,
+            "kernel-without-user-namespaces",
+        ),
+        // apptainer#2455
+        (
+            r##"ERROR  : Failed to create container process: No space left on device"##,
+            "no-user-namespaces-left",
+        ),
+        // usernetes#337
+        (
+            r##"Aug 14 06:12:38 host0 dockerd-rootless.sh[2713]: [rootlesskit:parent] error: failed to setup network &{logWriter:0xc000212b20 binary:slirp4netns mtu:65520}: waiting for ready fd (/usr/bin/slirp4netns --mtu 65520 -r 3 --disable-host-loopback --enable-sandbox --enable-seccomp 2724 tap0): slirp4netns failed"##,
+            "rootless-network-failed",
+        ),
+        // gpu-operator#466
+        (
+            r##"Warning  Failed     25s               kubelet, node1  Error: container create failed: time="2023-01-04T09:19:12Z" level=error msg="runc create failed: unable to start container process: error during container init: error creating device nodes: mount /dev/nvidiactl:/var/lib/containers/storage/overlay/bd769cb61dcc2ee7ee6c41388d8be8ec897adf68141d763b5f3c057bc907be5d/merged/dev/nvidiactl (via /proc/self/fd/14), flags: 0x1000: no such file or directory""##,
+            "device-node-missing",
+        ),
+        // docker-jenkins-builder#122
+        (
+            r##"fatal: [localhost]: FAILED! => {"changed": false, "gid": 65534, "group": "nobody", "mode": "0755", "msg": "chown failed: [Errno 1] Operation not permitted: b'/tmp/.github'", "owner": "root", "path": "/tmp/.github", "size": 4096, "state": "directory", "uid": 0}"##,
+            "chown-denied",
+        ),
+        // helm3-charts#33
+        (
+            r##"mktemp: failed to create file via template ‘/app/etc/passwd.XXXXXXXXX’: Permission denied"##,
+            "volume-write-denied",
+        ),
+        // k8s-at-home#1469
+        (
+            r##"cp: cannot create regular file '/config/nzbget.conf': Permission denied"##,
+            "volume-write-denied",
+        ),
+        // pulsar-helm-chart#52
+        (r##"mkdir: cannot create directory ‘data/zookeeper’: Permission denied"##, "volume-write-denied"),
+        // chromadb-chart#104
+        (
+            r##"sed: couldn't open temporary file /chroma/sedBjGyZV: Permission denied"##,
+            "volume-write-denied",
+        ),
+        // opentelemetry-operator#1286
+        (
+            r##"Error response from daemon OC runtime create failed: container_linux.go: 346:: starting container process caused "chdir to cwd/home/nonroot" in config.json failed: permission denied: unknown"##,
+            "working-directory-denied",
+        ),
+        // podman#8848
+        (
+            r##"[conmon:d]: failed to write to /proc/self/oom_score_adj: Permission denied"##,
+            "engine-oom-score",
+        ),
+        // otobo-docker#148
+        (
+            r##"Fehler: Diese Grafik konnte nicht erzeugt werden: Failed to move to new namespace: PID namespaces supported, Network namespace supported, but failed: errno = Operation not permitted"##,
+            "unshare-denied",
+        ),
+        // n8n-nodes-puppeteer#216
+        (
+            r##"Failed to launch/connect to browser: Failed to launch the browser process: Code: null stderr: Failed to move to new namespace: PID namespaces supported, Network namespace supported, but failed: errno = Operation not permitted [44:44:1123/124456.705258:FATAL:content/browser/zygote_host/zygote_host_impl_linux.cc:207] Check failed: . : Operation not permitted (1)"##,
+            "unshare-denied",
+        ),
+        // podman#23026
+        (
+            r##"Error: did not receive systemd slice as cgroup parent when using systemd to manage cgroups: invalid argument"##,
+            "engine-cgroup-parent",
+        ),
+        // sysbox-runc#106
+        (
+            r##"Error from server (Forbidden): error when creating "STDIN": pods "ubuntu" is forbidden: pod rejected: RuntimeClass "sysbox-runc" not found"##,
+            "api-runtime-class",
+        ),
+    ]);
+}
+
+/// Printed by the programs themselves in a user namespace.
+#[test]
+fn what_belongs_to_the_whole_machine_is_known() {
+    are(&[
+        ("dmesg: read kernel buffer failed: Operation not permitted", "kernel-log-denied"),
+        ("chrt: failed to set pid 0's policy: Operation not permitted", "scheduling-denied"),
+        ("nice: cannot set niceness: Permission denied", "scheduling-denied"),
+        ("ionice: ioprio_set failed: Operation not permitted", "scheduling-denied"),
+        ("nsenter: cannot open /proc/1/ns/mnt: Permission denied", "join-namespace-denied"),
+        ("hostname: you must be root to change the host name", "host-name-denied"),
+        ("losetup: /dev/loop0: failed to set up loop device: Permission denied", "mount-denied"),
+        ("RTNETLINK answers: Operation not permitted", "network-denied"),
+        ("PermissionError: [Errno 13] Permission denied: '/srv/zzz'", "volume-write-denied"),
+        ("umount: /proc: must be superuser to unmount.", "engine-mount-denied"),
+        (
+            "iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)",
+            "netfilter-denied",
+        ),
+        ("install: cannot change owner and permissions of ‘/tmp/x5’: Invalid argument", "chown-not-mapped"),
+        ("prlimit: failed to set the MEMLOCK resource limit: Operation not permitted", "rlimit-denied"),
+        ("strace: attach: ptrace(PTRACE_SEIZE, 1): Operation not permitted", "ptrace-denied"),
+        ("ptrace: Operation not permitted.", "ptrace-denied"),
     ]);
 }
