@@ -22,6 +22,7 @@ mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/sys/kernel proc/
 mkdir -p sys/kernel/security/apparmor sys/fs/selinux/booleans var/lib/kubelet/pods/u1
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
+printf 'passwd: files\n' >etc/nsswitch.conf
 touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
 # What the program is linked with, if it is linked dynamically.
 for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p "${loader%/*}"; touch "$loader"; done
@@ -331,6 +332,20 @@ fn a_node_without_problems_passes() {
     assert_eq!(bad, Vec::<String>::new());
 }
 
+/// A check of a file that does not exist is skipped with the reason.
+#[test]
+fn no_check_passes_on_an_empty_root() {
+    let tree = Tree(tempfile::tempdir().unwrap());
+    let checks = tree.checks(&[]);
+    let passed: Vec<String> =
+        checks.iter().filter(|one| one["outcome"] == "pass").map(Value::to_string).collect();
+    assert_eq!(passed, Vec::<String>::new());
+    for one in checks.iter().filter(|one| one["outcome"] == "skip") {
+        let reason = one["reason"].as_str().or(one["seen"].as_str()).unwrap_or_default();
+        assert!(!reason.is_empty(), "{one}");
+    }
+}
+
 #[test]
 fn every_check_fails_somewhere() {
     let cases = CASES.iter().map(|case| case.0).chain(VERSIONS.iter().map(|case| case.0));
@@ -479,6 +494,54 @@ END
     assert!(word == "warn" && remedy.contains("[proxy_plugins.soci]"), "{word} {remedy}");
     tree.sh("printf '[proxy_plugins.soci]\ncapabilities = [\"remap-ids\"]\n' >>etc/containerd/config.d/001-snapshotter.toml");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
+}
+
+/// A node of containerd: the script that writes its files, a check, its outcome, and words of its finding or remedy.
+type Node = (&'static str, &'static str, &'static str, &'static str);
+
+const MAIN: &str = "etc/containerd/config.toml";
+
+#[rustfmt::skip] // a node a line
+const CONTAINERD_NODES: &[Node] = &[
+    // Snapshotters that do not map IDs: of an old file, of a runtime handler, of its images, of an imported file.
+    ("printf 'version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n' >MAIN", "containerd_snapshotter", "warn", "the snapshotter native maps IDs"),
+    ("printf 'version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"fuse-overlayfs\"\n[proxy_plugins.fuse-overlayfs]\ntype = \"snapshot\"\n' >MAIN", "containerd_snapshotter", "warn", "[proxy_plugins.fuse-overlayfs]"),
+    ("printf 'version = 3\n[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.kata]\nsnapshotter = \"nydus\"\n' >MAIN", "containerd_snapshotter", "warn", "nydus of handler kata"),
+    ("printf 'version = 3\n[plugins.\"io.containerd.cri.v1.images\".runtime_platforms.gpu]\nsnapshotter = \"soci\"\n' >MAIN", "containerd_snapshotter", "warn", "soci of handler gpu"),
+    ("printf 'version = 2\nimports = [\"conf.d/[0-9]*.toml\"]\n' >MAIN; printf 'version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.gpu]\nsnapshotter = \"stargz\"\n' >etc/containerd/conf.d/50-gpu.toml", "containerd_snapshotter", "warn", "stargz of handler gpu"),
+    ("printf 'version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"nydus\"\n[proxy_plugins.nydus]\ncapabilities = [\n  \"remap-ids\",\n]\n' >MAIN", "containerd_snapshotter", "pass", ""),
+    // CRI switched off: by each name, over several lines, in an imported file; what else is off does not matter.
+    ("echo 'disabled_plugins = [\"aufs\", \"cri\"]' >MAIN", "containerd_config", "fail", "take it out of disabled_plugins"),
+    ("echo 'disabled_plugins = [\"io.containerd.grpc.v1.cri\"]' >MAIN", "containerd_config", "fail", "names io.containerd.grpc.v1.cri"),
+    ("printf 'version = 3\ndisabled_plugins = [\n  \"btrfs\",\n  \"io.containerd.cri.v1.runtime\", # off\n]\n' >MAIN", "containerd_config", "fail", "names io.containerd.cri.v1.runtime"),
+    ("printf 'version = 3\nimports = [\"conf.d/[0-9][0-9]-*.toml\"]\n' >MAIN; printf 'version = 3\ndisabled_plugins = [\"io.containerd.cri.v1.images\"]\n' >etc/containerd/conf.d/10-x.toml", "containerd_config", "fail", "names io.containerd.cri.v1.images"),
+    ("printf 'version = 3\ndisabled_plugins = [\"io.containerd.snapshotter.v1.aufs\", \"btrfs\"]\n' >MAIN", "containerd_config", "pass", ""),
+    // NRI by imported files: two levels, a class of letters, a later file, a list of what is off.
+    ("printf 'version = 3\nimports = [\"conf.d/a.toml\"]\n' >MAIN; printf 'version = 3\nimports = [\"../more/*.toml\"]\n' >etc/containerd/conf.d/a.toml; printf 'version = 3\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n' >etc/containerd/more/b.toml", "nri_enabled", "warn", "/etc/containerd/more/b.toml"),
+    ("printf 'version = 3\nimports = [\"conf.d/*.toml\"]\n' >MAIN; printf 'version = 3\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n' >etc/containerd/conf.d/zz.toml", "nri_enabled", "warn", "/etc/containerd/conf.d/zz.toml switches NRI off"),
+    ("printf 'version = 3\ndisabled_plugins = [\"io.containerd.nri.v1.nri\"]\n' >MAIN", "nri_enabled", "warn", "take it out of that list"),
+    ("printf 'version = 3\nimports = [\"conf.d/[*\"]\n' >MAIN", "containerd_config", "fail", "is no pattern"),
+    // k3s and RKE2 whose data are elsewhere: by a flag, its short form, a file, the environment.
+    ("mkdir -p mnt/d/agent/etc/containerd; echo 'disabled_plugins = [\"cri\"]' >mnt/d/agent/etc/containerd/config.toml; printf '[Service]\nExecStart=/usr/local/bin/k3s \\\n server \\\n --data-dir=/mnt/d\n' >etc/systemd/system/k3s.service", "containerd_config", "fail", "disabled_plugins"),
+    ("mkdir -p mnt/d/agent/etc/containerd; echo 'disabled_plugins = [\"cri\"]' >mnt/d/agent/etc/containerd/config.toml; printf '[Service]\nExecStart=/usr/local/bin/k3s agent -d /mnt/d\n' >etc/systemd/system/k3s-agent.service", "containerd_config", "fail", "disabled_plugins"),
+    ("mkdir -p mnt/d/agent/etc/containerd etc/rancher/rke2; echo 'disabled_plugins = [\"cri\"]' >mnt/d/agent/etc/containerd/config.toml; echo 'data-dir: \"/mnt/d\" # a disk' >etc/rancher/rke2/config.yaml", "containerd_config", "fail", "disabled_plugins"),
+    ("mkdir -p mnt/d/agent/etc/containerd; echo 'version = 3' >mnt/d/agent/etc/containerd/config.toml; echo K3S_DATA_DIR=/mnt/d >etc/k3s.env; printf '[Service]\nEnvironmentFile=-/etc/k3s.env\nExecStart=/usr/local/bin/k3s server\n' >etc/systemd/system/k3s.service", "containerd_config", "pass", "/mnt/d/agent/etc/containerd/config.toml"),
+];
+
+#[test]
+fn further_forms_of_containerds_configuration_are_judged() {
+    for (script, check, want, words) in CONTAINERD_NODES {
+        let tree = Tree::good();
+        tree.sh("rm -r etc/crio usr/bin/crio
+                 mkdir -p etc/containerd/conf.d etc/containerd/more etc/systemd/system
+                 touch usr/bin/containerd; echo 'bootstrap: {containerd: {version: 2.1.9}}' >c");
+        tree.sh(&script.replace("MAIN", MAIN));
+        let config = tree.0.path().join("c").display().to_string();
+        let checks = tree.checks(&["--config", &config]);
+        let one = checks.iter().find(|one| one["id"] == *check).unwrap();
+        assert_eq!(one["outcome"], *want, "{script}: {one}");
+        assert!(one.to_string().replace("\\\"", "\"").contains(words), "{script}: {one}");
+    }
 }
 
 /// The kubelet looks for programs in the PATH of its unit, which on NixOS has no directory of the usual ones.

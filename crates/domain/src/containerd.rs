@@ -59,6 +59,10 @@ pub struct ContainerdConf {
     pub nri_disabled: Option<bool>,
     /// Whether `disabled_plugins` lists the NRI plugin.
     pub nri_plugin_off: bool,
+    /// The imported file that sets `disable`; `None`: the main file.
+    pub nri_disabled_in: Option<String>,
+    /// The imported file whose `disabled_plugins` lists the NRI plugin; `None`: the main file.
+    pub nri_plugin_off_in: Option<String>,
     /// The other keys of the NRI plugin's table: a table in a drop-in replaces the whole table.
     pub nri_keys: Table,
     /// The CRI plugin that `disabled_plugins` lists, if any: without it the kubelet cannot use this containerd.
@@ -172,6 +176,8 @@ impl ContainerdConf {
                 _ => None,
             },
             nri_plugin_off: texts("disabled_plugins").iter().any(|plugin| plugin == NRI || plugin == "nri"),
+            nri_disabled_in: None,
+            nri_plugin_off_in: None,
             nri_keys: nri
                 .into_iter()
                 .flatten()
@@ -235,6 +241,18 @@ impl ContainerdConf {
         self
     }
 
+    /// Records that the settings `import` are those of the imported file `path`.
+    #[must_use]
+    pub fn imported_from(mut self, path: &str, import: &ContainerdConf) -> ContainerdConf {
+        if import.nri_disabled.is_some() {
+            self.nri_disabled_in = Some(path.to_owned());
+        }
+        if import.nri_plugin_off {
+            self.nri_plugin_off_in = Some(path.to_owned());
+        }
+        self
+    }
+
     /// The NRI configuration. `switched_on`: a drop-in switches NRI on.
     #[must_use]
     pub fn nri_conf(&self, release: Release, switched_on: bool) -> NriConf {
@@ -292,8 +310,13 @@ fn snapshotters(table: &Table) -> BTreeMap<String, String> {
     let of_cri = at(&["plugins", "io.containerd.grpc.v1.cri", "containerd"]);
     let mut found: BTreeMap<String, String> =
         of_images.or(of_cri).and_then(text).into_iter().map(|name| (String::new(), name)).collect();
-    for plugin in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"] {
-        let handlers = at(&["plugins", plugin, "containerd", "runtimes"]).into_iter().flatten();
+    // By handler, for its containers and for its images.
+    for path in [
+        &["plugins", "io.containerd.cri.v1.runtime", "containerd", "runtimes"][..],
+        &["plugins", "io.containerd.grpc.v1.cri", "containerd", "runtimes"],
+        &["plugins", "io.containerd.cri.v1.images", "runtime_platforms"],
+    ] {
+        let handlers = at(path).into_iter().flatten();
         found.extend(handlers.filter_map(|(handler, keys)| match keys {
             Value::Table(keys) => Some((handler.clone(), text(keys)?)),
             _ => None,
@@ -438,7 +461,8 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         return ContainerdPlan { drop_in: None, findings };
     }
     if conf.nri_plugin_off {
-        let what = format!("{main_file} lists {NRI} under disabled_plugins, so NRI stays off");
+        let file = conf.nri_plugin_off_in.as_ref().unwrap_or(main_file);
+        let what = format!("{file} lists {NRI} under disabled_plugins, so NRI stays off");
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
@@ -453,7 +477,8 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     let text = drop_in(conf, validator);
     if conf.nri_disabled == Some(true) && by_default {
         // The administrator has decided so.
-        let what = format!("{main_file} switches NRI off");
+        let file = conf.nri_disabled_in.as_ref().unwrap_or(main_file);
+        let what = format!("{file} switches NRI off");
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
@@ -500,7 +525,7 @@ fn without_imports(conf: &ContainerdConf, settings: &str) -> (String, String) {
     let name = layout.distribution.unwrap_or_default();
     let what = format!("{name} writes {main_file} at each start, and it imports no directory");
     let [before, three] = template.paths;
-    let path = if *version < 3 { before } else { three };
+    let path = layout.beside(if *version < 3 { before } else { three }, main_file);
     let remedy = match template.first_line {
         Some(first_line) => {
             format!("write a template {path} that begins with {first_line}, and add to it: {settings}")

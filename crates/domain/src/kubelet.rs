@@ -36,6 +36,8 @@ pub struct Surroundings {
     pub getent: bool,
     /// The search path, if the kubelet's unit sets one.
     pub search_path: Option<SearchPath>,
+    /// The node has an nsswitch.conf(5).
+    pub has_nsswitch: bool,
     /// The `subid` entry of nsswitch.conf(5), if any.
     pub nsswitch_subid: Option<String>,
     /// The output of `getsubids` if it does not read the files; `None` if it was not called.

@@ -145,7 +145,9 @@ impl Service {
             Service::Containerd => {
                 let sources = DISTRIBUTIONS.iter().flat_map(|layout| layout.sources);
                 let of_distribution = sources.copied().any(|source| path == source || below(source));
-                below("/etc/containerd") || of_distribution || plugin
+                // In whatever directory the distribution has its data.
+                let moved = path.contains("/agent/etc/containerd/");
+                below("/etc/containerd") || of_distribution || moved || plugin
             }
             Service::Kubelet => {
                 let own = below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml";

@@ -142,6 +142,14 @@ pub fn expand(text: &str, variables: &Variables) -> Option<Vec<String>> {
 /// replaced by what the unit itself assigns.
 #[must_use]
 pub fn containerd_config(settings: &[Setting]) -> Option<String> {
+    // Go's flags have one dash or two.
+    path_of_flag(settings, "containerd", &["--config", "-config"], &["-c", "--c"])
+}
+
+/// The absolute path that a unit's command gives to `program` by a flag. The `short` flags count only behind the
+/// program's name: those of a shell that starts it are its own.
+#[must_use]
+pub fn path_of_flag(settings: &[Setting], program: &str, flags: &[&str], short: &[&str]) -> Option<String> {
     let mut variables = Variables::new();
     add_environment(settings, &mut variables);
     let value_of = |word: &String| {
@@ -153,19 +161,13 @@ pub fn containerd_config(settings: &[Setting]) -> Option<String> {
         // A variable may stand for several words.
         let words: Vec<String> = words(&setting.value).iter().map(value_of).collect();
         let words = words_of_command(&words.join(" "));
-        let program = words.iter().position(|word| name_of(word) == "containerd");
-        let mut arguments = words.iter().skip(program.unwrap_or_default() + 1);
+        let place = words.iter().position(|word| name_of(word) == program);
+        let mut arguments = words.iter().skip(place.unwrap_or_default() + 1);
         let mut file = None;
         while let Some(word) = arguments.next() {
             let (flag, value) =
                 word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
-            // Go's flags have one dash or two. The short one of a shell takes a command.
-            let is_config = match flag {
-                "--config" | "-config" => true,
-                "-c" | "--c" => program.is_some(),
-                _ => false,
-            };
-            if is_config {
+            if flags.contains(&flag) || (place.is_some() && short.contains(&flag)) {
                 file = value.or_else(|| arguments.next().map(String::as_str)).or(file);
             }
         }

@@ -4,6 +4,7 @@
 //! show it, and again under the locks, when no other program writes. The journal records the previous content
 //! of all files before the first of them is changed.
 
+mod data_directory;
 pub mod failure;
 pub mod hook;
 pub mod ids;
@@ -39,7 +40,7 @@ use usernsd_domain::provision::{
 use usernsd_linux::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 
 /// Directory of the data that bootstrap keeps between runs.
-const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
+pub const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
 /// Lists the kernel's file systems. SELinux' is among them only if SELinux was not disabled at boot
 /// (`security/selinux/selinuxfs.c`).

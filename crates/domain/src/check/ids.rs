@@ -34,6 +34,9 @@ impl IdFacts {
 
     /// Why a check does not apply to this node; `None` if it does.
     fn is_moot(&self, check: Check) -> Option<&'static str> {
+        if let Some(why) = self.has_no_file(check) {
+            return Some(why);
+        }
         let Node { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
         let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
@@ -74,12 +77,39 @@ impl IdFacts {
         (check == Check::SubidTerminalSlot && unusable()).then_some("the kubelet has no line that it accepts")
     }
 
+    /// A file that the check reads does not exist, and nothing is wrong with that.
+    fn has_no_file(&self, check: Check) -> Option<&'static str> {
+        const OF_RANGES: [Check; 5] = [
+            Check::SubidGrammar,
+            Check::SubidNoOverlap,
+            Check::SubidNoHostUser,
+            Check::SubidPastEnd,
+            Check::SubidConventions,
+        ];
+        let Node { subuid, subgid, account_files, kubelet, .. } = &self.node;
+        if self.findings.iter().any(|finding| finding.check() == Some(check)) {
+            return None;
+        }
+        if OF_RANGES.contains(&check) && subuid.is_none() && subgid.is_none() {
+            return Some("there is neither /etc/subuid nor /etc/subgid");
+        }
+        if check == Check::SubidNoHostUser && account_files.iter().all(Option::is_none) {
+            return Some("there is neither /etc/passwd nor /etc/group");
+        }
+        let has_no_nsswitch = check == Check::SubidNsswitch && !kubelet.has_nsswitch;
+        has_no_nsswitch
+            .then_some("there is no /etc/nsswitch.conf; without it /etc/subuid and /etc/subgid are read")
+    }
+
     fn seen(&self, check: Check) -> String {
         let Node { kubelet, accounts, .. } = &self.node;
         let files = [&self.node.subuid, &self.node.subgid]
             .map(|bytes| SubidFile::parse(bytes.as_deref().unwrap_or_default()));
-        let [uids, gids] = files.each_ref().map(|file| file.ranges().count());
-        let [uid_file, _] = &files;
+        let counted = |bytes: &Option<Vec<u8>>, file: &SubidFile, path: &str| match bytes {
+            Some(_) => format!("{} ranges in {path}", file.ranges().count()),
+            None => format!("no {path}"),
+        };
+        let [uid_file, gid_file] = &files;
         let line = match &kubelet.getsubids_said {
             Some(said) => {
                 said.as_ref().map_or_else(Clone::clone, |window| format!("getsubids: kubelet {window}"))
@@ -89,7 +119,11 @@ impl IdFacts {
                 .map_or_else(|| "no line".to_owned(), |line| format!("{line} in both files")),
         };
         match check {
-            Check::SubidGrammar => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
+            Check::SubidGrammar => [
+                counted(&self.node.subuid, uid_file, "/etc/subuid"),
+                counted(&self.node.subgid, gid_file, "/etc/subgid"),
+            ]
+            .join(", "),
             Check::SubidNsswitch => match &kubelet.nsswitch_subid {
                 Some(source) => format!("nsswitch.conf has subid: {source}"),
                 None => "nsswitch.conf has no subid: files".to_owned(),
@@ -140,11 +174,13 @@ mod tests {
         Node {
             subuid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
             subgid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
+            account_files: [const { Some(Vec::new()) }; 4],
             accounts,
             kubelet: Surroundings {
                 is_present: true,
                 getsubids: true,
                 getent: true,
+                has_nsswitch: true,
                 records: vec![Record {
                     pod: "a".into(),
                     window: Ok(Window { start: 327_155_712, count: 65_536 }),
@@ -247,5 +283,24 @@ mod tests {
         let checked = checks(Ok(&IdFacts { node: node(), findings: vec![unreadable] }));
         assert_eq!(Summary::of(&checked).warnings, 1);
         assert!(checks(Err("x".into())).iter().all(|one| matches!(one.outcome, Outcome::Skipped(_))));
+    }
+
+    #[test]
+    fn a_file_that_does_not_exist_passes_no_check() {
+        let without = Node {
+            subuid: None,
+            subgid: None,
+            kubelet: Surroundings { has_nsswitch: false, ..Surroundings::default() },
+            ..Node::default()
+        };
+        let findings = examine(&without, &DesiredIds::default());
+        let passed: Vec<_> = checks(Ok(&IdFacts { node: without, findings }))
+            .into_iter()
+            .filter(|one| matches!(one.outcome, Outcome::Passed(_)))
+            .collect();
+        assert!(passed.is_empty(), "{passed:?}");
+        let one_file = Node { subgid: None, ..node() };
+        let seen = IdFacts { node: one_file, findings: Vec::new() }.seen(Check::SubidGrammar);
+        assert_eq!(seen, "2 ranges in /etc/subuid, no /etc/subgid");
     }
 }

@@ -16,7 +16,27 @@ pub struct Layout {
     pub managed: Option<Managed>,
     /// Files and directories that an administrator changes, and that are read at the next start.
     pub sources: &'static [&'static str],
+    /// How the distribution is given another directory for its data, in which all these files are then.
+    pub data: Option<DataDirectory>,
 }
+
+/// The directory of a distribution's data, and what names another one, the later before the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataDirectory {
+    /// Absolute path of the usual one.
+    pub usual: &'static str,
+    /// A variable of the unit's environment.
+    pub variable: &'static str,
+    /// A configuration file, whose further files are in the directory of its name with `.d` behind it.
+    pub configuration: &'static str,
+    /// The units whose command may name it, by [`DATA_FLAGS`].
+    pub units: [&'static str; 2],
+    /// The program that the units start.
+    pub program: &'static str,
+}
+
+/// The flag of k3s and RKE2 that names the directory, and its key in their configuration files without the dashes.
+pub const DATA_FLAGS: [&str; 2] = ["--data-dir", "-d"];
 
 /// A template from which a distribution writes containerd's main file, and which an administrator may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +65,7 @@ pub const PACKAGED: Layout = Layout {
     template: None,
     managed: None,
     sources: &["/etc/containerd/config.toml", "/etc/containerd/conf.d"],
+    data: None,
 };
 
 /// The first line of a template of k3s and RKE2 (k3s `pkg/agent/templates`).
@@ -72,6 +93,13 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
             "/var/lib/rancher/rke2/agent/etc/containerd/config.toml.d",
             "/var/lib/rancher/rke2/agent/etc/containerd/config-v3.toml.d",
         ],
+        data: Some(DataDirectory {
+            usual: "/var/lib/rancher/rke2",
+            variable: "RKE2_DATA_DIR",
+            configuration: "/etc/rancher/rke2/config.yaml",
+            units: ["rke2-server.service", "rke2-agent.service"],
+            program: "rke2",
+        }),
     },
     Layout {
         distribution: Some("k3s"),
@@ -91,6 +119,13 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
             "/var/lib/rancher/k3s/agent/etc/containerd/config.toml.d",
             "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d",
         ],
+        data: Some(DataDirectory {
+            usual: "/var/lib/rancher/k3s",
+            variable: "K3S_DATA_DIR",
+            configuration: "/etc/rancher/k3s/config.yaml",
+            units: ["k3s.service", "k3s-agent.service"],
+            program: "k3s",
+        }),
     },
     Layout {
         distribution: Some("k0s"),
@@ -99,6 +134,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         template: None,
         managed: Some(Managed { first_line: "# k0s_managed=true", directory: "/etc/k0s/containerd.d" }),
         sources: &["/etc/k0s/containerd.d"],
+        data: None,
     },
     Layout {
         distribution: Some("MicroK8s"),
@@ -110,6 +146,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         }),
         managed: None,
         sources: &["/var/snap/microk8s/current/args/containerd-template.toml"],
+        data: None,
     },
     // It has a unit of its own for containerd, whose environment names another file.
     Layout {
@@ -119,19 +156,40 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         template: None,
         managed: None,
         sources: &[],
+        data: None,
     },
 ];
 
 impl Layout {
     /// The layout of a node, by the paths that exist on it: the distribution's whose containerd runs; else the one of a
-    /// package; else the distribution's whose main file is there. `None` if there is no main file at all.
-    pub fn of(exists: &dyn Fn(&str) -> bool) -> Option<&'static Layout> {
-        let here = || DISTRIBUTIONS.iter().filter(|layout| exists(layout.main_file));
+    /// package; else the distribution's whose main file is there. `None` if there is no main file at all. `place` gives
+    /// a distribution's file its place in the directory that its data are in.
+    pub fn of(
+        exists: &dyn Fn(&str) -> bool,
+        place: &dyn Fn(&'static Layout, &str) -> String,
+    ) -> Option<&'static Layout> {
+        let here = || DISTRIBUTIONS.iter().filter(|layout| exists(&place(layout, layout.main_file)));
         let runs = |layout: &&Layout| layout.socket != PACKAGED.socket && exists(layout.socket);
         here()
             .find(runs)
             .or_else(|| exists(PACKAGED.main_file).then_some(&PACKAGED))
             .or_else(|| here().next())
+    }
+
+    /// The place of one of its files where `data` is the directory of its data.
+    #[must_use]
+    pub fn in_data(&self, path: &str, data: &str) -> String {
+        let below =
+            self.data.and_then(|usual| path.strip_prefix(usual.usual)).filter(|rest| rest.starts_with('/'));
+        below.map_or_else(|| path.to_owned(), |rest| format!("{}{rest}", data.trim_end_matches('/')))
+    }
+
+    /// The place of a file that is usually beside its main file, where that is `main_file`.
+    #[must_use]
+    pub fn beside(&self, path: &str, main_file: &str) -> String {
+        let directory = main_file.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let name = path.strip_prefix(self.directory()).filter(|rest| rest.starts_with('/'));
+        name.map_or_else(|| path.to_owned(), |name| format!("{directory}{name}"))
     }
 
     /// The directory of the main file.
@@ -148,7 +206,7 @@ mod tests {
     #[test]
     fn the_distribution_whose_containerd_runs_comes_before_a_package_and_that_before_another() {
         let of = |paths: &[&str]| {
-            let layout = Layout::of(&|path| paths.contains(&path));
+            let layout = Layout::of(&|path| paths.contains(&path), &|_, path| path.to_owned());
             layout.map(|layout| layout.distribution.unwrap_or("packaged"))
         };
         let rke2 = "/var/lib/rancher/rke2/agent/etc/containerd/config.toml";
@@ -164,5 +222,23 @@ mod tests {
         let flatcar = "/usr/share/containerd/config.toml";
         assert_eq!(of(&[flatcar, PACKAGED.socket]), Some("Flatcar"));
         assert_eq!(of(&[flatcar, PACKAGED.main_file, PACKAGED.socket]), Some("packaged"));
+    }
+
+    #[test]
+    fn files_of_a_distribution_move_with_its_data() {
+        let [_, k3s, k0s, ..] = &DISTRIBUTIONS;
+        let moved = k3s.in_data(k3s.main_file, "/mnt/k3s/");
+        assert_eq!(moved, "/mnt/k3s/agent/etc/containerd/config.toml");
+        assert_eq!(k3s.in_data(k3s.socket, "/mnt/k3s"), k3s.socket, "it is in /run");
+        assert_eq!(k0s.in_data(k0s.main_file, "/mnt"), k0s.main_file);
+        let [before, _] = k3s.template.unwrap().paths;
+        assert_eq!(k3s.beside(before, &moved), "/mnt/k3s/agent/etc/containerd/config.toml.tmpl");
+        let exists = |path: &str| path == moved;
+        let place = |layout: &'static Layout, path: &str| layout.in_data(path, "/mnt/k3s");
+        assert_eq!(
+            Layout::of(&exists, &place).unwrap().data,
+            DISTRIBUTIONS[0].data,
+            "RKE2 is looked for first"
+        );
     }
 }

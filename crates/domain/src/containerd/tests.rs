@@ -11,6 +11,8 @@ fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdCon
         version,
         imports: imports.iter().map(|import| (*import).to_owned()).collect(),
         nri_disabled: disabled,
+        nri_disabled_in: None,
+        nri_plugin_off_in: None,
         nri_plugin_off: false,
         nri_keys: Table::new(),
         cri_disabled: None,

@@ -9,7 +9,7 @@ use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::restart::Unread;
-use usernsd_domain::runtime::Runtime;
+use usernsd_domain::runtime::{Runtime, RuntimeChoice};
 use usernsd_prepare::bootstrap::ids::Sandboxes;
 use usernsd_prepare::bootstrap::restart::{Loaded, unread};
 use usernsd_prepare::bootstrap::{self, BootstrapError, Part, Preparation};
@@ -51,6 +51,15 @@ impl Doctor {
         };
         Ok(match preparation.plan(&self.root) {
             Ok(Part { refused: Some(why), .. }) => Drift::Refused(BootstrapError::Ranges(why).to_string()),
+            // Nothing is planned for a runtime that was not found: an empty plan does not pass then.
+            Ok(Part { changes, .. })
+                if changes.is_empty() && self.place.runtime.choice != RuntimeChoice::None =>
+            {
+                if let Err(why) = runtime {
+                    return Err(why.clone());
+                }
+                Drift::Changes(Vec::new())
+            }
             Ok(part) => Drift::Changes(
                 part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect(),
             ),
@@ -65,8 +74,12 @@ impl Doctor {
     /// The failure that the bootstrap run before the agent's start recorded, if any.
     fn failure(&self) -> Probe<Option<String>> {
         self.uses_bootstrap()?;
-        let failure = bootstrap::failure::read(&self.root).map_err(|error| chain(&error))?;
-        Ok(failure.map(|failure| failure.error))
+        if let Some(failure) = bootstrap::failure::read(&self.root).map_err(|error| chain(&error))? {
+            return Ok(Some(failure.error));
+        }
+        // Without a record the check passes only if bootstrap has run.
+        let has_run = self.root.has(&bootstrap::STATE).map_err(|error| chain(&error))?;
+        if has_run { Ok(None) } else { Err("usernsd bootstrap has changed nothing on this node".to_owned()) }
     }
 
     fn uses_bootstrap(&self) -> Probe<()> {

@@ -336,6 +336,7 @@ fn surroundings(
         getsubids &= with_subids;
         getent &= with_getent;
     }
+    let nsswitch_file = root.read(&NSSWITCH)?;
     let surroundings = Surroundings {
         is_present,
         is_hidden,
@@ -344,7 +345,8 @@ fn surroundings(
         getent,
         search_path,
         in_container: kubelet::unit_in_container(root)?,
-        nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
+        has_nsswitch: nsswitch_file.is_some(),
+        nsswitch_subid: nsswitch_file.and_then(|text| nsswitch(&text, "subid")),
         getsubids_said: None,
         directory: Directory::Nothing,
         max_pods: settings.max_pods,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::BootstrapError;
+use super::{BootstrapError, data_directory};
 use crate::kubelet::{KubeletConfig, flag_values, gate_flag, search_path, static_pod_annotations};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::kubelet::{GATE, Gate, SearchPath};
@@ -181,7 +181,8 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
     hidden.extend(unknown);
     let mut files: Vec<HostPath> = CONFIGS.into_iter().chain(configs.iter().cloned()).collect();
     let bases = files.len();
-    for directory in DROP_INS.into_iter().chain(directories.iter().cloned()) {
+    let moved = data_directory::in_each(root, "agent/etc/kubelet.conf.d")?;
+    for directory in DROP_INS.into_iter().chain(moved).chain(directories.iter().cloned()) {
         walk(root, &directory, DEPTH, &mut files)?;
     }
     // The kubelet does not start without these files: if they are not visible here, they are elsewhere.
@@ -231,7 +232,9 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
 /// # Errors
 /// A directory or a file cannot be read.
 pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapError> {
-    let mut places: Vec<HostPath> = MANIFESTS.into_iter().chain(settings(root)?.0.manifests).collect();
+    let moved = data_directory::in_each(root, "agent/pod-manifests")?;
+    let mut places: Vec<HostPath> =
+        MANIFESTS.into_iter().chain(moved).chain(settings(root)?.0.manifests).collect();
     places.sort();
     places.dedup();
     let mut pods = Vec::new();

@@ -342,14 +342,18 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
     let mut changed = Vec::new();
     let mut others = Vec::new();
-    let sources = layout(root).unwrap_or(&PACKAGED).sources;
-    for source in sources.iter().copied().chain([DIRECTORY]) {
+    let found = layout(root)?;
+    let sources = found.as_ref().map_or(&PACKAGED, |found| found.layout).sources.iter();
+    let place =
+        |source: &&str| found.as_ref().map_or_else(|| (*source).to_owned(), |found| found.place(source));
+    let sources: Vec<String> = sources.map(place).chain([DIRECTORY.to_owned()]).collect();
+    for source in &sources {
         let Ok(path) = HostPath::parse(source) else { continue };
         // If a directory is a link, the times are those of files elsewhere, which are not known here.
         let names = root.list(&path).unwrap_or_default();
         others.extend(names.into_iter().map(|name| format!("{source}/{name}")));
         if source.ends_with(".toml") || source.ends_with(".tmpl") {
-            others.push(source.to_owned());
+            others.push(source.clone());
         }
     }
     for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {

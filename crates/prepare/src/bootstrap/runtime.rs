@@ -118,7 +118,7 @@ pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Found, Boots
         found.system.extend(manifests.iter().cloned());
     }
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
-    if layout(root).is_some() {
+    if layout(root)?.is_some() {
         seen.installed.push(RuntimeKind::Containerd);
     }
     for (kind, traces) in TRACES {
@@ -423,15 +423,15 @@ fn containerd_conf(
             match imports::import(&path, entry) {
                 Import::File(path) => pending.push_back(path),
                 Import::Pattern(components) => pending.extend(glob(root, &components, ours)?),
-                Import::NotUnderstood(pattern) => {
-                    let why = format!("{path} imports {pattern:?}");
-                    return Ok(Err(UnknownConf::Imports(why)));
+                Import::Malformed(pattern) => {
+                    let why = format!("{path}: imports names {pattern:?}, which is no pattern");
+                    return Ok(Err(UnknownConf::Stops(why)));
                 }
             }
         }
         read = Some(match read {
             None => conf,
-            Some(main) => main.with_import(release, &table),
+            Some(main) => main.with_import(release, &table).imported_from(&path, &conf),
         });
         order.push(path);
     }
@@ -445,20 +445,45 @@ fn containerd_conf(
 /// # Errors
 /// A file cannot be looked for.
 pub fn containerd_files(root: &HostRoot) -> Result<(&'static Layout, String), BootstrapError> {
-    let layout = layout(root).unwrap_or(&PACKAGED);
+    let found = layout(root)?;
+    let layout = found.as_ref().map_or(&PACKAGED, |found| found.layout);
     if layout.distribution.is_none()
         && let Some(named) =
             unit_file::containerd_config(&super::kubelet::settings_of_unit(root, "containerd.service")?)
     {
         return Ok((layout, named));
     }
-    Ok((layout, layout.main_file.to_owned()))
+    Ok((layout, found.map_or_else(|| layout.main_file.to_owned(), |found| found.place(layout.main_file))))
 }
 
 /// The node's layout; `None` if containerd has no main file in a usual place.
-#[must_use]
-pub fn layout(root: &HostRoot) -> Option<&'static Layout> {
-    Layout::of(&|path| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false)))
+///
+/// # Errors
+/// A unit or a distribution's configuration cannot be read.
+pub fn layout(root: &HostRoot) -> Result<Option<NodeLayout>, BootstrapError> {
+    let data = super::data_directory::all(root)?;
+    let of = |layout: &'static Layout| {
+        let usual = layout.data.map_or("", |data| data.usual);
+        data.iter().find(|(of, _)| *of == layout).map_or(usual, |(_, directory)| directory.as_str())
+    };
+    let exists = |path: &str| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false));
+    let place = |layout: &'static Layout, path: &str| layout.in_data(path, of(layout));
+    Ok(Layout::of(&exists, &place).map(|layout| NodeLayout { layout, data: of(layout).to_owned() }))
+}
+
+/// A node's layout, with the directory in which the distribution's data are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLayout {
+    pub layout: &'static Layout,
+    data: String,
+}
+
+impl NodeLayout {
+    /// The place of one of the layout's files on this node.
+    #[must_use]
+    pub fn place(&self, path: &str) -> String {
+        self.layout.in_data(path, &self.data)
+    }
 }
 
 /// What the distribution adds to the imports of a main file that it writes itself.

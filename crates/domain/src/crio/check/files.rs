@@ -43,8 +43,13 @@ pub(super) fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Co
     }
     // CRI-O reads every file of the directory, and its users write files with any extension or none (00-default,
     // 99-userns, 10-userns.toml). Only copies that package managers and editors leave are not there on purpose.
-    if drop_in && is_leftover(path.rsplit('/').next().unwrap_or_default()) {
-        let message = "is a copy that a package manager or an editor has left, and counts all the same";
+    let name = path.rsplit('/').next().unwrap_or_default();
+    if drop_in && is_leftover(name) {
+        let message = if is_switched_off(name) {
+            "has a name as if it were switched off, and counts all the same"
+        } else {
+            "is a copy that a package manager or an editor has left, and counts all the same"
+        };
         found.push(Complaint::warning(FindingId::CrioStrayFile, path, message).remedy(remedy));
     }
 }
@@ -58,6 +63,13 @@ fn is_leftover(name: &str) -> bool {
         || lower.ends_with(['~', '#'])
         || lower.contains(".dpkg-")
         || ENDS.iter().any(|end| lower.ends_with(end))
+        || is_switched_off(name)
+}
+
+/// Whether someone who renames a file in this way means that it is not to be read.
+fn is_switched_off(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.ends_with(".disabled") || lower.ends_with(".off")
 }
 
 /// Settings that a handler or workload loses because a later file replaces its whole table.

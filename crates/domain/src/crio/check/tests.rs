@@ -136,6 +136,10 @@ fn drop_ins_of_openshifts_operator_are_not_stray_files() {
         "00-default",
         "01-ctrcfg-pidsLimit",
         "01-ctrcfg-logLevel",
+        "01-ctrcfg-logSizeMax",
+        "01-ctrcfg-additionalArtifactStores",
+        "99-cic-systemd",
+        "10-nvidia",
         "50-pinned-images",
         "99-userns",
         "10-userns.toml",
@@ -145,9 +149,17 @@ fn drop_ins_of_openshifts_operator_are_not_stray_files() {
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
         assert_eq!(check(v("1.36.3"), &[file], &unseen), Vec::new(), "{name}");
     }
-    for name in
-        ["x.conf.bak", "x.conf~", "x.conf.rpmsave", ".x.swp", "x~", "x.conf.dpkg-old", "#x#", "x.orig"]
-    {
+    for name in [
+        "x.conf.bak",
+        "x.conf~",
+        "x.conf.rpmsave",
+        ".x.swp",
+        "x~",
+        "x.conf.dpkg-old",
+        "#x#",
+        "x.orig",
+        "x.conf.disabled",
+    ] {
         let path = format!("/etc/crio/crio.conf.d/{name}");
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
         assert_eq!(check(v("1.36.3"), &[file], &unseen).len(), 1, "{name}");
