@@ -31,7 +31,7 @@ use usernsd_inspect::delegate::{Delegator, MountSource, Target};
 use usernsd_inspect::handles::NodeHandles;
 use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::proc::Proc;
-use usernsd_peers::nri::decode_frames;
+use usernsd_nri::decode_frames;
 
 /// The number of containers that exist before the measurement.
 const OTHERS: usize = 200;

@@ -41,10 +41,10 @@ use usernsd_linux::log;
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer;
 use usernsd_linux::seccomp::Families;
+use usernsd_nri::{CreateToken, Request, Session, StartToken};
 use usernsd_peers::cri;
 use usernsd_peers::cri::Endpoints;
 use usernsd_peers::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
-use usernsd_peers::nri::{CreateToken, Request, Session, StartToken};
 use usernsd_tasks::{TaskEnded, Tasks, name_panics};
 
 /// Threads for work of the second thread that blocks; there is none.

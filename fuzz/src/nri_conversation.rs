@@ -8,7 +8,7 @@ use std::thread;
 
 use arbitrary::{Arbitrary, Unstructured};
 use usernsd_domain::adjust::{self, AdjustRules};
-use usernsd_peers::nri::{Request, Session};
+use usernsd_nri::{Request, Session};
 
 /// The runtime's calls come on the first connection of the multiplexer, its answers on the second.
 const PLUGIN: u32 = 1;

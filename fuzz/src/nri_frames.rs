@@ -3,7 +3,7 @@
 /// See the module.
 pub fn run(bytes: &[u8]) {
     // Raw: the multiplexer's frames, which the fuzzer rarely gets right…
-    let _ = usernsd_peers::nri::decode_frames(bytes);
+    let _ = usernsd_nri::decode_frames(bytes);
 
     // …and as the payload of each call, framed properly.
     const CALLS: [&str; 8] = [
@@ -34,5 +34,5 @@ pub fn run(bytes: &[u8]) {
     let length = body.len() as u32;
     let message = [&length.to_be_bytes()[..], &[0, 0, 0, 1, 1, 0], &body].concat();
     let frame = [&[0, 0, 0, 1][..], &(message.len() as u32).to_be_bytes(), &message].concat();
-    let _ = usernsd_peers::nri::decode_frames(&frame);
+    let _ = usernsd_nri::decode_frames(&frame);
 }

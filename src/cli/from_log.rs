@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::terminal;
 use crate::args::Form;
-use usernsd_domain::message::Message;
-use usernsd_domain::message::log::{self, Found, Reading, Understood};
 use usernsd_inspect::explain::KnownMessage;
+use usernsd_messages::Message;
+use usernsd_messages::log::{self, Found, Reading, Understood};
 
 /// Limit of bytes read from a log.
 const MAX_BYTES: u64 = 64 << 20;

@@ -43,7 +43,7 @@ fn the_page_of_metrics_matches_the_code() {
 
 #[test]
 fn the_page_of_errors_matches_the_code() {
-    page("errors.md", &usernsd_domain::message::documented_markdown());
+    page("errors.md", &usernsd_messages::documented_markdown());
 }
 
 #[test]

@@ -482,7 +482,7 @@ fn files(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {
 }
 
 /// Messages of other programs, which are quoted as they are, and this list of habits.
-const QUOTATIONS: &[&str] = &["crates/domain/src/message/coverage", "tests/it/language.rs"];
+const QUOTATIONS: &[&str] = &["crates/messages/src/coverage", "tests/it/language.rs"];
 
 #[test]
 fn comments_messages_and_documents_are_plain_english() {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use usernsd_domain::adjust::{Adjustment, MountChange};
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, Mount, Sandbox};
 use usernsd_domain::idmap::ContainerId;
-use usernsd_peers::nri::{NriError, Request, Session, decode_frames};
+use usernsd_nri::{NriError, Request, Session, decode_frames};
 
 const CRIO: Kind = Kind { name: "cri-o", version: "1.36.3", ..CONTAINERD };
 

@@ -26,7 +26,8 @@ use usernsd_domain::record::Source;
 use usernsd_inspect::ask::Asker;
 use usernsd_inspect::neighbour::Sight;
 use usernsd_linux::arrival::{Arrival, Waker, Woken};
-use usernsd_peers::nri::{self, NriError, Request, Session, Stopper};
+use usernsd_linux::proc;
+use usernsd_nri::{Ignored, NriError, Request, Session, Stopper};
 use usernsd_tasks::Latest;
 
 /// The plugin's name in the runtime's log.
@@ -248,7 +249,7 @@ impl Plugin {
                     // The kernel closes the sockets of a crashed process before the process is gone.
                     arrival.wait(Duration::from_secs(1));
                     let crashed = match peer {
-                        Some(peer) if !nri::lives(peer) => format!(
+                        Some(peer) if !proc::lives(peer) => format!(
                             "; its process {peer} has ended since: it seems to have crashed, see its log"
                         ),
                         _ => "; see its log".to_owned(),
@@ -390,10 +391,10 @@ impl Plugin {
                 Err(error) => break chain(&error),
             };
             if *session.ignored() != ignored {
-                let was_silent = ignored == nri::Ignored::default();
+                let was_silent = ignored == Ignored::default();
                 let refused_before = ignored.refused;
                 ignored = session.ignored().clone();
-                let nri::Ignored { unreadable, unexpected, truncated, refused, last } = &ignored;
+                let Ignored { unreadable, unexpected, truncated, refused, last } = &ignored;
                 if *refused > refused_before {
                     warn!(
                         refused,

@@ -34,6 +34,16 @@ pub enum CgroupPathError {
     AboveRoot(String),
 }
 
+/// A directory above a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    pub path: CgroupPath,
+    pub uid: u32,
+    pub gid: u32,
+    /// The permission bits.
+    pub mode: u32,
+}
+
 /// The files that a delegated cgroup's owner may write: the contents of `/sys/kernel/cgroup/delegate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DelegateList(Vec<String>);
@@ -198,6 +208,16 @@ fn is_cgroup_name(name: &str) -> bool {
 #[must_use]
 pub fn descendants_of_stat(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("nr_descendants ")?.parse().ok())
+}
+
+// === impl Ancestor ===
+
+impl Ancestor {
+    /// Whether only root may change what is in the directory.
+    #[must_use]
+    pub fn is_roots_alone(&self) -> bool {
+        self.uid == 0 && self.gid == 0 && self.mode & 0o022 == 0
+    }
 }
 
 // === impl DelegateList ===

@@ -1,4 +1,5 @@
-//! The rules: pure functions without clock, files, processes or runtime. Dependencies: std and `thiserror`.
+//! The terms of the field and the rules: pure functions without clock, files, processes or runtime. The rules of
+//! `usernsd-delegation` and the tables of `usernsd-messages` use the terms. Dependencies: std and `thiserror`.
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
 //! - [`admission`]: the rules for annotations as admission policies of the API server
@@ -17,8 +18,7 @@
 //! - [`restart`]: configuration that was written but is not in effect
 //! - [`runtime`]: which container runtime a node has
 //! - [`container`]: sandboxes, containers and mounts, as CRI, NRI and OCI describe them
-//! - [`proof`]: whether a cgroup is proven to be a container's own
-//! - [`delegation`]: who should own a container's cgroup, and the changes needed
+//! - [`delegation`]: the terms of delegation; its rules are in `usernsd-delegation`
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`check`]: the checks of a node and their results
 //! - [`recent_events`]: recent actions and refusals
@@ -28,9 +28,7 @@
 //! - [`repair`]: which containers may be stopped that started without what they should have
 //! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
 //! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
-//! - [`message`]: messages of other programs: the cause of each, and what to do
 //! - [`mountinfo`], [`mounts`], [`process`]: the kernel's mount table, a container's mounts and its processes
-//! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and a snapshot of everything at one moment
 //! - [`pairing`]: whether the runtime that answers over CRI is the one that calls over NRI
 //! - [`places`]: the open connections of a server, and which of them makes room for a new one
@@ -76,7 +74,6 @@ pub mod crio;
 pub mod delegation;
 pub mod denial;
 pub mod event;
-pub mod explain;
 pub mod feature;
 pub mod finding;
 pub mod guard;
@@ -91,7 +88,6 @@ pub mod kernel;
 pub mod kubelet;
 pub mod map;
 pub mod mco;
-pub mod message;
 pub mod mountinfo;
 pub mod mounts;
 pub mod node;
@@ -104,7 +100,6 @@ pub mod places;
 pub mod pod;
 pub mod privilege;
 pub mod process;
-pub mod proof;
 pub mod protobuf;
 pub mod provision;
 pub mod ranges;

@@ -1,7 +1,7 @@
 //! Delegates a container's cgroup: observe → prove → plan → apply, for one container at a time, in the same
 //! way for every trigger.
 //!
-//! This module reads and writes. [`usernsd_domain::proof`] decides whether a cgroup is proven to be the
+//! This module reads and writes. [`usernsd_delegation::proof`] decides whether a cgroup is proven to be the
 //! container's own, and [`usernsd_domain::delegation`] decides what is done with it. After a change, the path
 //! must still lead to the directory that was changed.
 
@@ -18,11 +18,12 @@ use thiserror::Error;
 use self::limits::read_limit;
 use self::stop::Stop;
 use crate::handles::NodeHandles;
+use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Proven};
+use usernsd_delegation::{Facts, Plan, plan};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
-use usernsd_domain::delegation::{self, Facts, Limit, Limits, Plan, Rules, Skip};
+use usernsd_domain::delegation::{Limit, Limits, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
-use usernsd_domain::proof::{self, Evidence, InUserNamespace, Opened, Proven};
 pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
 use usernsd_domain::unit::Scope;
@@ -355,7 +356,7 @@ impl Delegator {
     }
 
     fn decide(&self, proven: &Proven, facts: &Facts) -> Result<Plan, Stop> {
-        delegation::plan(proven, facts, &self.rules).map_err(|skip| {
+        plan(proven, facts, &self.rules).map_err(|skip| {
             let is_self_made = proven.user_namespace() == InUserNamespace::SelfMade;
             let why = "its specification gives it no user namespace; it made the one it is in itself";
             Stop::Skip(skip, is_self_made.then(|| why.to_owned()))

@@ -12,17 +12,16 @@ use thiserror::Error;
 use crate::handles::NodeHandles;
 use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
+use usernsd_delegation::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
 use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::denial::Denied;
-use usernsd_domain::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::isolation::Occasion;
-use usernsd_domain::message::{self, Message, MessageId};
 use usernsd_domain::paths::{KUBELETS, PODS};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::{Outcome, Source};
@@ -32,6 +31,7 @@ use usernsd_domain::unit::{CgroupsPath, Scope};
 use usernsd_linux::kernel_log::kernel_log;
 use usernsd_linux::proc::ProcError;
 use usernsd_linux::tail::tail;
+use usernsd_messages::{Message, MessageId, follows, recognise};
 use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox, NoAnswer, first_answering};
 use usernsd_peers::oci::{OciError, Security, bind_sources, parse_security, parse_spec};
 use usernsd_peers::systemd::Systemd;
@@ -483,13 +483,13 @@ impl<'a> Explainer<'a> {
 fn known<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<KnownMessage> {
     let mut found: Vec<(&'static Message, &str)> = Vec::new();
     for line in lines {
-        let Some(message) = message::recognise(line) else { continue };
+        let Some(message) = recognise(line) else { continue };
         found.retain(|(known, _)| known.id != message.id);
         found.push((message, line));
     }
     let ids: Vec<MessageId> = found.iter().map(|(message, _)| message.id).collect();
     let said = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
-    found.into_iter().filter(|(message, _)| !message::follows(message.id, &ids)).map(said).collect()
+    found.into_iter().filter(|(message, _)| !follows(message.id, &ids)).map(said).collect()
 }
 
 async fn connect(bus: &Path) -> Option<Systemd> {

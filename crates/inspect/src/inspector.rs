@@ -7,8 +7,9 @@ use thiserror::Error;
 
 use crate::delegate::{Delegator, Inspection, MountSource, Observation, StartError, Target};
 use crate::handles::{NodeHandles, OpenHandlesError};
+use usernsd_delegation::Plan;
 use usernsd_domain::container::{Container, UserNamespaceRequest};
-use usernsd_domain::delegation::{Limits, Plan, Rules, Skip};
+use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::guard;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;

@@ -14,8 +14,8 @@ use crate::bundle::Bundles;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
+use usernsd_linux::proc;
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
-use usernsd_peers::nri;
 use usernsd_peers::oci::{
     bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document, recorded_pid,
 };
@@ -100,7 +100,7 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     }
     // A container's bundle outlives the container until it is removed (CRI-O), or for as long as the
     // runtime is away (containerd). Neither runtime lists such a container.
-    let lives = |pid: u32| i32::try_from(pid).is_ok_and(nri::lives);
+    let lives = |pid: u32| i32::try_from(pid).is_ok_and(proc::lives);
     let may_live = |bundle: &PathBuf| recorded_pid(bundle).is_none_or(lives);
     let bundles: Vec<PathBuf> = BUNDLES
         .iter()

@@ -25,9 +25,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::cgroup::{Ancestor, CgroupPath};
 use usernsd_domain::idmap::HostId;
-use usernsd_domain::proof::Ancestor;
 
 pub use delegate_list::{ReadListError, read_delegate_list};
 pub use error::CgroupError;

@@ -83,6 +83,14 @@ pub enum ProcError {
     Stat { pid: u32 },
 }
 
+/// Whether a process, still exists. Asks the kernel directly, because a /proc
+/// mounted with `hidepid=` does not show all processes.
+#[must_use]
+pub fn lives(pid: i32) -> bool {
+    let open = |pid| pidfd_open(pid, PidfdFlags::empty());
+    Pid::from_raw(pid).is_some_and(|pid| !matches!(open(pid), Err(Errno::SRCH)))
+}
+
 // === impl Proc ===
 
 impl Proc {
@@ -466,6 +474,11 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_process_lives_and_one_beyond_all_numbers_does_not() {
+        assert!(lives(i32::try_from(std::process::id()).unwrap()) && !lives(i32::MAX));
+    }
 
     #[test]
     fn the_start_time_of_a_process_is_read() {

@@ -1,7 +1,7 @@
 //! The messages of CRI and NRI, generated from the files in `proto/`. A crate of its own, so that this
 //! code, some 30,000 lines, is compiled once and no change elsewhere compiles it again.
 //!
-//! Only `usernsd-peers` and programs that play the other side (tests, benches, the demo) name these
+//! Only `usernsd-peers`, `usernsd-nri` and programs that play the other side (tests, benches, the demo) name these
 //! types: the rest of usernsd works with the values of `usernsd-domain`.
 
 #![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]

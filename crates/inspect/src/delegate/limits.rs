@@ -2,8 +2,9 @@
 
 use super::stop::Stop;
 use super::{Delegator, Inspection};
+use usernsd_delegation::bounds::{self, Held};
 use usernsd_domain::cgroup::descendants_of_stat;
-use usernsd_domain::delegation::{Held, Limit, Limits};
+use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::record::{Action, Change};
 use usernsd_domain::unit::pod_cgroup;
@@ -38,7 +39,7 @@ impl Delegator {
         let pod = Self::bounded_cgroup(own);
         let bounded = pod.as_ref().unwrap_or(own);
         let (descendants, depth) = read_limits(bounded)?;
-        for (file, value) in self.limits.missing(descendants, depth) {
+        for (file, value) in bounds::missing(&self.limits, descendants, depth) {
             done.changes.push(set_limit(bounded, file, value)?);
         }
         // Set now or found set; a failed write has returned above.
@@ -80,8 +81,8 @@ impl Delegator {
                 Err(error) => return Err(error.into()),
             }
         }
-        let taken = Limits::taken_with_closed(most, taken, closed, others);
-        let share = Limits::share(most, taken, used);
+        let taken = bounds::taken_with_closed(most, taken, closed, others);
+        let share = bounds::share(most, taken, used);
         done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
         Ok(())
     }

@@ -3,11 +3,12 @@
 
 use super::stop::Stop;
 use super::{Delegator, MountSource, Observation, Target};
+use usernsd_delegation::proof::{self, Evidence, InitProcess, Mapping, Opened, Point, ScopeOwners};
+use usernsd_delegation::{Facts, ProcessUser};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::delegation::{Facts, ProcessUser, Skip};
+use usernsd_domain::delegation::Skip;
 use usernsd_domain::idmap::{HostId, IdMap};
-use usernsd_domain::proof::{self, Evidence, InitProcess, Mapping, Opened, Point, ScopeOwners};
 use usernsd_domain::record::UserNamespace;
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError};
 use usernsd_linux::proc::{ProcError, Process, observer};

@@ -1,8 +1,8 @@
 //! Why an inspection ends before the cgroup is handed over.
 
+use usernsd_delegation::proof::Unproven;
 use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::Skip;
-use usernsd_domain::proof::Unproven;
 use usernsd_linux::cgroupfs::CgroupError;
 use usernsd_linux::proc::ProcError;
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use usernsd_domain::delegation;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::message::Message;
+use usernsd_messages::Message;
 use usernsd_peers::oci::Security;
 
 /// The version of this format.

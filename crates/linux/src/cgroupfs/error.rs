@@ -6,8 +6,7 @@ use rustix::fs::{AtFlags, Stat, fstat, statat};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::proof::Ancestor;
+use usernsd_domain::cgroup::{Ancestor, CgroupPath};
 
 /// Why a cgroup could not be opened or changed.
 #[derive(Debug, Error)]

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, FsWord, Mode, OFlags, fstat, fstatfs, open, statat};
 use rustix::io::Errno;
 
-use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::proof::Ancestor;
+use usernsd_domain::cgroup::{Ancestor, CgroupPath};
 
 use super::{
     Cgroup, CgroupError, DIRECTORY, Held, ancestor, directories_in, is_dot, is_marked_as_delegated,

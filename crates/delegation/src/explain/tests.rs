@@ -1,6 +1,6 @@
 use super::*;
-use crate::idmap::HostId;
-use crate::words::Word as _;
+use usernsd_domain::idmap::HostId;
+use usernsd_domain::words::Word as _;
 
 fn story(now: Now) -> ExplainFacts {
     ExplainFacts {

@@ -2,7 +2,7 @@
 //!
 //! A container can create directories with names like those of scopes and move its processes into them, so
 //! the text of `/proc/PID/cgroup` proves nothing. [`prove`] decides on [`Evidence`] that the caller has
-//! observed; [`delegation::plan`](super::delegation::plan) takes only its result. The points are those of
+//! observed; [`plan`](crate::plan) takes only its result. The points are those of
 //! `docs/architecture.md`, "Proof of identity", in the same order.
 
 #[cfg(test)]
@@ -10,11 +10,11 @@ pub(crate) mod tests;
 
 use thiserror::Error;
 
-use super::cgroup::CgroupPath;
-use super::container::{CriId, SpecifiedNamespaces};
-use super::idmap::{HostId, IdMap};
-use super::record::UserNamespace;
-use super::unit::{CgroupsPath, CgroupsPathError, Scope};
+use usernsd_domain::cgroup::{Ancestor, CgroupPath};
+use usernsd_domain::container::{CriId, SpecifiedNamespaces};
+use usernsd_domain::idmap::{HostId, IdMap};
+use usernsd_domain::record::UserNamespace;
+use usernsd_domain::unit::{CgroupsPath, CgroupsPathError, Scope};
 
 /// A point of the proof. All of them must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,16 +73,6 @@ pub enum Opened {
     Stopped(Ancestor),
     /// Not opened, because this path leads through a link or into another file system.
     Escapes(CgroupPath),
-}
-
-/// A directory above a cgroup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ancestor {
-    pub path: CgroupPath,
-    pub uid: u32,
-    pub gid: u32,
-    /// The permission bits.
-    pub mode: u32,
 }
 
 /// The process that is taken for a container's first.
@@ -159,16 +149,6 @@ impl Point {
 
     fn lacks(self, reason: impl ToString) -> Unproven {
         Unproven { point: self, reason: reason.to_string() }
-    }
-}
-
-// === impl Ancestor ===
-
-impl Ancestor {
-    /// Whether only root may change what is in the directory.
-    #[must_use]
-    pub fn is_roots_alone(&self) -> bool {
-        self.uid == 0 && self.gid == 0 && self.mode & 0o022 == 0
     }
 }
 

@@ -6,6 +6,9 @@
 //! without it. This makes a blocking socket on its own thread the fastest and simplest form. The protocol is
 //! NRI's `pkg/api/api.proto` over ttrpc over its `pkg/net/multiplex`, from 0.2 (CRI-O 1.26, containerd 1.7)
 //! to 0.12.
+//!
+//! Converts between bytes and values of `usernsd-domain`. A crate of its own beside `usernsd-peers`, because only the
+//! agent and the launched plugin use it: nothing else is compiled again after a change here.
 
 mod link;
 mod mux;
@@ -23,8 +26,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
 use self::link::{Link, Step};
@@ -436,14 +437,6 @@ impl Stopper {
         // An error means that the connection has ended already.
         let _ = self.0.shutdown(Shutdown::Read);
     }
-}
-
-/// Whether a process, such as a [`Session::peer`], still exists. Asks the kernel directly, because a /proc
-/// mounted with `hidepid=` does not show all processes.
-#[must_use]
-pub fn lives(pid: i32) -> bool {
-    let open = |pid| pidfd_open(pid, PidfdFlags::empty());
-    Pid::from_raw(pid).is_some_and(|pid| !matches!(open(pid), Err(Errno::SRCH)))
 }
 
 /// Sends all pending output with one write(2).

@@ -1,7 +1,7 @@
 //! The texts, source by source. Left out are names of fields and fragments that say nothing by themselves.
 
 use super::{File, Reason, Source, Text};
-use crate::message::{Application, Containerd, Crio, Engine, Kubelet, Kubernetes, Oci, Openshift, Systemd};
+use crate::{Application, Containerd, Crio, Engine, Kubelet, Kubernetes, Oci, Openshift, Systemd};
 
 /// Every source that was read.
 #[rustfmt::skip] // one text a line

@@ -1,7 +1,7 @@
 //! Messages of programs in a pod.
 
 use super::{are, found};
-use crate::message::*;
+use crate::*;
 
 #[test]
 fn engines_in_a_pod_are_known() {

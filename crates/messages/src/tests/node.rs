@@ -1,7 +1,7 @@
 //! Messages of the kubelet and the runtimes, with which a pod does not start.
 
 use super::{are, found};
-use crate::message::*;
+use crate::*;
 
 #[test]
 fn the_kubelets_start_is_known() {

@@ -1,7 +1,7 @@
 //! Messages with which a pod is not admitted.
 
 use super::are;
-use crate::message::*;
+use crate::*;
 
 #[test]
 fn refusals_of_the_api_server_are_known() {

@@ -4,12 +4,13 @@
 #[cfg(test)]
 mod tests;
 
-use super::adjust::{Decision, Ungranted};
-use super::assessment::Assessment;
-use super::delegation::{Plan, Skip};
-use super::guard::Verdict;
-use super::pod::{is_dns_label, is_dns_name};
-use super::record::{CgroupState, OutcomeName};
+use crate::Plan;
+use usernsd_domain::adjust::{Decision, Ungranted};
+use usernsd_domain::assessment::Assessment;
+use usernsd_domain::delegation::Skip;
+use usernsd_domain::guard::Verdict;
+use usernsd_domain::pod::{is_dns_label, is_dns_name};
+use usernsd_domain::record::{CgroupState, OutcomeName};
 
 /// The facts about a container from which the explanation is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +46,7 @@ pub struct Ended {
     pub says: String,
 }
 
-/// What [`super::delegation::plan`] decides now.
+/// What [`crate::plan`] decides now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Now {
     /// This has to be applied.

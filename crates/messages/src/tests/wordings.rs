@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{are, found};
-use crate::finding::FindingId;
-use crate::guard;
-use crate::message::coverage::{SOURCES, Verdict};
-use crate::message::*;
+use crate::coverage::{SOURCES, Verdict};
+use crate::*;
+use usernsd_domain::finding::FindingId;
+use usernsd_domain::guard;
 
 #[test]
 fn each_is_recognised_by_what_its_source_prints() {

@@ -4,6 +4,8 @@
 //! - one module a program: its messages, as an enum.
 //! - [`coverage`]: every error text of the sources that were read, and why some have no message here.
 //! - [`log`]: what is known of a whole log, and the nearest to what is not.
+//!
+//! Pure, as `usernsd-domain` is. `usernsd explain` reads it, and the page is generated from it.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -30,33 +32,33 @@ macro_rules! messages {
             $(#[doc = $cause] $name,)+
         }
 
-        words! {
+        usernsd_domain::words! {
             /// The name, in kebab case, which is its place in `docs/errors.md`.
             $program { $($name = $id),+ }
         }
 
         impl $program {
-            pub(super) const MESSAGES: &[&$crate::message::Message] = &[$($program::$name.message()),+];
+            pub(super) const MESSAGES: &[&$crate::Message] = &[$($program::$name.message()),+];
 
             /// Identifies it among the messages of all programs.
             #[must_use]
-            pub const fn id(self) -> $crate::message::MessageId {
-                $crate::message::MessageId::$program(self)
+            pub const fn id(self) -> $crate::MessageId {
+                $crate::MessageId::$program(self)
             }
 
             /// The cause and the remedy.
             #[must_use]
-            pub const fn message(self) -> &'static $crate::message::Message {
+            pub const fn message(self) -> &'static $crate::Message {
                 match self {
                     $($program::$name => {
-                        const MESSAGE: $crate::message::Message = $crate::message::Message {
+                        const MESSAGE: $crate::Message = $crate::Message {
                             id: $program::$name.id(),
                             says: &[$($says),+],
-                            sample: $crate::message::first(&[$($sample,)? $($says),+]),
+                            sample: $crate::first(&[$($sample,)? $($says),+]),
                             cause: $cause,
                             fix: $fix,
-                            page: $crate::message::first(&[$($page,)? ""]),
-                            when: $crate::message::last(&[None $(, Some($when))?]),
+                            page: $crate::first(&[$($page,)? ""]),
+                            when: $crate::last(&[None $(, Some($when))?]),
                         };
                         &MESSAGE
                     })+
@@ -108,7 +110,7 @@ macro_rules! programs {
             $($(#[$doc])* $program,)+
         }
 
-        words! {
+        usernsd_domain::words! {
             /// The name for people.
             Program { $($program = $title),+ }
         }

@@ -74,7 +74,7 @@ fn counts(page: &mut String) {
 mod tests {
     use std::path::Path;
 
-    use crate::message::all;
+    use crate::all;
 
     #[test]
     fn pages_that_messages_name_exist() {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::message::*;
+use crate::*;
 
 /// The messages in a text, the newest first, with the number of lines of each.
 fn ids(text: &str) -> Vec<(&'static str, usize)> {
