@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -30,6 +30,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId, Sandbox};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::Occasion;
+use usernsd_domain::lock::lock;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::report::{Done, Inspected};
 use usernsd_inspect::ask::{self, Question};
@@ -260,7 +261,7 @@ impl Beside {
         let Beside { reports, busy, endpoints, pods, name, mut problems, settings } = self;
         let mut tasks = Tasks::new();
         let endpoints: Endpoints = Arc::new(move || {
-            cri::sockets(Path::new("/"), &endpoints.lock().unwrap_or_else(PoisonError::into_inner))
+            cri::sockets(Path::new("/"), &lock(&endpoints))
         });
         tasks.spawn("pods", answer_pods(endpoints, questions, pods, || {}));
         match Listener::new(&Path::new("/").join(DIRECTORY), &name) {
@@ -342,7 +343,7 @@ impl Plugin {
         let settings = self.file.settings();
         let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
         self.decider.set_rules(settings.rules, settings.limits, policies);
-        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = settings.endpoints.clone();
+        *lock(&self.endpoints) = settings.endpoints.clone();
         let problems: Vec<String> = self.place.iter().chain(&settings.problems).cloned().collect();
         info!(problems = problems.len(), "took up changed settings");
         problems.iter().for_each(|problem| warn!(%problem, "the launched plugin has a problem"));

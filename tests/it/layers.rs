@@ -34,6 +34,7 @@ const UNSAFE: &str = "linux/mount_idmap";
 const ONE_PLACE: &[(&str, &[&str], &str)] = &[
     ("new_current_thread", &["tasks/lib"], "usernsd_tasks::runtime makes the asynchronous runtime"),
     ("unbounded_channel", &[], "every queue has a bound, and a comment on what happens beyond it"),
+    ("PoisonError", &["domain/lock", "tasks/latest"], "usernsd_domain::lock::lock"),
     ("mpsc::channel()", &[], "every queue has a bound: sync_channel"),
     (
         "JoinSet",

@@ -1,7 +1,7 @@
 //! Notices that the wall clock was set, so that recorded times stay true and documents with a time of expiry are written
 //! again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tracing::{debug, info};
 
 use usernsd_domain::chain::chain;
 use usernsd_domain::clock::{Reading, Shift, Stamp};
+use usernsd_domain::lock::lock;
 use usernsd_linux::proc::Proc;
 use usernsd_report::store::Store;
 
@@ -58,7 +59,7 @@ impl Clock {
 
     /// Reads the clock, and moves the times in the store if it was set.
     fn look(&self) -> Option<Reading> {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = lock(&self.before);
         let now = read(&self.proc);
         if let Some(setting) = now.zip(*before).and_then(|(now, before)| now.set_since(&before)) {
             let direction = match setting.shift {

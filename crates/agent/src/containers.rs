@@ -3,7 +3,7 @@
 
 mod log;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use usernsd_domain::container::{Container, CriId};
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::{Finding, Stage};
+use usernsd_domain::lock::lock;
 use usernsd_domain::pairing::Mismatch;
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
@@ -190,7 +191,7 @@ impl Containers {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
         }
         // Nothing below waits. The lock keeps the counts right if several threads record at once.
-        let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.recording);
         let before = self.store.get(&record.id);
         if is_superseded(before.as_deref(), record) {
             return (false, false);
@@ -246,7 +247,7 @@ impl Containers {
     /// Logs a mismatch once: the runtime that calls over NRI is not the one that answers over CRI.
     pub fn log_mismatch(&self) {
         let found = self.store.mismatch();
-        let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.mismatch);
         if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *said != found) {
             warn!(%what, %remedy, "CRI and NRI lead to different runtimes");
         }

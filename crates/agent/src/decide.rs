@@ -6,7 +6,7 @@
 //! plugin to the agent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::systemd_user::SystemdUser;
@@ -16,6 +16,7 @@ use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::guard::{self, GuardPolicy, Verdict};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::isolation::Stage;
+use usernsd_domain::lock::lock;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::repair;
 use usernsd_domain::report::{Adjusted, Created, Inspected, Named, NotGranted};
@@ -160,11 +161,6 @@ impl Decision {
 pub struct Refusal {
     /// The explanation for the kubelet and its user.
     pub sentence: String,
-}
-
-/// Locks the maps, also after a panic of another thread: each change is one insertion or removal.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Pods ===

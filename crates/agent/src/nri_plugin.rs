@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::join::InFlight;
+use usernsd_domain::lock::lock;
 use usernsd_domain::node::Peer;
 use usernsd_domain::pairing::{CallWay, Caller};
 use usernsd_domain::rate_limit::Backoff;
@@ -169,13 +170,13 @@ impl Plugin {
 
     /// Keeps [`Plugin::run`] from joining until [`Plugin::set_wanted`] is called for the first time.
     pub fn hold(&self) {
-        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted = true;
+        lock(&self.stopping).unwanted = true;
     }
 
     /// Sets whether the agent is to be joined with the runtime: not while a launched plugin serves it.
     /// Takes effect at once.
     pub fn set_wanted(&self, wanted: bool) {
-        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopping = lock(&self.stopping);
         if !wanted {
             self.settled.send_replace(true);
         }
@@ -192,7 +193,7 @@ impl Plugin {
     /// Ends [`Plugin::run`], whatever it waits for. Requests that the runtime has already sent are
     /// answered.
     pub fn stop(&self) {
-        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopping = lock(&self.stopping);
         stopping.now = true;
         if let Some(session) = &stopping.session {
             session.stop();
@@ -220,7 +221,7 @@ impl Plugin {
                 return;
             }
         };
-        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).waker = Some(waker);
+        lock(&self.stopping).waker = Some(waker);
         let mut serving = Serving { containers, listed, waiting: None };
         let mut backoff = Backoff::on_this_node(LASTING);
         let mut failures = Backoff::new(FAILED.0, FAILED.1, FAILED.0);
@@ -522,23 +523,23 @@ impl Plugin {
     /// Registers the session, so that [`Plugin::stop`] and [`Plugin::set_wanted`] can end it; false if one
     /// of them was called already.
     fn keep(&self, session: &Session) -> bool {
-        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopping = lock(&self.stopping);
         stopping.session = Some(session.stopper());
         !stopping.now && !stopping.unwanted
     }
 
     /// Waits until the agent is to join; false if it is to stop.
     fn wait_until_wanted(&self) -> bool {
-        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = lock(&self.stopping);
         let waiting = self.wake.wait_while(stopping, |stopping| stopping.unwanted && !stopping.now);
         waiting.is_ok_and(|stopping| !stopping.now)
     }
 
     fn is_unwanted(&self) -> bool {
-        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted
+        lock(&self.stopping).unwanted
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).now
+        lock(&self.stopping).now
     }
 }

@@ -2,7 +2,7 @@
 //! recreates them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use crate::containers::{Containers, NotEnded};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
+use usernsd_domain::lock::lock;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Record;
 use usernsd_domain::repair::{ANNOTATION, Candidate, KEEP, Kept, Missed, RepairRules, Repairs};
@@ -160,11 +161,6 @@ impl Repair {
 
 fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
     Some(one.map_or(other, |one| one.min(other)))
-}
-
-/// Locks the state, also after a panic of another thread: each change is one call.
-fn lock(repairs: &Mutex<Repairs>) -> std::sync::MutexGuard<'_, Repairs> {
-    repairs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks the runtime for all facts that the rules need; `None` if the container does not run.

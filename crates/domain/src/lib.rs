@@ -53,6 +53,7 @@
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
 //! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
+//! - [`lock`]: a lock whose holder may have panicked
 //! - [`mod@words`]: enums whose values have names in documents, logs and metrics
 
 #[macro_use]
@@ -86,6 +87,7 @@ pub mod isolation;
 pub mod join;
 pub mod kernel;
 pub mod kubelet;
+pub mod lock;
 pub mod map;
 pub mod mco;
 pub mod mountinfo;

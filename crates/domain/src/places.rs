@@ -4,7 +4,9 @@
 //! connections. Here a new connection is always accepted: if all places are taken, it replaces one of the client with
 //! the most connections.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::lock::lock;
 
 /// The open connections of clients of type `C`, an address or a user. Clones share their state.
 pub struct Places<C> {
@@ -67,7 +69,7 @@ impl<C: Eq> Places<C> {
 
     fn lock(&self) -> MutexGuard<'_, Open<C>> {
         // Every change is one call of a Vec method: a panicking thread leaves it consistent.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 

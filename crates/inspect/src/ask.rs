@@ -2,10 +2,12 @@
 //! the runtime through this channel.
 
 use std::sync::mpsc as blocking;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+
+use usernsd_domain::lock::lock;
 
 /// A question, with the channel for its answer.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl<Q, A> Question<Q, A> {
 impl<Q, A> Asker<Q, A> {
     /// Asks and waits; `None` without an answer in time. Blocks the calling thread: not for tasks.
     pub fn ask(&self, question: Q) -> Option<A> {
-        let silent_until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent_until = *lock(&self.silent_until);
         if silent_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
@@ -67,7 +69,7 @@ impl<Q, A> Asker<Q, A> {
             Err(blocking::RecvTimeoutError::Disconnected) => None,
             Err(blocking::RecvTimeoutError::Timeout) => {
                 let until = Instant::now() + self.rest;
-                *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+                *lock(&self.silent_until) = Some(until);
                 None
             }
         }

@@ -5,7 +5,7 @@ mod cgroups;
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use tracing::debug;
 
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::node::{Collected, Collector, Kernel, Runtime, Snapshot, Survey, SurveyedPod};
 use usernsd_domain::paths::{GROUP, IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, SUBGID, SUBUID};
 use usernsd_domain::pod::Pod;
@@ -123,7 +124,7 @@ impl Surveyor {
     #[must_use]
     pub fn shared(&self, snapshot: &Snapshot) -> Survey {
         // The value is replaced as a whole, so after a panic of another thread it is the one before.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         let is_of = |last: &&Last| {
             last.at.elapsed() < SHARED
                 && last.of.len() == snapshot.containers.len()
@@ -242,11 +243,6 @@ impl Surveyor {
         }
         Ok(last.namespaces)
     }
-}
-
-/// Locks the value, also after a panic of another thread: it is always replaced as a whole.
-fn lock(namespaces: &Mutex<Namespaces>) -> MutexGuard<'_, Namespaces> {
-    namespaces.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Changes with the containers: the kernel numbers cgroups upwards and never reuses a number.

@@ -19,7 +19,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
@@ -35,6 +35,8 @@ pub use lock::{PasswordLock, ShadowLock, TaskLock};
 pub use program::OwnProgram;
 
 use usernsd_domain::provision::{Attributes, HostPath};
+
+use usernsd_domain::lock::lock;
 
 /// Upper limit for the size of files that are read here; a larger one must be something else.
 const MAX_BYTES: u64 = 16 << 20;
@@ -164,7 +166,7 @@ impl HostRoot {
     /// Files that were written since the last call and could not get their SELinux label: if SELinux is off, setting
     /// it needs CAP_SYS_ADMIN.
     pub fn take_unlabelled(&self) -> Vec<HostPath> {
-        std::mem::take(&mut *self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.unlabelled))
     }
 
     /// A path as this process sees it, for messages.
@@ -404,7 +406,7 @@ impl HostRoot {
         let beside = Beside { from, name: together::name_of_new(path), dir, path: path.clone() };
         let is_labelled = write_beside(&beside.from, &beside.name, fill, &like, &extended).map_err(call)?;
         if !is_labelled {
-            self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+            lock(&self.unlabelled).push(path.clone());
         }
         Ok(beside)
     }

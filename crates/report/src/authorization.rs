@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::http::{Admission, Claim, Gate, Protection, TlsFiles};
 use crate::metrics::HttpMetrics;
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::rate_limit::{Bucket, Turn, Turns};
 use usernsd_peers::kube::{Access, Kube, Review};
 
@@ -163,11 +164,11 @@ impl Gatekeeper {
     /// Whether another question about this client may be sent to the API server. Waits for the client's turn.
     async fn may_ask(&self, client: IpAddr, token: &str, path: &str) -> bool {
         let is_familiar = {
-            let familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+            let familiar = lock(&self.familiar);
             familiar.iter().any(|(its_token, its_path)| its_token == token && its_path == path)
         };
         if is_familiar {
-            let mut questions = self.familiar_questions.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut questions = lock(&self.familiar_questions);
             return self.api.requested_pause().is_none() && questions.take(self.began.elapsed());
         }
         let ticket = Ticket::new(&self.strangers, client);
@@ -185,7 +186,7 @@ impl Gatekeeper {
 
     /// Remembers whether the client was admitted.
     fn remember(&self, token: &str, path: &str, is_granted: bool) {
-        let mut familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut familiar = lock(&self.familiar);
         familiar.retain(|(its_token, its_path)| its_token != token || its_path != path);
         if is_granted {
             familiar.push_front((token.to_owned(), path.to_owned()));
@@ -209,7 +210,7 @@ impl Gatekeeper {
         let now = Instant::now();
         let until = now + if admission == Admission::Granted { GRANTED } else { DENIED };
         let answer = Answer { token: token.to_owned(), path: path.to_owned(), admission, until };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         kept.retain(|answer| answer.until > now && !(answer.token == token && answer.path == path));
         if kept.len() >= KEPT {
             let first = kept.iter().enumerate().min_by_key(|(_, answer)| answer.until);
@@ -223,7 +224,7 @@ impl Gatekeeper {
 
     fn remembered(&self, token: &str, path: &str) -> Option<Admission> {
         let now = Instant::now();
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         let found = kept.iter().find(|answer| answer.token == token && answer.path == path)?;
         (found.until > now).then_some(found.admission)
     }
@@ -233,17 +234,17 @@ impl Gatekeeper {
 
 impl Ticket<'_> {
     fn new(strangers: &Mutex<Turns<IpAddr>>, client: IpAddr) -> Ticket<'_> {
-        let number = strangers.lock().unwrap_or_else(PoisonError::into_inner).enter(client);
+        let number = lock(strangers).enter(client);
         Ticket { strangers, number }
     }
 
     fn turn(&self, now: Duration) -> Turn {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).take(self.number, now)
+        lock(&self.strangers).take(self.number, now)
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).leave(self.number);
+        lock(&self.strangers).leave(self.number);
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's view of the node: written by the tasks, read by all consumers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -11,6 +11,7 @@ use usernsd_domain::check::{Examined, Probe};
 use usernsd_domain::clock::Setting;
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
+use usernsd_domain::lock::lock;
 use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
 use usernsd_domain::pairing::{Caller, Mismatch};
 use usernsd_domain::recent_events::{Event, Feed};
@@ -144,7 +145,7 @@ impl Store {
 
     /// Locks the records, also after a panic of another task: each change is one assignment.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Stores a container's record; returns the previous one.

@@ -2,7 +2,7 @@
 //! the pod, also when it is interrupted.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,7 @@ use crate::cli::ps;
 use crate::cli::terminal::{line, printable};
 use crate::cli::{print, tell};
 use crate::compose;
+use usernsd_domain::lock::lock;
 
 /// How often the pod is looked at until it runs.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -194,7 +195,7 @@ impl Run {
     }
 
     fn create(&self) -> anyhow::Result<()> {
-        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _creating = lock(&self.creating);
         let args = ["create", "--filename=-", "--request-timeout=30s"];
         let answer = self.cluster.kubectl.call_with(&args, manifest(self).to_string().as_bytes(), &tell)?;
         if answer.code != 0 {
@@ -307,7 +308,7 @@ impl Run {
 
     /// Deletes the pod, if it was created.
     fn delete(&self) {
-        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _creating = lock(&self.creating);
         let by_hand =
             || tell(&format!("to delete it: kubectl delete pod --namespace {} {}", self.namespace, self.pod));
         let words = [

@@ -5,7 +5,7 @@
 //! overlap during an upgrade count nothing twice.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::clock;
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::report::{Done, Kept, Report};
 use usernsd_linux::proc::Proc;
 use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
@@ -66,7 +67,7 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Keeps a report until an agent has recorded it.

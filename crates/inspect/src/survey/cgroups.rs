@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -10,6 +10,7 @@ use tracing::debug;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::chain::chain;
 use usernsd_domain::delegation::{Limit, Limits};
+use usernsd_domain::lock::lock;
 use usernsd_domain::node::{ContainerCgroups, PodCgroup};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::record::Record;
@@ -84,7 +85,7 @@ impl PodCgroups {
     /// The cgroup of each pod, and whether every existing one could be read.
     pub(super) fn of(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
         // The value is replaced as a whole, so after a panic of another thread it is an older one, or empty.
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         let mut before = std::mem::take(&mut *kept);
         let mut succeeded = true;
         let found = pods.iter().map(|pod| {

@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 // rustix has no signal masks.
@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::{MAX_BYTES, errno_of, names_in};
+use usernsd_domain::lock::lock;
 use usernsd_domain::readable::{Readable, is_kubelets, readable};
 
 /// The argument that starts a process as [`Server`].
@@ -118,7 +119,7 @@ impl Reader {
     /// # Errors
     /// The kernel's error; EACCES for files that the agent may not read, and EPIPE if the reader does not answer.
     pub fn read(&self, what: What, path: &str) -> Result<Vec<u8>, Errno> {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = lock(&self.socket);
         let length = u16::try_from(path.len()).map_err(|_| Errno::NAMETOOLONG)?;
         let mut question = vec![what.letter()];
         question.extend(length.to_ne_bytes());

@@ -1,7 +1,7 @@
 //! The connection to the API server: address, credentials, requests and errors.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -17,6 +17,7 @@ use tokio_rustls::rustls::{self, CertificateError};
 use tower::util::MapResponseLayer;
 
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::utc::rfc3339;
 
 /// Time limit for an answer; for a watch, for its first byte.
@@ -176,23 +177,23 @@ impl Kube {
     /// authority.
     pub fn renew_after(&self, error: &KubeError) {
         let at_once = matches!(error, KubeError::Unauthorized | KubeError::Access(_));
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewed = lock(&self.renewed);
         let is_due = renewed.is_none_or(|at| at.elapsed() >= RENEWAL);
         if self.access.is_some() && (at_once || error.is_transient() && is_due) {
             *renewed = Some(Instant::now());
-            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&self.client) = None;
         }
     }
 
     /// Time for which the server asks for no more requests; `None` if it accepts them.
     #[must_use]
     pub fn requested_pause(&self) -> Option<Duration> {
-        let until = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *lock(&self.not_before);
         until.map(|until| until.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
     }
 
     pub(super) async fn client(&self) -> Result<Client, KubeError> {
-        let kept = || self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || lock(&self.client);
         if let Some(client) = kept().clone() {
             return Ok(client);
         }
@@ -207,7 +208,7 @@ impl Kube {
         let listen = MapResponseLayer::new(move |response: hyper::Response<Box<DynBody>>| {
             if let Some(wait) = retry_after(&response) {
                 let until = Instant::now().checked_add(wait);
-                let mut not_before = not_before.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut not_before = lock(&not_before);
                 *not_before = (*not_before).max(until);
             }
             response

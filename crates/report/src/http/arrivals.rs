@@ -3,13 +3,14 @@
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::places::{Place, Places};
 
 /// The most open connections. A further one takes the place of another.
@@ -71,7 +72,7 @@ impl Arrival {
         let (waiting, evict) = (Arc::clone(&stream), Arc::clone(&evicted));
         let place = places.take(client, move || {
             // A connection that is not being served yet is closed here.
-            drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(lock(&waiting).take());
             evict.notify_one();
         });
         Arrival { stream, place, evicted }
@@ -79,6 +80,6 @@ impl Arrival {
 
     /// The connection; `None` if it lost its place while it waited.
     pub(super) fn stream(&self) -> Option<TcpStream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.stream).take()
     }
 }

@@ -1,11 +1,13 @@
 //! Shares one answer among all requests within a short time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::time::sleep;
+
+use usernsd_domain::lock::lock;
 
 /// How long a finished answer is reused.
 const KEPT: Duration = Duration::from_secs(1);
@@ -49,11 +51,6 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
         *flight = Some(begun.clone());
         begun
     }
-}
-
-/// Locks the value, also after a panic of another thread: each change is one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

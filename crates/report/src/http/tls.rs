@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
@@ -15,6 +15,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, AlertDescription, ServerConfig};
 
 use usernsd_domain::certificate::{Certificate, Standing};
+use usernsd_domain::lock::lock;
 
 /// Minimum time between two checks of the files, which are made only when a client connects.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -113,7 +114,7 @@ impl Tls {
     /// The certificate in use, if it is new or its validity has begun or ended. It is used in any case:
     /// clients have their own clocks, and this node's may be wrong.
     pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
         if current.reported.replace(standing) == Some(standing) {
             return None;
@@ -124,13 +125,13 @@ impl Tls {
 
     /// The path and the content of the certificate.
     pub(super) fn certificate(&self) -> (PathBuf, Option<Certificate>) {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = lock(&self.current);
         (self.files.certificate.clone(), current.certificate.clone())
     }
 
     /// The TLS server for one client, with the newest valid pair.
     pub(super) fn acceptor(&self) -> (TlsAcceptor, Renewed) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         let renewed = if current.checked.elapsed() >= PAUSE { self.renew(&mut current) } else { Renewed::No };
         (TlsAcceptor::from(Arc::clone(&current.config)), renewed)
     }

@@ -1,7 +1,7 @@
 //! Counters of this process's HTTP server. They are served by that process only, not in the agent's text on
 //! the state socket, because an exporter has a server of its own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
@@ -11,6 +11,7 @@ use super::{add, counters, increment, row};
 use crate::http::{Admission, InUse, ServerEvent};
 use usernsd_domain::certificate::{Certificate, Standing};
 use usernsd_domain::chain::chain;
+use usernsd_domain::lock::lock;
 use usernsd_domain::utc::rfc3339;
 
 /// The counters. Clones count into the same numbers.
@@ -107,7 +108,7 @@ impl HttpMetrics {
             ServerEvent::Certificate(in_use) => self.record_certificate(&in_use),
             ServerEvent::CertificateRefused { file, certificate, why } => {
                 self.refused.inc();
-                let mut logged = self.refusal_logged.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut logged = lock(&self.refusal_logged);
                 if logged.is_none_or(|at| at.elapsed() >= PAUSE) {
                     *logged = Some(Instant::now());
                     let says = certificate.as_ref().map(says).unwrap_or_default();
