@@ -157,22 +157,32 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
+    /// Waits for a socket that another thread makes, after its directories.
+    fn wait_for_socket(
+        arrival: &mut Arrival,
+        path: &Path,
+        make_directories: impl FnOnce() + Send,
+    ) -> std::os::unix::net::UnixListener {
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| {
+                make_directories();
+                std::os::unix::net::UnixListener::bind(path).unwrap()
+            });
+            while !path.exists() {
+                assert_eq!(arrival.wait(LONG), Woken::Appeared);
+            }
+            making.join().unwrap()
+        })
+    }
+
     #[test]
     fn a_socket_that_appears_ends_the_wait_even_in_new_directories() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/nri/nri.sock");
         let (mut arrival, _waker) = Arrival::new(std::slice::from_ref(&path)).unwrap();
-        let making = std::thread::spawn({
-            let path = path.clone();
-            move || {
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::os::unix::net::UnixListener::bind(&path).unwrap()
-            }
+        let _listener = wait_for_socket(&mut arrival, &path, || {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         });
-        while !path.exists() {
-            assert_eq!(arrival.wait(LONG), Woken::Appeared);
-        }
-        let _listener = making.join().unwrap();
         // Created again, as after a restart; other files in the directory do not matter.
         assert_eq!({ while arrival.wait(Duration::ZERO) != Woken::TimedOut {} }, ());
         std::fs::write(path.with_file_name("other"), "").unwrap();
@@ -189,19 +199,11 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("run/nri/nri.sock");
             let (mut arrival, _waker) = Arrival::new(std::slice::from_ref(&path)).unwrap();
-            let making = std::thread::spawn({
-                let path = path.clone();
-                move || {
-                    std::fs::create_dir(path.ancestors().nth(2).unwrap()).unwrap();
-                    std::fs::create_dir(path.parent().unwrap()).unwrap();
-                    std::thread::sleep(Duration::from_millis(round % 3));
-                    std::os::unix::net::UnixListener::bind(&path).unwrap()
-                }
+            wait_for_socket(&mut arrival, &path, || {
+                std::fs::create_dir(path.ancestors().nth(2).unwrap()).unwrap();
+                std::fs::create_dir(path.parent().unwrap()).unwrap();
+                std::thread::sleep(Duration::from_millis(round % 3));
             });
-            while !path.exists() {
-                assert_eq!(arrival.wait(LONG), Woken::Appeared);
-            }
-            making.join().unwrap();
         }
     }
 
