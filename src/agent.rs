@@ -20,7 +20,7 @@ use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
-use usernsd_agent::decide::{Decider, PodFacts};
+use usernsd_agent::decide::{Decider, PodAnswer};
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::nri_plugin::{Listed, Plugin};
 use usernsd_agent::systemd_user::SystemdUser;
@@ -40,7 +40,7 @@ use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
 use usernsd_inspect::survey::Surveyor;
 use usernsd_linux::host::HostRoot;
-use usernsd_linux::landlock::{Place as Written, Writing};
+use usernsd_linux::landlock::{WritableDirectory, WriteRights};
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer;
 use usernsd_linux::seccomp::Families;
@@ -121,7 +121,7 @@ fn bundles(settings: &Settings) -> Vec<PathBuf> {
 }
 
 /// Where the agent writes. Those of its own are made here: later nothing could be made beside them.
-fn written(settings: &Settings) -> Vec<Written> {
+fn written(settings: &Settings) -> Vec<WritableDirectory> {
     let make = |directory: &Path| {
         // One that cannot be made is reported by its user, who makes it too.
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
@@ -129,20 +129,20 @@ fn written(settings: &Settings) -> Vec<Written> {
     let mut places = Vec::new();
     if !settings.rules.observe_only {
         let directory = settings.host_root.join("sys/fs/cgroup");
-        places.push(Written { directory, writing: Writing::InPlace });
+        places.push(WritableDirectory { directory, writing: WriteRights::InPlace });
     }
     if let Some(directory) = settings.state_socket.path.parent() {
         make(directory);
-        places.push(Written { directory: directory.to_owned(), writing: Writing::Sockets });
+        places.push(WritableDirectory { directory: directory.to_owned(), writing: WriteRights::Sockets });
     }
     if let Some(directory) = settings.feature_file.as_ref().and_then(HostPath::parent) {
         let directory = settings.host_root.join(directory.as_str());
-        places.push(Written { directory, writing: Writing::Files });
+        places.push(WritableDirectory { directory, writing: WriteRights::Files });
     }
     if settings.mechanism == Mechanism::SystemdUser {
         let directory = UserDb::new(&settings.host_root).directory().to_owned();
         make(&directory);
-        places.push(Written { directory, writing: Writing::Files });
+        places.push(WritableDirectory { directory, writing: WriteRights::Files });
     }
     places
 }
@@ -171,7 +171,7 @@ struct Agent {
 
 /// Questions of threads that wait for a container's start, for the tasks that ask the peers.
 struct Questions {
-    pods: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+    pods: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>,
     units: mpsc::Receiver<Question<String, Option<Scope>>>,
 }
 
@@ -318,7 +318,7 @@ impl Agent {
     /// first inspection of all containers.
     fn watch_runtime(
         &mut self,
-        questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+        questions: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>,
     ) -> watch::Receiver<bool> {
         let metrics = self.metrics.clone();
         let failed = move || metrics.request_failed(Method::PodSandboxStatus);
@@ -375,7 +375,7 @@ impl Agent {
         Ok(())
     }
 
-    fn serve_state(&self, state: &StateNow) -> anyhow::Result<state::Server> {
+    fn serve_state(&self, state: &StateNow) -> anyhow::Result<state::StateServer> {
         let (state, metrics) = (Arc::clone(state), self.metrics.clone());
         let sources = Sources {
             document: Box::new(move || state().render()),
@@ -394,7 +394,7 @@ impl Agent {
         reviews: Option<Kube>,
         state: &StateNow,
         plugin: Option<Arc<Plugin>>,
-    ) -> anyhow::Result<http::Server> {
+    ) -> anyhow::Result<http::HttpServer> {
         let (shown, state, metrics) = (Arc::clone(state), Arc::clone(state), self.metrics.clone());
         let http_metrics = HttpMetrics::new().context("making the metrics")?;
         let (own_server, ready) = (http_metrics.clone(), self.ready.subscribe());

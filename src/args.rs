@@ -108,9 +108,9 @@ pub enum Command {
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Print this node's problems: what someone must act on
-    Status(StatusArgs),
+    Status(StateArgs),
     /// Draw this node's host IDs and their owners: users, subordinate ranges, pools, pods, overlaps
-    Map(MapArgs),
+    Map(StateArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
     Explain(ExplainArgs),
     /// Find the owner of a host ID: a pod, a user, a range; also pods that ended lately
@@ -300,28 +300,13 @@ pub struct PsArgs {
     pub ready: bool,
 }
 
-/// Flags of `usernsd status`. Exits 0 if there is no problem, 1 if there is one, 2 if no agent answers.
+/// Flags of `usernsd status` and `usernsd map`. `status` exits 0 if there is no problem, 1 if there is one, 2 if no agent
+/// answers.
 #[derive(Debug, ClapArgs)]
-pub struct StatusArgs {
+pub struct StateArgs {
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
-    /// The agent's state socket
-    #[arg(
-        long,
-        env = "USERNSD_STATE_SOCKET",
-        value_name = "PATH",
-        default_value = "/run/usernsd/usernsd.sock"
-    )]
-    pub socket: PathBuf,
-}
-
-/// Flags of `usernsd map`.
-#[derive(Debug, ClapArgs)]
-pub struct MapArgs {
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
+    #[arg(short, long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
     /// The agent's state socket
     #[arg(
         long,
@@ -356,8 +341,8 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "UID", hide = true, conflicts_with = "from_log")]
     pub pod_uid: Option<String>,
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
+    #[arg(short, long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
     /// Where the node, its agent and its runtime are
     #[command(flatten)]
     pub node: NodeArgs,
@@ -376,8 +361,8 @@ pub struct WhoisArgs {
     #[arg(long)]
     pub gid: bool,
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub output: Form,
+    #[arg(short, long, value_enum, default_value_t = OutputForm::Table)]
+    pub output: OutputForm,
     /// Where the node, its agent and its runtime are
     #[command(flatten)]
     pub node: NodeArgs,
@@ -427,7 +412,7 @@ pub enum Shell {
 
 /// How to print what is not a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub enum OutputForm {
     /// For people
     Table,
     /// For programs

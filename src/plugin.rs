@@ -23,7 +23,7 @@ use usernsd_agent::clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use usernsd_agent::cri_watch::answer_pods;
-use usernsd_agent::decide::{Decider, PodFacts, Pods, Policies, Trigger, keep_from_running};
+use usernsd_agent::decide::{Decider, PodAnswer, PodAnswers, Policies, Trigger, keep_from_running};
 use usernsd_agent::launched::reports::Reports;
 use usernsd_config::{LogFormat, PluginSettings};
 use usernsd_domain::chain::chain;
@@ -37,7 +37,7 @@ use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
 use usernsd_linux::inherited;
-use usernsd_linux::landlock::{Place, Writing};
+use usernsd_linux::landlock::{WritableDirectory, WriteRights};
 use usernsd_linux::log;
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer;
@@ -45,7 +45,7 @@ use usernsd_linux::seccomp::Families;
 use usernsd_nri::{CreateToken, Request, Session, StartToken};
 use usernsd_peers::cri;
 use usernsd_peers::cri::Endpoints;
-use usernsd_peers::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
+use usernsd_peers::launched::{DIRECTORY, Hello, PROTOCOL, PluginListener};
 use usernsd_tasks::{TaskEnded, Tasks, name_panics};
 
 /// Threads for work of the second thread that blocks; there is none.
@@ -191,13 +191,13 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
 
 /// The directories that the plugin may write to. Its own is created now, because later it cannot create
 /// anything.
-fn written() -> [Place; 2] {
+fn written() -> [WritableDirectory; 2] {
     let own = Path::new("/").join(DIRECTORY);
     // A failure is reported by the listener, which tries to create it, too.
     let _ = std::fs::DirBuilder::new().mode(0o700).create(&own);
     [
-        Place { directory: PathBuf::from("/sys/fs/cgroup"), writing: Writing::InPlace },
-        Place { directory: own, writing: Writing::Sockets },
+        WritableDirectory { directory: PathBuf::from("/sys/fs/cgroup"), writing: WriteRights::InPlace },
+        WritableDirectory { directory: own, writing: WriteRights::Sockets },
     ]
 }
 
@@ -248,7 +248,7 @@ struct Beside {
     reports: Arc<Reports>,
     busy: Arc<Busy>,
     endpoints: Arc<Mutex<Vec<PathBuf>>>,
-    pods: Pods,
+    pods: PodAnswers,
     name: String,
     problems: Vec<String>,
     settings: String,
@@ -257,14 +257,12 @@ struct Beside {
 impl Beside {
     /// Runs until a task ends by itself, which none may: without this thread the guard cannot ask the runtime, and no
     /// agent gets reports.
-    async fn run(self, questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) -> TaskEnded {
+    async fn run(self, questions: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>) -> TaskEnded {
         let Beside { reports, busy, endpoints, pods, name, mut problems, settings } = self;
         let mut tasks = Tasks::new();
-        let endpoints: Endpoints = Arc::new(move || {
-            cri::sockets(Path::new("/"), &lock(&endpoints))
-        });
+        let endpoints: Endpoints = Arc::new(move || cri::sockets(Path::new("/"), &lock(&endpoints)));
         tasks.spawn("pods", answer_pods(endpoints, questions, pods, || {}));
-        match Listener::new(&Path::new("/").join(DIRECTORY), &name) {
+        match PluginListener::new(&Path::new("/").join(DIRECTORY), &name) {
             Ok(listener) => tasks.spawn("reports", reports.serve(listener, Arc::new(move || busy.time()))),
             Err(error) => {
                 let what = format!("no agent can hear of what this plugin does: {}", chain(&error));

@@ -4,7 +4,7 @@
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::{check, unseen};
 use usernsd_domain::crio::config::{ConfFile, Content, Effective, MAIN_FILE};
-use usernsd_domain::crio::drop_in::{CrioOptions, Node, plan};
+use usernsd_domain::crio::drop_in::{CrioNode, CrioOptions, plan};
 use usernsd_domain::crio::loaded::differences;
 use usernsd_prepare::runtime_files::parse;
 
@@ -17,7 +17,7 @@ pub fn run(bytes: &[u8]) {
     let _ = Effective::of(version, &files);
     let _ = check(version, &files, &unseen);
     assert!(differences(version, &files, &file).is_empty(), "a file is itself");
-    let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
+    let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
     if let Ok(drop_in) = plan(node, CrioOptions::default())
         && let Some(text) = drop_in.text
     {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::{Form, Output};
+use super::{Output, OutputForm};
 
 /// Asks the usernsd agents of a cluster, through kubectl.
 #[derive(Debug, Parser)]
@@ -49,8 +49,8 @@ pub enum KubectlCommand {
         #[arg(short, long, value_name = "NAME")]
         container: Option<String>,
         /// How to print
-        #[arg(short, long, value_enum, default_value_t = Form::Table)]
-        output: Form,
+        #[arg(short, long, value_enum, default_value_t = OutputForm::Table)]
+        output: OutputForm,
     },
     /// Check a node
     Doctor {
@@ -75,8 +75,8 @@ pub enum KubectlCommand {
         #[arg(long)]
         gid: bool,
         /// How to print
-        #[arg(short, long, value_enum, default_value_t = Form::Table)]
-        output: Form,
+        #[arg(short, long, value_enum, default_value_t = OutputForm::Table)]
+        output: OutputForm,
     },
     /// Prove that it works: run systemd in a pod with a user namespace, show it from both sides, delete the pod. Exits 0
     /// if it works

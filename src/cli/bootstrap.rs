@@ -18,7 +18,7 @@ use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
-use usernsd_prepare::bootstrap::runtime::{Found, Pods};
+use usernsd_prepare::bootstrap::runtime::{NodeRuntimes, RuntimePods};
 use usernsd_prepare::bootstrap::{self, Part, Preparation};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
@@ -149,7 +149,7 @@ struct Node<'a> {
     args: &'a BootstrapArgs,
     settings: &'a Settings,
     root: &'a HostRoot,
-    runtimes: &'a Found,
+    runtimes: &'a NodeRuntimes,
 }
 
 impl Node<'_> {
@@ -165,7 +165,7 @@ impl Node<'_> {
         choose(&said, &self.runtimes.seen)
     }
 
-    fn pods(&self, kind: RuntimeKind) -> Option<&Pods> {
+    fn pods(&self, kind: RuntimeKind) -> Option<&RuntimePods> {
         self.runtimes.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
     }
 

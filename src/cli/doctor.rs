@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::terminal::{self, Terminal, Tone};
+use super::terminal::{self, Emphasis, Terminal};
 use crate::args::{DoctorArgs, DoctorOutput};
 use crate::compose;
 use usernsd_config::{Overrides, Settings};
-use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
+use usernsd_domain::check::{Category, Check, CheckOutcome, Checked, Problem, Summary};
 use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
 use usernsd_inspect::doctor::{AgentResults, Doctor, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
@@ -129,11 +129,11 @@ pub fn section(category: Category, checked: &[Checked], short: bool, terminal: T
         return String::new();
     }
     let heading = category.name().replace('_', " ");
-    let mut text = terminal.paint(Tone::Strong, &heading) + "\n";
+    let mut text = terminal.paint(Emphasis::Strong, &heading) + "\n";
     for (index, one) in shown.iter().enumerate() {
         // In a pipe each check has a line, which grep(1) finds.
         let why = match &one.outcome {
-            Outcome::Skipped(why) if terminal.width.is_some() => why,
+            CheckOutcome::Skipped(why) if terminal.width.is_some() => why,
             _ => {
                 text.push_str(&line(one, terminal));
                 continue;
@@ -157,21 +157,21 @@ fn skipped_together(why: &str, checks: &[&Checked], terminal: Terminal) -> Strin
     let names: Vec<&str> = checks.iter().map(|one| one.check.name()).collect();
     format!(
         "  {} {}\n{}{}\n",
-        terminal.paint(Tone::Faint, "-"),
-        terminal.paint(Tone::Faint, &terminal.wrap(&said, NAME, DEEP)),
+        terminal.paint(Emphasis::Faint, "-"),
+        terminal.paint(Emphasis::Faint, &terminal.wrap(&said, NAME, DEEP)),
         " ".repeat(DEEP),
         terminal.wrap(&names.join(", "), DEEP, DEEP),
     )
 }
 
 /// The mark of a check and its tone; in ASCII if the terminal supports nothing else.
-fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Tone) {
+fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Emphasis) {
     let (unicode, ascii, tone) = match checked.word() {
-        "pass" => ("√", "+", Tone::Good),
-        "note" => ("i", "i", Tone::Faint),
-        "warn" => ("‼", "!", Tone::Warning),
-        "fail" => ("×", "x", Tone::Bad),
-        _ => ("-", "-", Tone::Faint),
+        "pass" => ("√", "+", Emphasis::Good),
+        "note" => ("i", "i", Emphasis::Faint),
+        "warn" => ("‼", "!", Emphasis::Warning),
+        "fail" => ("×", "x", Emphasis::Bad),
+        _ => ("-", "-", Emphasis::Faint),
     };
     (if terminal.unicode { unicode } else { ascii }, tone)
 }
@@ -181,9 +181,9 @@ fn line(checked: &Checked, terminal: Terminal) -> String {
     let id = checked.check.name();
     let narrow = terminal.width.is_some_and(|width| width < 60);
     let (said, problems) = match &checked.outcome {
-        Outcome::Passed(seen) => (seen.clone(), &[][..]),
-        Outcome::Skipped(why) => (format!("skipped: {why}"), &[][..]),
-        Outcome::Failed(problems) => {
+        CheckOutcome::Passed(seen) => (seen.clone(), &[][..]),
+        CheckOutcome::Skipped(why) => (format!("skipped: {why}"), &[][..]),
+        CheckOutcome::Failed(problems) => {
             (problems.first().map(|first| first.what.clone()).unwrap_or_default(), problems.as_slice())
         }
     };
@@ -194,8 +194,8 @@ fn line(checked: &Checked, terminal: Terminal) -> String {
         if narrow { (DEEP, format!("\n{}", " ".repeat(DEEP))) } else { (NAME + gap, String::new()) };
     let name = if narrow { id.to_owned() } else { format!("{id:<gap$}") };
     let said = terminal.wrap(&said, column, DEEP);
-    let faint = matches!(checked.outcome, Outcome::Skipped(_));
-    let said = if faint { terminal.paint(Tone::Faint, &said) } else { said };
+    let faint = matches!(checked.outcome, CheckOutcome::Skipped(_));
+    let said = if faint { terminal.paint(Emphasis::Faint, &said) } else { said };
     text.push_str(&format!("{name}{space}{said}\n"));
     let deep = |text: &str| format!("{}{}\n", " ".repeat(DEEP), terminal.wrap(text, DEEP, DEEP + 2));
     for (index, Problem { what, remedy }) in problems.iter().enumerate() {

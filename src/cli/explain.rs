@@ -7,11 +7,12 @@ use anyhow::bail;
 
 use super::from_log;
 use super::terminal::{Terminal, json, line};
-use crate::args::{ExplainArgs, Form};
+use crate::args::{ExplainArgs, OutputForm};
 use crate::compose;
 use usernsd_config::Settings;
 use usernsd_inspect::explain::{
-    Cgroup, DirectoryOwner, Explanation, Extent, Namespace, Node, ProcessRow, Target, Volume, explain,
+    Cgroup, DirectoryOwner, ExplainNode, ExplainTarget, Explanation, Extent, Namespace, ProcessRow, Volume,
+    explain,
 };
 use usernsd_linux::privilege;
 use usernsd_peers::cri;
@@ -43,15 +44,15 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let node = node(Settings::load(file.as_deref(), overrides)?);
     let runtime = compose::runtime()?;
     let target = args.target.unwrap_or_default();
-    let target = Target {
+    let target = ExplainTarget {
         name: &target,
         container: args.container.as_deref(),
         pod_uid: args.pod_uid.as_deref().filter(|uid| !uid.is_empty()),
     };
     let all = runtime.block_on(explain(&node, target))?;
     let text = match args.output {
-        Form::Json => json(&all),
-        Form::Table => {
+        OutputForm::Json => json(&all),
+        OutputForm::Table => {
             let marks = Marks::of(Terminal::of_stdout(true));
             all.iter().map(|one| render(one, &marks)).collect::<Vec<_>>().join("\n")
         }
@@ -61,8 +62,8 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(bad)))
 }
 
-pub(super) fn node(settings: Settings) -> Node {
-    Node {
+pub(super) fn node(settings: Settings) -> ExplainNode {
+    ExplainNode {
         endpoints: cri::sockets(&settings.host_root, &settings.runtime.endpoints),
         host_root: settings.host_root,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::terminal;
-use crate::args::Form;
+use crate::args::OutputForm;
 use usernsd_inspect::explain::KnownMessage;
 use usernsd_messages::Message;
 use usernsd_messages::log::{self, Found, Reading, Understood};
@@ -67,7 +67,7 @@ fn read_log(log: impl Read) -> io::Result<String> {
 ///
 /// # Errors
 /// The standard input cannot be read, or stdout is closed.
-pub(super) fn run(line: &str, form: Form) -> anyhow::Result<ExitCode> {
+pub(super) fn run(line: &str, form: OutputForm) -> anyhow::Result<ExitCode> {
     let text = if line == "-" {
         read_log(std::io::stdin().lock()).context("reading the log from the standard input")?
     } else if Path::new(line).is_file() {
@@ -89,9 +89,9 @@ pub(super) fn run(line: &str, form: Form) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(reading: &Reading, form: Form) -> String {
+fn render(reading: &Reading, form: OutputForm) -> String {
     let Reading { known, unknown } = reading;
-    if form == Form::Json {
+    if form == OutputForm::Json {
         let known = known.iter().map(|found| {
             Row::Known(Known { said: KnownMessage::new(found.what, found.line.clone()), count: found.count })
         });

@@ -23,7 +23,7 @@ use super::ps;
 use super::status::NodeStatus;
 use super::terminal::{cell, line, printable};
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
-use crate::args::{Form, Output};
+use crate::args::{Output, OutputForm};
 use usernsd_peers::kubectl::Kubectl;
 use usernsd_report::state::Container;
 
@@ -132,7 +132,7 @@ pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
             let mut args = vec!["whois", CONFIG, &id];
             args.extend(uid.then_some("--uid"));
             args.extend(gid.then_some("--gid"));
-            args.extend((output == Form::Json).then_some("--output=json"));
+            args.extend((output == OutputForm::Json).then_some("--output=json"));
             cluster.run_on_node(&node, &args)
         }
         KubectlCommand::Demo { image, timeout } => {
@@ -195,7 +195,7 @@ impl Cluster {
         Ok(exit(code))
     }
 
-    fn explain(&self, pod: &str, container: Option<&str>, output: Form) -> anyhow::Result<ExitCode> {
+    fn explain(&self, pod: &str, container: Option<&str>, output: OutputForm) -> anyhow::Result<ExitCode> {
         let namespace: Vec<&str> = self.namespace.iter().map(String::as_str).collect();
         let found: Pod = self.get(&[&["pod", pod], namespace.as_slice()].concat())?;
         if found.spec.node_name.is_empty() {
@@ -208,7 +208,7 @@ impl Cluster {
         if let Some(container) = container {
             args.extend(["--container", container]);
         }
-        if output == Form::Json {
+        if output == OutputForm::Json {
             args.push("--output=json");
         }
         self.run_on_node(&found.spec.node_name, &args)

@@ -13,7 +13,7 @@ use crate::args::{MachineconfigArgs, NodeFormat, NodeProfile};
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::finding::Severity;
 use usernsd_prepare::machineconfig::check::{self, CheckError};
-use usernsd_prepare::machineconfig::{Configured, Format, MAX_TEXT, Profile, Request, render};
+use usernsd_prepare::machineconfig::{Configured, Format, MAX_TEXT, MachineConfigOptions, Profile, render};
 
 /// Prints documents to stdout, and notes about what was left out to stderr.
 ///
@@ -78,9 +78,9 @@ fn read(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-fn request(args: MachineconfigArgs, settings: Option<Settings>) -> Request {
+fn request(args: MachineconfigArgs, settings: Option<Settings>) -> MachineConfigOptions {
     let said = settings.as_ref().and_then(|settings| settings.bootstrap.runtime.crio);
-    Request {
+    MachineConfigOptions {
         role: args.role,
         profile: match args.profile {
             NodeProfile::Default => Profile::Default,

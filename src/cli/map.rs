@@ -7,15 +7,15 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::terminal::{self, Terminal, Tone as Look};
-use crate::args::Form;
+use super::terminal::{self, Emphasis, Terminal};
+use crate::args::OutputForm;
 use usernsd_domain::map::words::{counted, grouped, ids};
 use usernsd_domain::map::{Grid, Holder, Map, Row, Segment, Slot};
 use usernsd_domain::ranges::Window;
 use usernsd_domain::space::IdType;
 use usernsd_report::map::Maps;
 use usernsd_report::state::{State, read_state};
-use usernsd_report::verdict::{Tone, Verdict};
+use usernsd_report::verdict::{NodeVerdict, Tone};
 
 /// Width in columns if neither the terminal nor COLUMNS determines it.
 const WIDTH: usize = 80;
@@ -47,17 +47,17 @@ enum Ink {
 ///
 /// # Errors
 /// Nobody answers on the socket, or stdout is closed.
-pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
+pub fn run(socket: &Path, output: OutputForm) -> anyhow::Result<ExitCode> {
     let state = read_state(socket)?;
     let text = match output {
-        Form::Table => {
+        OutputForm::Table => {
             let terminal = Terminal::of_stdout(false);
             // A pipe has no width, but the shell may pass it on.
             let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
             render(&state, Terminal { width: terminal.width.or(columns), ..terminal })
         }
         // Strings and numbers can always be represented in JSON.
-        Form::Json => terminal::json(&document(&state)),
+        OutputForm::Json => terminal::json(&document(&state)),
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -139,11 +139,11 @@ pub fn document(state: &State) -> Value {
 impl Canvas {
     fn mark(self, tone: Tone) -> String {
         let (look, mark) = match (tone, self.terminal.unicode) {
-            (Tone::Good, true) => (Look::Good, "✓"),
-            (Tone::Good, false) => (Look::Good, "+"),
-            (Tone::Warning, _) => (Look::Warning, "!"),
-            (Tone::Bad, true) => (Look::Bad, "✗"),
-            (Tone::Bad, false) => (Look::Bad, "x"),
+            (Tone::Good, true) => (Emphasis::Good, "✓"),
+            (Tone::Good, false) => (Emphasis::Good, "+"),
+            (Tone::Warning, _) => (Emphasis::Warning, "!"),
+            (Tone::Bad, true) => (Emphasis::Bad, "✗"),
+            (Tone::Bad, false) => (Emphasis::Bad, "x"),
         };
         self.terminal.paint(look, mark)
     }
@@ -167,9 +167,9 @@ impl Canvas {
             (Ink::Shared, false) => "!",
         };
         match ink {
-            Ink::Free => self.terminal.paint(Look::Faint, char),
-            Ink::Pod => self.terminal.paint(Look::Strong, char),
-            Ink::Shared => self.terminal.paint(Look::Bad, char),
+            Ink::Free => self.terminal.paint(Emphasis::Faint, char),
+            Ink::Pod => self.terminal.paint(Emphasis::Strong, char),
+            Ink::Shared => self.terminal.paint(Emphasis::Bad, char),
             Ink::Line | Ink::Account => char.to_owned(),
         }
     }
@@ -178,7 +178,7 @@ impl Canvas {
 /// The headline of a node, and its problems.
 pub(super) fn verdict(state: &State, terminal: Terminal) -> String {
     let canvas = Canvas { terminal, width: WIDTH };
-    let verdict = Verdict::of(state);
+    let verdict = NodeVerdict::of(state);
     let harmless = |text: &str| canvas.terminal.harmless(text);
     let name = harmless(&state.node.name);
     let mut text = format!("{} {name}: {}\n", canvas.mark(verdict.tone()), verdict.short());

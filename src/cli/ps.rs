@@ -13,7 +13,7 @@ use usernsd_domain::delegation::Skip;
 use usernsd_domain::node::{PeerState, StartPath};
 use usernsd_domain::record::{CgroupState, OutcomeName};
 use usernsd_report::state::{Container, Mapping, Named, State, read_state};
-use usernsd_report::verdict::{Assessment, Verdict, assess, in_place};
+use usernsd_report::verdict::{Assessment, NodeVerdict, assess, in_place};
 
 /// A column: its heading, and the function that renders its cells.
 type Column = (&'static str, fn(&Container) -> String);
@@ -93,7 +93,7 @@ pub(super) fn render_containers(containers: &[Container], output: Output, header
 /// A summary of the node in one line: its containers, and how many problems `usernsd status` lists.
 #[must_use]
 pub fn summary(state: &State) -> String {
-    let problems = match Verdict::of(state).problems.len() {
+    let problems = match NodeVerdict::of(state).problems.len() {
         0 => "no problems".to_owned(),
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::terminal::{self, Terminal};
 use super::{map, ps};
-use crate::args::Form;
+use crate::args::OutputForm;
 use usernsd_domain::assessment::Tone;
 use usernsd_report::state::{State, read_state};
-use usernsd_report::verdict::Verdict;
+use usernsd_report::verdict::NodeVerdict;
 
 /// The output of `usernsd status -o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +40,13 @@ pub struct StatusProblem {
 ///
 /// # Errors
 /// Nobody answers on the socket, or stdout is closed.
-pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
+pub fn run(socket: &Path, output: OutputForm) -> anyhow::Result<ExitCode> {
     let state = read_state(socket)?;
     let status = NodeStatus::of(&state);
     super::print(&match output {
-        Form::Table => render(&state, Terminal::of_stdout(false)),
+        OutputForm::Table => render(&state, Terminal::of_stdout(false)),
         // Strings and numbers can always be represented in JSON.
-        Form::Json => terminal::json(&status),
+        OutputForm::Json => terminal::json(&status),
     })?;
     Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -63,7 +63,7 @@ impl NodeStatus {
     /// The status of a node by its state document.
     #[must_use]
     pub fn of(state: &State) -> NodeStatus {
-        let problems = Verdict::of(state).problems.into_iter().map(|problem| StatusProblem {
+        let problems = NodeVerdict::of(state).problems.into_iter().map(|problem| StatusProblem {
             severity: match problem.tone {
                 Tone::Bad => "error",
                 Tone::Good | Tone::Warning => "warning",

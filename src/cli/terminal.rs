@@ -25,7 +25,7 @@ pub struct Terminal {
 
 /// Emphasis of a mark or word; never the only indication of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub enum Emphasis {
     /// Something is as it should be.
     Good,
     /// Something needs attention.
@@ -128,13 +128,13 @@ impl Terminal {
 
     /// Adds the emphasis to a text.
     #[must_use]
-    pub fn paint(self, tone: Tone, text: &str) -> String {
+    pub fn paint(self, tone: Emphasis, text: &str) -> String {
         let code = match tone {
-            Tone::Good => "32",
-            Tone::Warning => "33",
-            Tone::Bad => "31;1",
-            Tone::Faint => "2",
-            Tone::Strong => "1",
+            Emphasis::Good => "32",
+            Emphasis::Warning => "33",
+            Emphasis::Bad => "31;1",
+            Emphasis::Faint => "2",
+            Emphasis::Strong => "1",
         };
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -238,7 +238,7 @@ mod tests {
         ] {
             let terminal = terminal(variables, is_terminal, no_color);
             assert!(!terminal.color, "{variables:?}");
-            assert_eq!(terminal.paint(Tone::Bad, "x"), "x");
+            assert_eq!(terminal.paint(Emphasis::Bad, "x"), "x");
         }
         assert_eq!(terminal(&[], false, false).width, None, "in a pipe nobody looks at lines");
     }

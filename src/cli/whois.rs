@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::explain::node;
 use super::terminal::{json, line};
-use crate::args::{Form, WhoisArgs};
+use crate::args::{OutputForm, WhoisArgs};
 use crate::compose;
 use usernsd_config::Settings;
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::space::{HostIds, IdType};
-use usernsd_domain::whois::{Holder, Tenant, whois};
+use usernsd_domain::whois::{HostIdHolder, Tenant, whois};
 use usernsd_inspect::whois::{Registry, gather};
 use usernsd_report::state::Named;
 
@@ -88,11 +88,11 @@ pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
     let mut known = answers.iter().map(|answer| !answer.holders.is_empty());
     let is_known = if is_file { known.all(|known| known) } else { known.any(|known| known) };
     match args.output {
-        Form::Json => {
+        OutputForm::Json => {
             let document = Document { version: VERSION, ids: answers, unseen: &unseen };
             super::print(&json(&document))?;
         }
-        Form::Table => {
+        OutputForm::Table => {
             super::print(&render(&answers, is_file))?;
             unseen.iter().for_each(|unseen| super::tell(&format!("not looked at: {unseen}")));
         }
@@ -117,8 +117,8 @@ fn wanted(target: &str, uid: bool, gid: bool) -> anyhow::Result<Vec<(IdType, u32
 }
 
 fn answer<'a>(space: IdType, id: u32, tenants: &'a [Tenant], host: Option<&'a HostIds>) -> Answer<'a> {
-    let entry = |holder: Holder<'a>| match holder {
-        Holder::Container { tenant, inside } => Entry::Container {
+    let entry = |holder: HostIdHolder<'a>| match holder {
+        HostIdHolder::Container { tenant, inside } => Entry::Container {
             namespace: &tenant.pod.namespace,
             pod: &tenant.pod.name,
             pod_uid: &tenant.pod.uid,
@@ -128,11 +128,13 @@ fn answer<'a>(space: IdType, id: u32, tenants: &'a [Tenant], host: Option<&'a Ho
             since: tenant.past.as_ref().map(|(since, _)| since.as_str()),
             until: tenant.past.as_ref().map(|(_, until)| until.as_str()),
         },
-        Holder::Account(account) => Entry::Account { name: &account.name },
-        Holder::Range { line, owner, start, count } => {
+        HostIdHolder::Account(account) => Entry::Account { name: &account.name },
+        HostIdHolder::Range { line, owner, start, count } => {
             Entry::Range { file: space.file(), line, owner, start, count }
         }
-        Holder::Pool(slot) => Entry::Pool { name: slot.pool.name(), slot: slot.index + 1, slots: slot.slots },
+        HostIdHolder::Pool(slot) => {
+            Entry::Pool { name: slot.pool.name(), slot: slot.index + 1, slots: slot.slots }
+        }
     };
     let holders = whois(HostId(id), space, tenants, host).into_iter().map(entry).collect();
     Answer { id_type: space.into(), id, holders }

@@ -11,7 +11,7 @@ use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
 use usernsd_agent::clock::{self, Clock};
-use usernsd_agent::containers::{Containers, NotEnded, PodFacts, Policies, Refusal, Trigger};
+use usernsd_agent::containers::{Containers, NotEnded, PodAnswer, Policies, Refusal, Trigger};
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
 use usernsd_agent::decide::Decider;
 use usernsd_agent::launched::follow::Follow;
@@ -38,7 +38,7 @@ use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::pairing::{CallWay, Caller};
 use usernsd_domain::record::Source;
 use usernsd_domain::repair::{Missed, MissedPolicy, RepairRule, RepairRules};
-use usernsd_domain::report::{Created, Done, Named, NotGranted, Report};
+use usernsd_domain::report::{ContainerNames, Created, Done, NotGranted, Report};
 use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::{self, Question};
@@ -50,7 +50,7 @@ use usernsd_linux::cgroupfs::CgroupRoot;
 use usernsd_linux::proc::Proc;
 use usernsd_linux::userdb::UserDb;
 use usernsd_peers::cri::{Endpoints, v1};
-use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
+use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, PluginListener, Writer};
 use usernsd_report::metrics::{Method, Metrics};
 use usernsd_report::store::Store;
 
@@ -62,7 +62,7 @@ struct Rig {
     directory: tempfile::TempDir,
     containers: Arc<Containers>,
     /// The guard's questions; taken by [`Rig::answer`].
-    questions: Option<mpsc::Receiver<Question<CriId, Option<PodFacts>>>>,
+    questions: Option<mpsc::Receiver<Question<CriId, Option<PodAnswer>>>>,
 }
 
 // === impl Rig ===
@@ -408,7 +408,7 @@ async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
                           "linux": {"cgroups_path": format!("kubepods.slice:cri-containerd:{name}")}},
         })
     };
-    let own = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+    let own = PodAnswer { request: Some(UserNamespaceRequest::Own), root: None };
     let refused = |rig: &Rig| rig.metric(LOST);
     let missed = |rig: &Rig| rig.metric("usernsd_missed_total{missed=\"user_namespace\"}");
     let kind = Kind { request_timeout: Duration::from_millis(200), ..nri_runtime::CONTAINERD };
@@ -453,7 +453,7 @@ async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
 async fn a_request_by_annotation_counts_after_the_creation_too() {
     let rig = Rig::new(SHORT);
     // The pod has CRI-O's annotation, and the runtime reports no other request.
-    rig.containers.pods().note("s1", PodFacts { request: None, root: None });
+    rig.containers.pods().note("s1", PodAnswer { request: None, root: None });
     let mut container = in_hosts("c1");
     assert!(rig.start(&container).await.is_none());
     Arc::make_mut(&mut container.annotations)
@@ -892,7 +892,7 @@ async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
     let root = HostId(200_000);
     userdb.put(root).unwrap();
     let is_known = || rig.socket(&format!("run/userdb/{}.user", UserDb::name_of(root))).exists();
-    rig.containers.pods().note("s1", PodFacts { request: None, root: Some(root) });
+    rig.containers.pods().note("s1", PodAnswer { request: None, root: Some(root) });
     let watching = rig.watch();
     let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
     watching.resync.notify_one();
@@ -945,14 +945,14 @@ impl Rig {
         Following { joins }
     }
 
-    fn listen(&self, name: &str) -> Listener {
-        Listener::new(&self.socket("plugins"), name).unwrap()
+    fn listen(&self, name: &str) -> PluginListener {
+        PluginListener::new(&self.socket("plugins"), name).unwrap()
     }
 }
 
 fn refused(name: &str) -> Done {
     Done::Created(Created {
-        container: Named { id: id(name), name: name.into(), pod: PodRef::default() },
+        container: ContainerNames { id: id(name), name: name.into(), pod: PodRef::default() },
         isolation: Verdict::Lost,
         refused: true,
         unanswered: false,
@@ -1163,7 +1163,7 @@ async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
     until("no need to join", || following.joins() == Some(false)).await;
     assert_eq!(store.snapshot().start_path.name(), "launched_plugin");
     // Now CRI answers, and it is another runtime.
-    let mut runtime = usernsd_domain::node::Runtime {
+    let mut runtime = usernsd_domain::node::CriRuntime {
         name: "cri-o".into(),
         version: "1.36.3".into(),
         endpoint: "/run/crio/crio.sock".into(),
@@ -1333,7 +1333,7 @@ fn only_a_process_of_the_container_itself_is_ended() {
     let [mut lost, mut victim] = [&own, &other].map(|id| Running::new(top.join(id)));
     let this = std::process::id();
     let rig = Rig::on_this_machine(mount[1].as_ref(), &[lost.process.id(), victim.process.id(), this]);
-    let asked = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+    let asked = PodAnswer { request: Some(UserNamespaceRequest::Own), root: None };
     rig.containers.pods().note("s1", asked);
     // It runs as the host's root, although its pod asked for a user namespace.
     let mut container = Container { cgroups_path: format!("/{pod}/{own}"), ..in_hosts(&own) };

@@ -19,7 +19,7 @@ use usernsd_report::http;
 use usernsd_report::http::{Protection, Routes};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state::{
-    ReadError, ServeError, Server, Sources, State, read_metrics, read_state, serve, watch_state,
+    ReadStateError, ServeError, Sources, State, StateServer, read_metrics, read_state, serve, watch_state,
 };
 
 /// Larger than any socket buffer, so that a server must wait for its reader.
@@ -49,7 +49,7 @@ fn sources(document: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Sources {
     }
 }
 
-fn serve_golden(path: &Path) -> Server {
+fn serve_golden(path: &Path) -> StateServer {
     serve(path, &[], sources(|| state().render())).unwrap()
 }
 
@@ -256,7 +256,7 @@ fn a_reader_that_stays_gets_changes_at_most_once_a_second() {
             other.next().await.unwrap();
             others.push(other);
         }
-        assert!(matches!(watch_state(&path).await.unwrap().next().await, Err(ReadError::Silent(_))));
+        assert!(matches!(watch_state(&path).await.unwrap().next().await, Err(ReadStateError::Silent(_))));
         assert_eq!(read_metrics(&path).await.unwrap(), "usernsd_x 1\n");
         // A reader that leaves makes room for another one.
         drop(others.pop());
@@ -270,7 +270,7 @@ fn a_reader_that_stays_gets_changes_at_most_once_a_second() {
         // All connections end with the agent.
         drop(_server);
         assert!(late.next().await.is_err() && documents.next().await.is_err());
-        assert!(matches!(watch_state(&path).await, Err(ReadError::NotRunning { .. })));
+        assert!(matches!(watch_state(&path).await, Err(ReadStateError::NotRunning { .. })));
     });
 }
 
@@ -280,7 +280,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
     let path = dir.path().join("s");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "nobody cleaned up");
-    assert!(matches!(read_state(&path), Err(ReadError::NotRunning { .. })));
+    assert!(matches!(read_state(&path), Err(ReadStateError::NotRunning { .. })));
     let first = serve_golden(&path);
     let second = serve(&path, &[], sources(Vec::new));
     assert!(matches!(second, Err(ServeError::InUse(_))), "{second:?}");
@@ -449,11 +449,11 @@ fn unprotected() -> Protection {
     Protection { tls: None, gate: None, report: Box::new(|_| ()) }
 }
 
-fn http() -> http::Server {
+fn http() -> http::HttpServer {
     http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap()
 }
 
-fn talk(server: &http::Server, request: &str) -> String {
+fn talk(server: &http::HttpServer, request: &str) -> String {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -462,7 +462,7 @@ fn talk(server: &http::Server, request: &str) -> String {
     text(&answer)
 }
 
-fn fetch(server: &http::Server, path: &str) -> String {
+fn fetch(server: &http::HttpServer, path: &str) -> String {
     talk(server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
 }
 
@@ -632,7 +632,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn http_with(routes: Routes) -> http::Server {
+fn http_with(routes: Routes) -> http::HttpServer {
     http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes, unprotected()).unwrap()
 }
 

@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use usernsd::cli::status::NodeStatus;
-use usernsd_report::state::{Server, Sources, serve};
-use usernsd_report::verdict::{Verdict, assess};
+use usernsd_report::state::{Sources, StateServer, serve};
+use usernsd_report::verdict::{NodeVerdict, assess};
 
 fn usernsd(args: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_usernsd"))
@@ -37,7 +37,7 @@ fn sources(state: Vec<u8>) -> Sources {
 }
 
 /// A node's root directory with some users and ranges, and an agent's state document about its containers.
-fn node() -> (tempfile::TempDir, Server) {
+fn node() -> (tempfile::TempDir, StateServer) {
     let root = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {
         let path = root.path().join(path);
@@ -495,7 +495,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     assert!(code == 1 && status.contains("does not answer"), "{status}");
     // Problems of the node count, not only those of its containers.
     let own = state.containers.iter().filter(|container| assess(container).is_problem()).count();
-    let problems = Verdict::of(&state).problems;
+    let problems = NodeVerdict::of(&state).problems;
     let row = format!("{:<12}{:<10}{}", state.containers.len(), problems.len(), problems[0].what);
     assert!(status.lines().any(|line| line.ends_with(&row)) && own < 5, "{status}");
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::{check, unseen};
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
-use usernsd_domain::crio::drop_in::{self, CrioOptions, Node};
+use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions};
 use usernsd_domain::finding::Severity;
 use usernsd_linux::program::{ProgramOutput, run};
 use usernsd_prepare::runtime_files::{ConfRoot, parse};
@@ -68,7 +68,7 @@ fn cri_o_accepts_every_planned_drop_in() {
         for userns_mode in [None, Some(true)] {
             let root = node(&[("etc/crio/crio.conf.d/10-x.conf", before)]);
             let found = files(root.path());
-            let node = Node { version, kubernetes: None, files: Some(&found), programs: &unseen };
+            let node = CrioNode { version, kubernetes: None, files: Some(&found), programs: &unseen };
             let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             fs::write(root.path().join(drop_in::PATH.trim_start_matches('/')), plan.text.unwrap()).unwrap();
             let said = ask(&crio, root.path());
@@ -100,7 +100,7 @@ fn the_rendered_drop_in_is_valid_for_every_version() {
         for (patch, userns_mode) in [(0, None), (0, Some(true)), (13, None), (13, Some(false))] {
             let version = CrioVersion::new(1, minor, patch);
             let files = [before.clone()];
-            let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
+            let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
             let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             let Some(text) = plan.text else { continue };
             let written =

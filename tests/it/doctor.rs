@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use usernsd::cli::doctor::{json, section};
 use usernsd::cli::terminal::Terminal;
-use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
+use usernsd_domain::check::{Category, Check, CheckOutcome, Checked, Problem, Summary};
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// A CRI-O version without known bugs.
@@ -750,7 +750,7 @@ fn some() -> Vec<(Category, Vec<Checked>)> {
             Category::Pods,
             vec![Checked {
                 check: of("pod_cgroup_writable"),
-                outcome: Outcome::Failed(vec![
+                outcome: CheckOutcome::Failed(vec![
                     problem("/sys/fs/cgroup is read-only in container a\u{202e}b of pod x/日本", "start the agent"),
                     problem("/sys/fs/cgroup is read-only in container \x1b[31m of pod x/y", "start the agent"),
                 ]),

@@ -18,7 +18,7 @@ use usernsd_domain::node::{Exposition, Survey};
 use usernsd_domain::privilege::EXPORTER_UID;
 use usernsd_report::follow::Follower;
 use usernsd_report::metrics::{ExporterMetrics, Metrics};
-use usernsd_report::state::{Server, Sources, State, serve};
+use usernsd_report::state::{Sources, State, StateServer, serve};
 use usernsd_report::store::Store;
 
 /// The exporter's user ID.
@@ -55,7 +55,7 @@ impl Room {
     }
 
     /// An agent's state server; the sender announces changes.
-    fn agent(&self) -> (Server, watch::Sender<()>) {
+    fn agent(&self) -> (StateServer, watch::Sender<()>) {
         let (changed, changes) = watch::channel(());
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let look = std::sync::Arc::new(|_: &_| Survey::empty());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use usernsd_report::state::{Server, Sources, State, serve};
+use usernsd_report::state::{Sources, State, StateServer, serve};
 
 use crate::fakes::kube_api::Api;
 
@@ -24,7 +24,7 @@ struct Exporter {
     child: Child,
     address: String,
     api: Api,
-    _agent: (Server, watch::Sender<()>),
+    _agent: (StateServer, watch::Sender<()>),
     _directory: tempfile::TempDir,
 }
 

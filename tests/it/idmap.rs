@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
-use usernsd_domain::kernel::{IdMapped, Store};
+use usernsd_domain::kernel::{IdMapped, PodStore};
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::mount_idmap::Prober;
 use usernsd_prepare::idmapped_mounts::probe_with;
@@ -54,7 +54,7 @@ fn stores_are_tried_only_if_the_root_is_the_running_system() {
     }
     let stores = || {
         let store =
-            |path: &str, mapped| Store { path: path.into(), kind: "x".into(), mapped, why: String::new() };
+            |path: &str, mapped| PodStore { path: path.into(), kind: "x".into(), mapped, why: String::new() };
         vec![
             store("/proc", IdMapped::Unknown),
             store("/no/such", IdMapped::Unknown),

@@ -46,6 +46,7 @@ mod layers;
 mod machineconfig;
 mod map;
 mod memory;
+mod names;
 mod nri;
 mod page;
 mod privilege;

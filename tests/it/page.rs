@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::browser::Browser;
 use serde_json::Value;
-use usernsd_report::http::{self, Protection, Routes, Server};
+use usernsd_report::http::{self, HttpServer, Protection, Routes};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state::State;
 
@@ -21,7 +21,7 @@ fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_171_267)
 }
 
-fn serve(state: State) -> (Server, Shown) {
+fn serve(state: State) -> (HttpServer, Shown) {
     let shown: Shown = Arc::new(Mutex::new((Some(state), Duration::ZERO)));
     let (page_of, state_of) = (Arc::clone(&shown), Arc::clone(&shown));
     let routes = Routes {
@@ -40,7 +40,7 @@ fn serve(state: State) -> (Server, Shown) {
     (http::serve(listener, routes, open).unwrap(), shown)
 }
 
-fn url(server: &Server) -> String {
+fn url(server: &HttpServer) -> String {
     format!("http://{}/", server.address())
 }
 

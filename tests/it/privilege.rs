@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use usernsd_domain::privilege::{HOOKS, KEPT, OBSERVERS};
 use usernsd_linux::host::reader::{Reader, What};
-use usernsd_linux::landlock::{self, Enforced, Place, Writing};
+use usernsd_linux::landlock::{self, Enforced, WritableDirectory, WriteRights};
 use usernsd_linux::privilege::keep_only;
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer::Observer;
@@ -215,8 +215,9 @@ fn an_attacker_in_the_agent_cannot_write_to_another_process() {
 
         Observer::start(Path::new(env!("CARGO_BIN_EXE_usernsd")), Path::new("/proc")).unwrap().install();
         keep_only(&KEPT).unwrap();
-        let place = |directory: &PathBuf, writing| Place { directory: directory.clone(), writing };
-        let places = [place(&files, Writing::Files), place(&sockets, Writing::Sockets)];
+        let place =
+            |directory: &PathBuf, writing| WritableDirectory { directory: directory.clone(), writing };
+        let places = [place(&files, WriteRights::Files), place(&sockets, WriteRights::Sockets)];
         assert_ne!(landlock::confine(&places, None).unwrap(), Enforced::Not, "this kernel has no Landlock");
         confine(Families::Unix).unwrap();
 

@@ -32,7 +32,7 @@ use usernsd_domain::certificate::Standing;
 use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::authorization::{GRANTED, Gatekeeper, protection};
-use usernsd_report::http::{self, Admission, Page, Protection, Routes, Server, ServerEvent, TlsFiles};
+use usernsd_report::http::{self, Admission, HttpServer, Page, Protection, Routes, ServerEvent, TlsFiles};
 use usernsd_report::metrics::HttpMetrics;
 
 /// A certificate authority, and the certificates that it signed.
@@ -172,7 +172,7 @@ fn routes() -> Routes {
     }
 }
 
-fn serve(protection: Protection) -> Server {
+fn serve(protection: Protection) -> HttpServer {
     http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), protection).unwrap()
 }
 
@@ -653,7 +653,7 @@ fn only_clients_that_the_cluster_permits_may_read() {
     let serving = || serve(protection(files(&secret), Some(cluster.kube()), &metrics));
     let server = serving();
     let client = authority.client(&TLS13);
-    let status_of = |server: &Server, path: &str, token: &str| {
+    let status_of = |server: &HttpServer, path: &str, token: &str| {
         let answer = get(server.address(), &client, "a.test", path, token).unwrap();
         let status = answer.split(' ').nth(1).unwrap().to_owned();
         assert_eq!(answer.contains("usernsd_x"), status == "200" && path == "/metrics", "{answer}");

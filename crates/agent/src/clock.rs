@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{Reading, Shift, Stamp};
+use usernsd_domain::clock::{ClockReading, Shift, Stamp};
 use usernsd_domain::lock::lock;
 use usernsd_linux::proc::Proc;
 use usernsd_report::store::Store;
@@ -24,7 +24,7 @@ pub struct Clock {
     store: Store,
     set: Arc<Notify>,
     /// The latest reading.
-    before: Mutex<Option<Reading>>,
+    before: Mutex<Option<ClockReading>>,
 }
 
 impl Clock {
@@ -58,7 +58,7 @@ impl Clock {
     }
 
     /// Reads the clock, and moves the times in the store if it was set.
-    fn look(&self) -> Option<Reading> {
+    fn look(&self) -> Option<ClockReading> {
         let mut before = lock(&self.before);
         let now = read(&self.proc);
         if let Some(setting) = now.zip(*before).and_then(|(now, before)| now.set_since(&before)) {
@@ -85,7 +85,7 @@ pub fn stamp(proc: &Proc) -> Stamp {
     Stamp { wall, uptime: read(proc).map(|now| now.uptime) }
 }
 
-fn read(proc: &Proc) -> Option<Reading> {
+fn read(proc: &Proc) -> Option<ClockReading> {
     let clock = proc.clock();
     clock.inspect_err(|error| debug!(error = %chain(error), "could not read the uptime")).ok()
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use usernsd_domain::privilege::{KEPT, OBSERVERS};
 use usernsd_linux::host::reader::{self, Reader, ReaderError, What};
-use usernsd_linux::landlock::{Enforced, LandlockError, Place};
+use usernsd_linux::landlock::{Enforced, LandlockError, WritableDirectory};
 use usernsd_linux::privilege::{self, PrivilegeError};
 use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer::{OWN_PROGRAM, Observer, ObserverError};
@@ -105,7 +105,7 @@ fn all_but(directory: &Path) -> Vec<PathBuf> {
 /// See [`ConfinementError`].
 pub fn confine(
     split: Split,
-    places: &[Place],
+    places: &[WritableDirectory],
     readable: Option<&[PathBuf]>,
 ) -> Result<Open, ConfinementError> {
     match split {

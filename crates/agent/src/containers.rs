@@ -10,20 +10,20 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::decide::{Creation, Decider};
-pub use crate::decide::{Decision, PodFacts, Pods, Policies, Refusal, Trigger};
+pub use crate::decide::{Decision, PodAnswer, PodAnswers, Policies, Refusal, Trigger};
 use usernsd_domain::container::{Container, CriId};
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::guard::Verdict;
-use usernsd_domain::isolation::{Finding, Stage};
+use usernsd_domain::isolation::{Conclusion, Stage};
 use usernsd_domain::lock::lock;
 use usernsd_domain::pairing::Mismatch;
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
 use usernsd_domain::repair::{Kept, Missed};
-use usernsd_domain::report::{Created, Inspected, Named};
+use usernsd_domain::report::{ContainerNames, Created, Inspected};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
-use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
+use usernsd_report::metrics::{Action, GuardCall, Metrics, RefusalReason};
 use usernsd_report::store::Store;
 
 /// How long a question to the runtime may delay a container's creation. The runtime waits 2 s for the
@@ -88,7 +88,7 @@ impl Containers {
 
     /// The remembered answers about pods.
     #[must_use]
-    pub fn pods(&self) -> &Pods {
+    pub fn pods(&self) -> &PodAnswers {
         self.decider.pods()
     }
 
@@ -203,7 +203,7 @@ impl Containers {
         self.count(inspected, is_new, is_first);
         let container = || {
             let Record { id, name, pod, .. } = record.clone();
-            Named { id, name, pod }
+            ContainerNames { id, name, pod }
         };
         // A loss that is found again is the same one, and an ended container has lost nothing. Over NRI it
         // is another attempt to start the container.
@@ -232,7 +232,7 @@ impl Containers {
         if let Some(before) = &before {
             let known = before.known().and(record.known());
             record.stage = known.stage;
-            if let Finding::Settled(verdict) = known.finding {
+            if let Conclusion::Settled(verdict) = known.finding {
                 record.isolation = verdict;
             }
         }
@@ -326,7 +326,7 @@ impl Containers {
         };
         let sentence = format!("ended, so that the kubelet recreates it: {sentence}");
         let Record { id, name, pod, .. } = inspected.record;
-        let named = Named { id, name, pod };
+        let named = ContainerNames { id, name, pod };
         self.note(&named, EventKind::Fixed, Action::EndContainer.name(), sentence, SystemTime::now());
         warn!(
             container = container.id.short(),
@@ -350,7 +350,7 @@ impl Containers {
             return false;
         }
         // The runtime did not report the pod's request in time, but may have done so by now.
-        let says_nothing = |facts: &PodFacts| facts.request.is_none();
+        let says_nothing = |facts: &PodAnswer| facts.request.is_none();
         if record.isolation == Verdict::Unknown
             && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(says_nothing)
         {
@@ -422,8 +422,8 @@ impl Containers {
 
     /// Reports a container that runs as root on the host although its pod asked for a user namespace, or
     /// that was refused for that reason.
-    fn lost(&self, container: &Named, refused: bool, stage: Stage, at: SystemTime) {
-        self.metrics.refused(MetricRefusal::LOST_ISOLATION);
+    fn lost(&self, container: &ContainerNames, refused: bool, stage: Stage, at: SystemTime) {
+        self.metrics.refused(RefusalReason::LOST_ISOLATION);
         let policy = self.decider.policies().guard.name();
         let short = if refused {
             "not started: it would run as the host's root, its user namespace is lost"
@@ -433,7 +433,7 @@ impl Containers {
         } else {
             "runs as the host's root: its user namespace is lost"
         };
-        self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned(), at);
+        self.note(container, EventKind::Refused, RefusalReason::LOST_ISOLATION.name(), short.to_owned(), at);
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
@@ -446,7 +446,7 @@ impl Containers {
     }
 
     /// Reports a container that was created without the writable cgroup that its pod asked for.
-    fn missed(&self, container: &Named, at: SystemTime) {
+    fn missed(&self, container: &ContainerNames, at: SystemTime) {
         self.metrics.missed(Missed::WritableCgroup);
         let short =
             "created without the writable cgroup that its pod asked for: nothing was in its start path";
@@ -503,6 +503,6 @@ fn needs_attention(record: &Record) -> bool {
 
 /// Whether a newer record exists already, or an inspection that came too early adds nothing to it.
 fn is_superseded(before: Option<&Record>, now: &Record) -> bool {
-    let is_settled = |record: &Record| record.known().finding != Finding::TooEarly;
+    let is_settled = |record: &Record| record.known().finding != Conclusion::TooEarly;
     !is_settled(now) && before.is_some_and(is_settled)
 }

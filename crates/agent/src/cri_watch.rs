@@ -22,14 +22,14 @@ use crate::repair::Repair;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
 use usernsd_domain::isolation::Occasion;
-use usernsd_domain::node::{Peer, Runtime};
+use usernsd_domain::node::{CriRuntime, Peer};
 use usernsd_domain::pairing::are_others;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, first_answering};
-use usernsd_report::metrics::{Event, Method, ResyncReason};
+use usernsd_report::metrics::{Method, ResyncReason, RuntimeEvent};
 
 /// After a connection that lasted this long, the runtime is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
@@ -123,7 +123,7 @@ impl RuntimeWatch {
         let shared = events_are_shared(&version.name, &version.version);
         let store = self.containers.store();
         store.up(Peer::Cri, SystemTime::now());
-        store.set_runtime(Runtime {
+        store.set_runtime(CriRuntime {
             name: version.name,
             version: version.version,
             endpoint: cri.path().display().to_string(),
@@ -221,7 +221,7 @@ impl RuntimeWatch {
     async fn meet_again(&self, cri: &Cri) {
         if let Ok(version) = cri.version().await {
             let endpoint = cri.path().display().to_string();
-            let runtime = Runtime { name: version.name, version: version.version, endpoint };
+            let runtime = CriRuntime { name: version.name, version: version.version, endpoint };
             self.containers.store().set_runtime(runtime);
         }
         self.containers.log_mismatch();
@@ -229,10 +229,10 @@ impl RuntimeWatch {
 
     async fn take_event(&self, cri: &Cri, event: ContainerEvent) {
         self.containers.metrics().event(match event.kind {
-            ContainerEventKind::Created => Event::Created,
-            ContainerEventKind::Started => Event::Started,
-            ContainerEventKind::Stopped => Event::Stopped,
-            ContainerEventKind::Deleted => Event::Deleted,
+            ContainerEventKind::Created => RuntimeEvent::Created,
+            ContainerEventKind::Started => RuntimeEvent::Started,
+            ContainerEventKind::Stopped => RuntimeEvent::Stopped,
+            ContainerEventKind::Deleted => RuntimeEvent::Deleted,
         });
         match event.kind {
             // A sandbox's event contains the sandbox's ID twice.

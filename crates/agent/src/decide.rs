@@ -19,7 +19,7 @@ use usernsd_domain::isolation::Stage;
 use usernsd_domain::lock::lock;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::repair;
-use usernsd_domain::report::{Adjusted, Created, Inspected, Named, NotGranted};
+use usernsd_domain::report::{Adjusted, ContainerNames, Created, Inspected, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
 use usernsd_inspect::delegate::{Delegator, Incomplete, Inspection, complete};
@@ -37,7 +37,7 @@ const MAX_ANNOTATIONS: usize = 32;
 
 /// The runtime's answer about a pod: only the parts that cannot change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodFacts {
+pub struct PodAnswer {
     /// The user namespace that the pod requested; `None` if the runtime does not report it.
     pub request: Option<UserNamespaceRequest>,
     /// The host ID of the pod's root according to the kubelet's mapping.
@@ -67,8 +67,8 @@ pub struct Trigger {
 
 /// The runtime's answers about pods, by sandbox ID. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Pods {
-    facts: Notes<PodFacts>,
+pub struct PodAnswers {
+    facts: Notes<PodAnswer>,
     /// The annotations of pods with which they ask for something.
     annotations: Arc<Mutex<NotedAnnotations>>,
 }
@@ -92,8 +92,8 @@ type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
 pub struct Decider {
     inspector: Inspector,
     policies: Policies,
-    pods: Pods,
-    ask_runtime: Asker<CriId, Option<PodFacts>>,
+    pods: PodAnswers,
+    ask_runtime: Asker<CriId, Option<PodAnswer>>,
     ask_systemd: Asker<String, Option<Scope>>,
     systemd_user: Option<Arc<SystemdUser>>,
 }
@@ -165,9 +165,9 @@ pub struct Refusal {
 
 // === impl Pods ===
 
-impl Pods {
+impl PodAnswers {
     /// Stores the runtime's answer about a pod.
-    pub fn note(&self, sandbox_id: &str, facts: PodFacts) {
+    pub fn note(&self, sandbox_id: &str, facts: PodAnswer) {
         note(&self.facts, sandbox_id, facts);
     }
 
@@ -181,7 +181,7 @@ impl Pods {
 
     /// The remembered answer about a pod.
     #[must_use]
-    pub fn get(&self, sandbox_id: &str) -> Option<PodFacts> {
+    pub fn get(&self, sandbox_id: &str) -> Option<PodAnswer> {
         lock(&self.facts).get(sandbox_id).cloned()
     }
 
@@ -214,7 +214,7 @@ impl Pods {
     }
 
     /// Forgets a pod, and returns its facts.
-    pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
+    pub fn forget(&self, sandbox_id: &str) -> Option<PodAnswer> {
         lock(&self.annotations).forget(sandbox_id);
         lock(&self.facts).remove(sandbox_id)
     }
@@ -265,11 +265,11 @@ impl Decider {
     pub fn new(
         inspector: Inspector,
         policies: Policies,
-        ask_runtime: Asker<CriId, Option<PodFacts>>,
+        ask_runtime: Asker<CriId, Option<PodAnswer>>,
         ask_systemd: Asker<String, Option<Scope>>,
         systemd_user: Option<Arc<SystemdUser>>,
     ) -> Decider {
-        Decider { inspector, policies, pods: Pods::default(), ask_runtime, ask_systemd, systemd_user }
+        Decider { inspector, policies, pods: PodAnswers::default(), ask_runtime, ask_systemd, systemd_user }
     }
 
     /// Replaces the rules, for a configuration that changed.
@@ -298,7 +298,7 @@ impl Decider {
 
     /// The remembered answers about pods.
     #[must_use]
-    pub fn pods(&self) -> &Pods {
+    pub fn pods(&self) -> &PodAnswers {
         &self.pods
     }
 
@@ -310,7 +310,7 @@ impl Decider {
         let isolation = guard::judge(request, container.user_namespace);
         let refusal = self.refusal(container, isolation);
         let created = Created {
-            container: Named {
+            container: ContainerNames {
                 id: container.id.clone(),
                 name: container.name.clone(),
                 pod: container.pod.clone(),
@@ -417,7 +417,7 @@ impl Decider {
         if pod_has_user_namespace == Some(true) {
             // Only this message contains the request, and the inspection at the start needs it too.
             if !self.pods.has(&container.sandbox_id) {
-                let facts = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+                let facts = PodAnswer { request: Some(UserNamespaceRequest::Own), root: None };
                 self.pods.note(&container.sandbox_id, facts);
             }
             return (Some(UserNamespaceRequest::Own), false);
@@ -446,7 +446,7 @@ impl Decider {
 
     /// The runtime's answer about a pod. The answering task also stores it, because it cannot change: an
     /// answer that comes too late for this question serves the next one.
-    fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
+    fn pod(&self, sandbox_id: &str) -> Option<PodAnswer> {
         let noted = self.pods.get(sandbox_id);
         noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
     }
@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn noted_annotations_are_bounded() {
-        let pods = Pods::default();
+        let pods = PodAnswers::default();
         let asks = |container: usize| {
             (format!("cgroup.usernsd.io/container.{container:0>200}"), "writable".to_owned())
         };
@@ -538,7 +538,7 @@ mod tests {
 
     #[test]
     fn notes_of_pods_are_bounded() {
-        let (pods, facts) = (Pods::default(), PodFacts { request: None, root: None });
+        let (pods, facts) = (PodAnswers::default(), PodAnswer { request: None, root: None });
         for number in 0..NOTED_PODS + 10 {
             pods.note(&number.to_string(), facts.clone());
         }
@@ -546,7 +546,7 @@ mod tests {
         let last = (NOTED_PODS + 9).to_string();
         assert!(pods.has(&last));
         // Storing a pod that is stored already displaces no other.
-        pods.note(&last, PodFacts { request: Some(UserNamespaceRequest::Own), root: None });
+        pods.note(&last, PodAnswer { request: Some(UserNamespaceRequest::Own), root: None });
         assert_eq!(pods.noted().len(), NOTED_PODS);
         assert_eq!(pods.forget(&last).unwrap().request, Some(UserNamespaceRequest::Own));
         assert!(!pods.has(&last));

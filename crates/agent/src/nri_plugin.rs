@@ -25,7 +25,7 @@ use usernsd_domain::pairing::{CallWay, Caller};
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::neighbour::Sight;
+use usernsd_inspect::neighbour::RuntimeSight;
 use usernsd_linux::arrival::{Arrival, Waker, Woken};
 use usernsd_linux::proc;
 use usernsd_nri::{Ignored, NriError, Request, Session, Stopper};
@@ -74,7 +74,7 @@ pub struct Plugin {
     sockets: Vec<PathBuf>,
     index: String,
     /// Answers what a join would meet; without it, the runtime is joined without checking first.
-    sight: Option<Asker<(), Option<Sight>>>,
+    sight: Option<Asker<(), Option<RuntimeSight>>>,
     /// Whether it has been decided if the runtime can be joined.
     settled: watch::Sender<bool>,
     /// Milliseconds from `started` until the request in work arrived; 0 if there is none.
@@ -141,7 +141,7 @@ impl Plugin {
 
     /// Makes the plugin ask `sight` what a join would meet before it joins.
     #[must_use]
-    pub fn with_sight(self, sight: Asker<(), Option<Sight>>) -> Plugin {
+    pub fn with_sight(self, sight: Asker<(), Option<RuntimeSight>>) -> Plugin {
         Plugin { sight: Some(sight), ..self }
     }
 

@@ -13,7 +13,7 @@ use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceR
 use usernsd_domain::lock::lock;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Record;
-use usernsd_domain::repair::{ANNOTATION, Candidate, KEEP, Kept, Missed, RepairRules, Repairs};
+use usernsd_domain::repair::{ANNOTATION, KEEP, Kept, Missed, RepairFacts, RepairRules, Repairs};
 use usernsd_peers::cri::{Cri, CriError, ListedContainer};
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::Method;
@@ -41,7 +41,7 @@ pub struct Repair {
 /// The runtime's current answer about a container that started without what its pod asked for.
 struct Found {
     container: Container,
-    candidate: Candidate,
+    candidate: RepairFacts,
 }
 
 // === impl Repair ===
@@ -145,7 +145,7 @@ impl Repair {
             let Found { container, candidate } = found;
             let mut waits = false;
             let ended = containers.end(&container, candidate.missed, |age| {
-                rules.may_end(&Candidate { age, ..candidate })?;
+                rules.may_end(&RepairFacts { age, ..candidate })?;
                 let may = lock(&repairs).end(&container.pod, &container.name, now);
                 waits = !may;
                 if may { Ok(()) } else { Err(Kept::EndedBefore) }
@@ -199,7 +199,7 @@ async fn find(
         sandbox_id: record.sandbox_id.clone(),
         ..container
     };
-    let candidate = Candidate {
+    let candidate = RepairFacts {
         missed,
         age: None,
         restarts: found.restarts,

@@ -103,7 +103,7 @@ fn a_runtime_is_prepared_as_configured() {
     use usernsd_domain::containerd::Release;
     use usernsd_domain::crio::CrioVersion;
     use usernsd_domain::crio::drop_in::CrioOptions;
-    use usernsd_domain::oci_hook::{HookOptions, Install};
+    use usernsd_domain::oci_hook::{HookInstall, HookOptions};
     use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
     let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
@@ -129,7 +129,7 @@ fn a_runtime_is_prepared_as_configured() {
     assert!(!settings("bootstrap: {enabled: false}").unwrap().bootstrap.enabled);
     let text = "bootstrap: {hook: {install: always, path: /opt/u, directory: /etc/h, config: /etc/u.yaml}}";
     let hook = HookOptions {
-        install: Install::Always,
+        install: HookInstall::Always,
         program: "/opt/u".into(),
         directory: Some("/etc/h".into()),
         config: Some("/etc/u.yaml".into()),

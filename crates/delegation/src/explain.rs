@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::Plan;
-use usernsd_domain::adjust::{Decision, Ungranted};
+use usernsd_domain::adjust::{DecidingAnnotation, Ungranted};
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::guard::Verdict;
@@ -30,7 +30,7 @@ pub struct ExplainFacts {
     /// What its pod's annotations would change if it were created now.
     pub wish: OptInResult,
     /// The agent's record of it.
-    pub agent: Agent,
+    pub agent: AgentRecord,
     /// Whether the number of cgroups that its pod may create is limited.
     pub bounded: bool,
     /// The AppArmor profile that forbids mounts to systemd, which runs in it.
@@ -63,7 +63,7 @@ pub enum OptInResult {
     /// The container asks for nothing that it does not have.
     Nothing,
     /// An annotation keeps its cgroup read-only.
-    Declined(Decision),
+    Declined(DecidingAnnotation),
     /// It asked, nothing prevents it, and it does not have it.
     Missed,
     /// It asked, and it is not granted.
@@ -72,7 +72,7 @@ pub enum OptInResult {
 
 /// The agent's record of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Agent {
+pub enum AgentRecord {
     /// The agent does not answer, for this reason.
     Silent(String),
     /// The agent answers, but has no record of the container.
@@ -241,13 +241,13 @@ impl Why {
 
     fn right(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Inspected { outcome: Some(OutcomeName::Delegated), source, .. } => {
+            AgentRecord::Inspected { outcome: Some(OutcomeName::Delegated), source, .. } => {
                 self.because(format!("usernsd handed the cgroup over ({source})."));
             }
-            Agent::Inspected { .. } => {
+            AgentRecord::Inspected { .. } => {
                 self.because("The runtime handed the cgroup over; usernsd found it right.");
             }
-            Agent::Unaware | Agent::Silent(_) => self.because("The cgroup is the container's."),
+            AgentRecord::Unaware | AgentRecord::Silent(_) => self.because("The cgroup is the container's."),
         }
         if !story.bounded {
             self.problem("nothing bounds what the pod may make in its cgroup");
@@ -269,22 +269,22 @@ impl Why {
 
     fn not_handed_over(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Inspected { outcome: Some(OutcomeName::Failed), reason, source } => {
+            AgentRecord::Inspected { outcome: Some(OutcomeName::Failed), reason, source } => {
                 let reason = reason.as_deref().unwrap_or("for an unknown reason");
                 self.because(format!(
                     "usernsd tried and failed ({source}): {reason}. The next resync tries again."
                 ));
                 self.next(AGENT_LOG);
             }
-            Agent::Inspected { outcome, .. } => {
+            AgentRecord::Inspected { outcome, .. } => {
                 let outcome = outcome.map_or("in a way that only a later version names", OutcomeName::name);
                 self.because(format!(
                     "usernsd's last inspection ended as {outcome}; something changed it since."
                 ));
                 self.next("usernsd ps -o wide");
             }
-            Agent::Unaware => self.because("usernsd has not looked at it yet; its next resync does."),
-            Agent::Silent(_) => {
+            AgentRecord::Unaware => self.because("usernsd has not looked at it yet; its next resync does."),
+            AgentRecord::Silent(_) => {
                 self.because("Nobody hands it over: the OCI runtime did not, and no usernsd agent answers.");
                 self.agent_is_needed(story);
             }
@@ -292,7 +292,7 @@ impl Why {
     }
 
     fn agent_is_needed(&mut self, story: &ExplainFacts) {
-        if let Agent::Silent(reason) = &story.agent {
+        if let AgentRecord::Silent(reason) = &story.agent {
             self.because(format!("The agent: {reason}."));
             self.next(START_AGENT);
         }
@@ -332,7 +332,7 @@ impl Why {
                         self.problem("asked for a writable cgroup in vain");
                         self.because(format!("{}.", capital(&ungranted.to_string())));
                     }
-                    OptInResult::Declined(Decision { key, value }) => {
+                    OptInResult::Declined(DecidingAnnotation { key, value }) => {
                         self.because(format!(
                             "/sys/fs/cgroup is read-only in it: annotation {key} is {value:?}."
                         ));

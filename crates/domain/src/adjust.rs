@@ -12,7 +12,7 @@ use super::idmap::HostId;
 mod opt_in;
 
 pub use opt_in::{
-    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, Decision, LONGEST_NAMED_CONTAINER, OptIn,
+    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, DecidingAnnotation, LONGEST_NAMED_CONTAINER, OptIn,
     SYSTEMD_ANNOTATION, SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, asks_by, asks_for_writable, concerns, is_ours,
 };
 

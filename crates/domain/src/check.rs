@@ -58,12 +58,12 @@ pub enum Category {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub check: Check,
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
 }
 
 /// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// As it should be; with what was observed.
     Passed(String),
     /// Not as it should be; at least one problem.
@@ -188,20 +188,20 @@ impl Check {
     /// The check passed; `seen` is what was observed.
     #[must_use]
     pub fn passed(self, seen: impl Into<String>) -> Checked {
-        Checked { check: self, outcome: Outcome::Passed(seen.into()) }
+        Checked { check: self, outcome: CheckOutcome::Passed(seen.into()) }
     }
 
     /// The check was skipped; `why` is the reason.
     #[must_use]
     pub fn skipped(self, why: impl Into<String>) -> Checked {
-        Checked { check: self, outcome: Outcome::Skipped(why.into()) }
+        Checked { check: self, outcome: CheckOutcome::Skipped(why.into()) }
     }
 
     /// The check failed with one problem.
     #[must_use]
     pub fn failed(self, what: impl Into<String>, remedy: impl Into<String>) -> Checked {
         let problem = Problem { what: what.into(), remedy: remedy.into() };
-        Checked { check: self, outcome: Outcome::Failed(vec![problem]) }
+        Checked { check: self, outcome: CheckOutcome::Failed(vec![problem]) }
     }
 
     /// The outcome by those of these findings that belong to the check ([`Finding::check`]).
@@ -215,7 +215,7 @@ impl Check {
         if problems.is_empty() {
             self.passed(seen)
         } else {
-            Checked { check: self, outcome: Outcome::Failed(problems) }
+            Checked { check: self, outcome: CheckOutcome::Failed(problems) }
         }
     }
 
@@ -251,13 +251,13 @@ impl Checked {
     /// Whether it failed.
     #[must_use]
     pub fn is_failed(&self) -> bool {
-        matches!(self.outcome, Outcome::Failed(_))
+        matches!(self.outcome, CheckOutcome::Failed(_))
     }
 
     /// The same for a node that others prepare than `usernsd bootstrap`, which may not even be there.
     #[must_use]
     pub fn prepared_by_others(mut self) -> Checked {
-        if let Outcome::Failed(problems) = &mut self.outcome {
+        if let CheckOutcome::Failed(problems) = &mut self.outcome {
             let written = |problem: &&mut Problem| {
                 problem.remedy.contains("usernsd bootstrap") && !problem.remedy.ends_with(ELSEWHERE)
             };
@@ -276,11 +276,11 @@ impl Checked {
     #[must_use]
     pub fn result(&self) -> CheckResult {
         match (&self.outcome, self.check.severity()) {
-            (Outcome::Passed(_), _) => CheckResult::Pass,
-            (Outcome::Skipped(_), _) => CheckResult::Skip,
-            (Outcome::Failed(_), Severity::Note) => CheckResult::Note,
-            (Outcome::Failed(_), Severity::Warning) => CheckResult::Warn,
-            (Outcome::Failed(_), Severity::Error) => CheckResult::Fail,
+            (CheckOutcome::Passed(_), _) => CheckResult::Pass,
+            (CheckOutcome::Skipped(_), _) => CheckResult::Skip,
+            (CheckOutcome::Failed(_), Severity::Note) => CheckResult::Note,
+            (CheckOutcome::Failed(_), Severity::Warning) => CheckResult::Warn,
+            (CheckOutcome::Failed(_), Severity::Error) => CheckResult::Fail,
         }
     }
 
@@ -384,7 +384,7 @@ mod tests {
             // The agent's results pass through doctor again.
             let checked =
                 Check::MaxUserNamespaces.failed("x", remedy).prepared_by_others().prepared_by_others();
-            let Outcome::Failed(problems) = checked.outcome else { panic!("{checked:?}") };
+            let CheckOutcome::Failed(problems) = checked.outcome else { panic!("{checked:?}") };
             problems.into_iter().map(|problem| problem.remedy).collect::<String>()
         };
         assert_eq!(remedy("restart the runtime"), "restart the runtime");
@@ -449,7 +449,7 @@ mod tests {
             Finding::note(FindingId::IdmappedMounts, "unknown".into()),
         ];
         let what = |check: Check| match check.judged(&findings, "good").outcome {
-            Outcome::Failed(problems) => problems.into_iter().map(|problem| problem.what).collect(),
+            CheckOutcome::Failed(problems) => problems.into_iter().map(|problem| problem.what).collect(),
             _ => vec![],
         };
         assert_eq!(what(Check::MaxUserNamespaces), ["none"]);
@@ -457,7 +457,7 @@ mod tests {
         assert!(what(Check::IdmappedMounts).is_empty(), "what nobody could try is no failure");
         let many = vec![Finding::warning(FindingId::SubidOverlap, "x".into(), ""); 99];
         assert!(
-            matches!(Check::SubidNoOverlap.judged(&many, "").outcome, Outcome::Failed(found) if found.len() == MANY)
+            matches!(Check::SubidNoOverlap.judged(&many, "").outcome, CheckOutcome::Failed(found) if found.len() == MANY)
         );
     }
 }

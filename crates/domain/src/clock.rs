@@ -9,7 +9,7 @@ const LEAST: Duration = Duration::from_secs(1);
 /// The wall clock, and the time since the machine was started, which nobody sets and which passes while the machine
 /// sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     pub wall: SystemTime,
     pub uptime: Duration,
 }
@@ -41,10 +41,10 @@ pub struct Stamp {
 
 // === impl Reading ===
 
-impl Reading {
+impl ClockReading {
     /// By how much the wall clock was set since an `earlier` reading; `None` if it was not.
     #[must_use]
-    pub fn shift_since(&self, earlier: &Reading) -> Option<Shift> {
+    pub fn shift_since(&self, earlier: &ClockReading) -> Option<Shift> {
         let passed = self.uptime.saturating_sub(earlier.uptime);
         let shift = match earlier.wall.checked_add(passed).map(|due| self.wall.duration_since(due)) {
             Some(Ok(ahead)) => Shift::Forward(ahead),
@@ -56,7 +56,7 @@ impl Reading {
 
     /// Whether and how the wall clock was set since an `earlier` reading.
     #[must_use]
-    pub fn set_since(&self, earlier: &Reading) -> Option<Setting> {
+    pub fn set_since(&self, earlier: &ClockReading) -> Option<Setting> {
         let shift = self.shift_since(earlier)?;
         Some(Setting { shift, since: shift.apply(earlier.wall), now: self.wall })
     }
@@ -100,8 +100,8 @@ impl Setting {
 impl Stamp {
     /// This time by the clock as it is `now`, later on the same machine.
     #[must_use]
-    pub fn by(self, now: Option<Reading>) -> SystemTime {
-        let recorded = self.uptime.map(|uptime| Reading { wall: self.wall, uptime });
+    pub fn by(self, now: Option<ClockReading>) -> SystemTime {
+        let recorded = self.uptime.map(|uptime| ClockReading { wall: self.wall, uptime });
         let shift = now.zip(recorded).and_then(|(now, recorded)| now.shift_since(&recorded));
         shift.map_or(self.wall, |shift| shift.apply(self.wall))
     }
@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    fn reading(wall: u64, uptime: u64) -> Reading {
-        Reading {
+    fn reading(wall: u64, uptime: u64) -> ClockReading {
+        ClockReading {
             wall: SystemTime::UNIX_EPOCH + Duration::from_secs(wall),
             uptime: Duration::from_secs(uptime),
         }
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(reading(1005 + 3600, 55).shift_since(&before), Some(Shift::Forward(hour)));
         assert_eq!(reading(1005, 55 + 3600).shift_since(&before), Some(Shift::Back(hour)));
         // Corrected by less than a second.
-        let corrected = Reading { wall: before.wall + Duration::from_millis(900), ..before };
+        let corrected = ClockReading { wall: before.wall + Duration::from_millis(900), ..before };
         assert_eq!(corrected.shift_since(&before), None);
         assert_eq!(before.shift_since(&corrected), None);
     }

@@ -30,7 +30,7 @@ words! {
 
 /// The condition's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum ConditionStatus {
     /// User namespaces are unavailable.
     True,
     /// User namespaces work.
@@ -41,8 +41,8 @@ pub enum Status {
 
 /// The desired condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    pub status: Status,
+pub struct DesiredCondition {
+    pub status: ConditionStatus,
     /// The reason, one word in CamelCase.
     pub reason: &'static str,
     /// The reason as a sentence.
@@ -55,26 +55,26 @@ pub struct Verdict {
 pub struct Schedule {
     heartbeat: Duration,
     /// The verdict last written, when, and how much earlier than due the next heartbeat is sent.
-    written: Option<(Verdict, Duration, Duration)>,
+    written: Option<(DesiredCondition, Duration, Duration)>,
 }
 
 // === impl Status ===
 
-impl Status {
+impl ConditionStatus {
     /// The word that Kubernetes uses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Status::True => "True",
-            Status::False => "False",
-            Status::Unknown => "Unknown",
+            ConditionStatus::True => "True",
+            ConditionStatus::False => "False",
+            ConditionStatus::Unknown => "Unknown",
         }
     }
 }
 
 // === impl Verdict ===
 
-impl Verdict {
+impl DesiredCondition {
     pub const REASONS: [&'static str; 7] = [
         "UserNamespacesWork",
         "KernelForbidsUserNamespaces",
@@ -87,22 +87,22 @@ impl Verdict {
 
     /// The verdict for these facts; `None` if the agent does not answer.
     #[must_use]
-    pub fn of(facts: Option<&NodeFacts>) -> Verdict {
-        let verdict = |status, reason, message: String| Verdict { status, reason, message };
+    pub fn of(facts: Option<&NodeFacts>) -> DesiredCondition {
+        let verdict = |status, reason, message: String| DesiredCondition { status, reason, message };
         let Some(facts) = facts else {
             let message = "usernsd agent does not answer on its socket";
-            return verdict(Status::Unknown, "AgentDoesNotAnswer", message.to_owned());
+            return verdict(ConditionStatus::Unknown, "AgentDoesNotAnswer", message.to_owned());
         };
         match facts.ready {
             Some(true) => verdict(
-                Status::False,
+                ConditionStatus::False,
                 "UserNamespacesWork",
                 "cgroup v2, a kernel that allows user namespaces, a container runtime that answers, and no error"
                     .to_owned(),
             ),
-            None => verdict(Status::Unknown, "NotLookedAt", "the node has not been looked at yet".to_owned()),
+            None => verdict(ConditionStatus::Unknown, "NotLookedAt", "the node has not been looked at yet".to_owned()),
             Some(false) if facts.max_user_namespaces == Some(0) => verdict(
-                Status::True,
+                ConditionStatus::True,
                 "KernelForbidsUserNamespaces",
                 "the kernel allows no user namespaces; set the sysctl user.max_user_namespaces".to_owned(),
             ),
@@ -110,15 +110,15 @@ impl Verdict {
                 let why = facts.runtime_error.as_deref().unwrap_or("no socket was found");
                 let why: String = why.chars().take(400).collect();
                 let message = format!("the container runtime does not answer over CRI: {why}");
-                verdict(Status::True, "RuntimeDoesNotAnswer", message)
+                verdict(ConditionStatus::True, "RuntimeDoesNotAnswer", message)
             }
             Some(false) => match &facts.failed_check {
                 Some(failed) if failed.check != Some(Check::CgroupV2) => {
                     let problem: String = failed.problem.chars().take(400).collect();
-                    verdict(Status::True, "CheckFails", format!("{}: {problem}", failed.name))
+                    verdict(ConditionStatus::True, "CheckFails", format!("{}: {problem}", failed.name))
                 }
                 _ => verdict(
-                    Status::True,
+                    ConditionStatus::True,
                     "CgroupsNotUnified",
                     "the node runs cgroup v1; boot it with cgroup v2".to_owned(),
                 ),
@@ -127,7 +127,7 @@ impl Verdict {
     }
 
     /// Whether the other verdict differs in status or reason. Messages alone may change at any time.
-    fn differs(&self, other: &Verdict) -> bool {
+    fn differs(&self, other: &DesiredCondition) -> bool {
         (self.status, self.reason) != (other.status, other.reason)
     }
 }
@@ -143,7 +143,7 @@ impl Schedule {
 
     /// How long to wait before `verdict` is written. Times are measured from any one fixed moment.
     #[must_use]
-    pub fn wait(&self, verdict: &Verdict, now: Duration) -> Duration {
+    pub fn wait(&self, verdict: &DesiredCondition, now: Duration) -> Duration {
         let Some((written, at, early)) = &self.written else { return Duration::ZERO };
         let after = if written.differs(verdict) { GAP } else { self.heartbeat.saturating_sub(*early) };
         (*at + after).saturating_sub(now)
@@ -151,7 +151,7 @@ impl Schedule {
 
     /// Records that the verdict was written. `random` (from 0 to 1) brings the next heartbeat forward by up to a
     /// fifth.
-    pub fn wrote(&mut self, verdict: Verdict, now: Duration, random: f64) {
+    pub fn wrote(&mut self, verdict: DesiredCondition, now: Duration, random: f64) {
         let early = self.heartbeat.mul_f64(random.clamp(0.0, 1.0) / 5.0);
         self.written = Some((verdict, now, early));
     }
@@ -181,11 +181,11 @@ mod tests {
     fn every_reason_is_reached_and_documented() {
         let not = facts(Some(false));
         let said = [
-            Verdict::of(Some(&facts(Some(true)))),
-            Verdict::of(Some(&NodeFacts { max_user_namespaces: Some(0), ..not.clone() })),
-            Verdict::of(Some(&NodeFacts { runtime_answers: false, ..not.clone() })),
-            Verdict::of(Some(&not)),
-            Verdict::of(Some(&NodeFacts {
+            DesiredCondition::of(Some(&facts(Some(true)))),
+            DesiredCondition::of(Some(&NodeFacts { max_user_namespaces: Some(0), ..not.clone() })),
+            DesiredCondition::of(Some(&NodeFacts { runtime_answers: false, ..not.clone() })),
+            DesiredCondition::of(Some(&not)),
+            DesiredCondition::of(Some(&NodeFacts {
                 failed_check: Some(FailedCheck {
                     check: Some(Check::PsiEnabled),
                     name: "psi_enabled".into(),
@@ -193,22 +193,22 @@ mod tests {
                 }),
                 ..not.clone()
             })),
-            Verdict::of(Some(&facts(None))),
-            Verdict::of(None),
+            DesiredCondition::of(Some(&facts(None))),
+            DesiredCondition::of(None),
         ];
-        assert_eq!(said.clone().map(|one| one.reason), Verdict::REASONS);
+        assert_eq!(said.clone().map(|one| one.reason), DesiredCondition::REASONS);
         let statuses = said.map(|one| one.status.name());
         assert_eq!(statuses, ["False", "True", "True", "True", "True", "Unknown", "Unknown"]);
         let page = include_str!("../../../docs/kubernetes.md");
-        for name in Verdict::REASONS {
+        for name in DesiredCondition::REASONS {
             assert!(page.contains(&format!("`{name}`")), "docs/kubernetes.md lacks {name}");
         }
     }
 
     #[test]
     fn the_condition_is_written_on_change_and_as_a_heartbeat() {
-        let good = Verdict::of(Some(&facts(Some(true))));
-        let bad = Verdict::of(Some(&facts(Some(false))));
+        let good = DesiredCondition::of(Some(&facts(Some(true))));
+        let bad = DesiredCondition::of(Some(&facts(Some(false))));
         let mut schedule = Schedule::new(seconds(1800));
         assert_eq!(schedule.wait(&good, seconds(5)), Duration::ZERO);
         schedule.wrote(good.clone(), seconds(100), 0.0);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(schedule.wait(&bad, seconds(101)), seconds(29));
         assert_eq!(schedule.wait(&bad, seconds(131)), Duration::ZERO);
         // A changed message alone causes no write.
-        let reworded = Verdict { message: "other".into(), ..good.clone() };
+        let reworded = DesiredCondition { message: "other".into(), ..good.clone() };
         assert_eq!(schedule.wait(&reworded, seconds(131)), seconds(1769));
         schedule.wrote(good.clone(), seconds(10_000), 1.0);
         assert_eq!(schedule.wait(&good, seconds(10_000)), seconds(1440));

@@ -60,7 +60,7 @@ words! {
 
 /// The object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
+pub enum EventSubject {
     Node,
     Pod { namespace: String, name: String, uid: String },
 }
@@ -68,7 +68,7 @@ pub enum Subject {
 /// A state of the node or of a pod for which an Event is posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    pub subject: Subject,
+    pub subject: EventSubject,
     pub reason: Reason,
     /// Distinguishes notices of one subject with the same reason: a container, a kind, a pool.
     pub which: String,
@@ -90,9 +90,9 @@ pub struct Occurrence {
 
 /// The facts about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodFacts {
-    /// The pod, a [`Subject::Pod`].
-    pub subject: Subject,
+pub struct PodEventFacts {
+    /// The pod, a [`EventSubject::Pod`].
+    pub subject: EventSubject,
     /// Number of host IDs that it shares, by kind.
     pub shared: Vec<(OverlapKind, u64)>,
     pub containers: Vec<ContainerFacts>,
@@ -147,11 +147,11 @@ pub struct FailedCheck {
 }
 
 /// Subject, reason and [`Notice::which`].
-type Key = (Subject, Reason, String);
+type Key = (EventSubject, Reason, String);
 
 /// The posted notices, so that each occurrence is posted once.
 #[derive(Debug, Clone, Default)]
-pub struct Journal {
+pub struct PostedNotices {
     said: BTreeMap<Key, Posted>,
     /// Occurrences that are not posted yet, with the time of their first observation.
     waiting: BTreeMap<Key, SystemTime>,
@@ -225,13 +225,13 @@ impl EventPolicy {
 
 // === impl Subject ===
 
-impl Subject {
+impl EventSubject {
     /// The object's key for counting Events.
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
-            Subject::Node => "",
-            Subject::Pod { uid, .. } => uid,
+            EventSubject::Node => "",
+            EventSubject::Pod { uid, .. } => uid,
         }
     }
 
@@ -239,8 +239,8 @@ impl Subject {
     #[must_use]
     pub fn share(&self) -> &str {
         match self {
-            Subject::Node => "",
-            Subject::Pod { namespace, .. } => namespace,
+            EventSubject::Node => "",
+            EventSubject::Pod { namespace, .. } => namespace,
         }
     }
 }
@@ -254,7 +254,7 @@ impl Notice {
 
     /// A notice that can start an occurrence.
     #[must_use]
-    pub fn new(subject: Subject, reason: Reason, which: &str, note: String) -> Notice {
+    pub fn new(subject: EventSubject, reason: Reason, which: &str, note: String) -> Notice {
         let end = (0..=MAX_NOTE.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
         let note = note.get(..end).unwrap_or_default().to_owned();
         Notice { subject, reason, which: which.to_owned(), note, holds_only: false }
@@ -265,8 +265,8 @@ impl Notice {
     #[must_use]
     pub fn event_name(&self, node: &str) -> String {
         let (name, uid) = match &self.subject {
-            Subject::Node => (node, ""),
-            Subject::Pod { name, uid, .. } => (name.as_str(), uid.as_str()),
+            EventSubject::Node => (node, ""),
+            EventSubject::Pod { name, uid, .. } => (name.as_str(), uid.as_str()),
         };
         let parts = [node, uid, name, self.reason.name(), &self.which];
         // FNV-1a: the hash must be the same in every version of this program, and need not be hard to guess.
@@ -283,11 +283,11 @@ impl Notice {
 
 /// Every notice that holds on the node and its pods.
 #[must_use]
-pub fn notices(node: &NodeFacts, pods: &[PodFacts]) -> Vec<Notice> {
+pub fn notices(node: &NodeFacts, pods: &[PodEventFacts]) -> Vec<Notice> {
     let mut found: Vec<Notice> = pods.iter().flat_map(of_pod).collect();
     if node.ready == Some(false) {
-        let note = super::condition::Verdict::of(Some(node)).message;
-        found.push(Notice::new(Subject::Node, Reason::UserNamespacesUnavailable, "", note));
+        let note = super::condition::DesiredCondition::of(Some(node)).message;
+        found.push(Notice::new(EventSubject::Node, Reason::UserNamespacesUnavailable, "", note));
     }
     for (pool, used, slots) in &node.pools {
         let reaches = |tenths: u64| *slots > 0 && used.saturating_mul(10) >= slots.saturating_mul(tenths);
@@ -296,14 +296,14 @@ pub fn notices(node: &NodeFacts, pods: &[PodFacts]) -> Vec<Notice> {
                 "{used} of {slots} ranges of host IDs of the pool {pool} are used; pods with hostUsers: false will not \
                  start without one: give the pool more (usernsd bootstrap), or the node fewer pods"
             );
-            let notice = Notice::new(Subject::Node, Reason::UserNamespacePoolLow, pool, note);
+            let notice = Notice::new(EventSubject::Node, Reason::UserNamespacePoolLow, pool, note);
             found.push(Notice { holds_only: !reaches(POOL_LOW.0), ..notice });
         }
     }
     found
 }
 
-fn of_pod(pod: &PodFacts) -> Vec<Notice> {
+fn of_pod(pod: &PodEventFacts) -> Vec<Notice> {
     let mut found = Vec::new();
     let mut say = |reason, which: &str, note: String| {
         found.push(Notice::new(pod.subject.clone(), reason, which, note));
@@ -387,13 +387,18 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
 
 // === impl Journal ===
 
-impl Journal {
+impl PostedNotices {
     /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those
     /// that hold but have not been posted yet ([`said`]). `present` lists the existing subjects; others are
     /// forgotten.
     ///
     /// [`said`]: Journal::said
-    pub fn turn(&mut self, now: Vec<Notice>, present: &BTreeSet<Subject>, at: SystemTime) -> Vec<Occurrence> {
+    pub fn turn(
+        &mut self,
+        now: Vec<Notice>,
+        present: &BTreeSet<EventSubject>,
+        at: SystemTime,
+    ) -> Vec<Occurrence> {
         let mut still = BTreeSet::new();
         let mut occurred = Vec::new();
         for notice in now {
@@ -413,7 +418,7 @@ impl Journal {
         self.waiting.retain(|key, _| still.contains(key));
         self.said.retain(|key, said| {
             said.holds &= still.contains(key);
-            said.holds || key.0 == Subject::Node || present.contains(&key.0)
+            said.holds || key.0 == EventSubject::Node || present.contains(&key.0)
         });
         occurred
     }

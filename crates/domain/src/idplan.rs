@@ -18,11 +18,11 @@ pub use self::kubelets::check_pool;
 use self::kubelets::starts_as_before;
 use super::accounts::{AccountFile, Accounts};
 use super::finding::Finding;
-use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
+use super::kubelet::{self, Demand, NextPool, Stranded, Surroundings};
 use super::paths::{self, SUBGID, SUBUID};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
-use super::ranges::{By, FIRST, Holders, MOST_OWNERS, NoPlace, Placed, Start, Taken, Wanted, Window};
-use super::subid::{Content, SubidFile, SubordinateRange};
+use super::ranges::{By, FIRST, Holders, MOST_OWNERS, NoPlace, Placed, Start, Taken, WantedWindow, Window};
+use super::subid::{LineContent, SubidFile, SubordinateRange};
 
 /// The account files, in the order in which they are written: the user exists once the last one has its line.
 pub const ACCOUNT_FILES: [(AccountFile, HostPath); 4] = [
@@ -38,7 +38,7 @@ pub const CORE: (&str, u64, u64) = ("core", 100_000, 65_536);
 
 /// The state of the node on which the plan is based.
 #[derive(Debug, Clone, Default)]
-pub struct Node {
+pub struct NodeIds {
     /// `/etc/subuid`.
     pub subuid: Option<Vec<u8>>,
     /// `/etc/subgid`.
@@ -169,7 +169,7 @@ fn pods(count: usize) -> String {
 ///
 /// # Errors
 /// See [`PlanError`]; nothing may be changed then.
-pub fn plan(node: &Node, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
+pub fn plan(node: &NodeIds, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
     let planner = Planner::new(node, desired);
     let wanted = planner.wanted()?;
     let owners: Vec<&str> = wanted.iter().map(|wanted| wanted.owner.as_str()).collect();
@@ -223,7 +223,7 @@ pub fn plan(node: &Node, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
 /// # Errors
 /// See [`PlanError`]; nothing may be changed then.
 pub fn plan_lines(
-    node: &Node,
+    node: &NodeIds,
     [uids, gids]: [&[u8]; 2],
     kubelet: &KubeletOptions,
 ) -> Result<IdPlan, PlanError> {
@@ -278,7 +278,7 @@ fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, PlanErro
 
 /// Findings about the node as it is, without any change.
 #[must_use]
-pub fn examine(node: &Node, desired: &DesiredIds) -> Vec<Finding> {
+pub fn examine(node: &NodeIds, desired: &DesiredIds) -> Vec<Finding> {
     let planner = Planner::new(node, desired);
     let (pool, mut found) = planner.forecast();
     found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
@@ -297,7 +297,7 @@ pub fn room_of_containers(files: [&[u8]; 2], accounts: &Accounts) -> Option<Find
 
 /// The number of pods that the node may run.
 #[must_use]
-pub fn max_pods(node: &Node, desired: &DesiredIds) -> u64 {
+pub fn max_pods(node: &NodeIds, desired: &DesiredIds) -> u64 {
     Planner::new(node, desired).demand.max_pods
 }
 
@@ -344,14 +344,14 @@ fn lines_change(
 
 /// A node, the configuration, and what follows from both.
 struct Planner<'a> {
-    node: &'a Node,
+    node: &'a NodeIds,
     desired: &'a DesiredIds,
     files: [SubidFile; 2],
     demand: Demand,
 }
 
 impl<'a> Planner<'a> {
-    fn new(node: &'a Node, desired: &'a DesiredIds) -> Planner<'a> {
+    fn new(node: &'a NodeIds, desired: &'a DesiredIds) -> Planner<'a> {
         let parsed = |bytes: &Option<Vec<u8>>| SubidFile::parse(bytes.as_deref().unwrap_or_default());
         let (kubelet_options, says) = (&desired.kubelet, &node.kubelet);
         let demand = Demand {
@@ -367,19 +367,19 @@ impl<'a> Planner<'a> {
     }
 
     /// The pool that the kubelet will use on the node as it is, with findings.
-    fn forecast(&self) -> (Pool, Vec<Finding>) {
+    fn forecast(&self) -> (NextPool, Vec<Finding>) {
         let [uids, gids] = &self.files;
         kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand)
     }
 
     /// The pool that the kubelet will use on the node as it is.
-    fn pool(&self) -> Pool {
+    fn pool(&self) -> NextPool {
         self.forecast().0
     }
 
     /// The pods that keep the kubelet from starting on a pool: by its records and, for pods whose records were not
     /// found, by the runtime's list, unless their IDs are in another owner's line.
-    fn stranded(&self, pool: Pool) -> Vec<Stranded> {
+    fn stranded(&self, pool: NextPool) -> Vec<Stranded> {
         let records = &self.node.kubelet.records;
         let recorded = self.recorded();
         let others = self.files.iter().flat_map(SubidFile::ranges);
@@ -428,7 +428,7 @@ impl<'a> Planner<'a> {
             ranges.map(|range| Window { start: range.start, count: range.count }).collect();
         let perhaps =
             self.files.iter().flat_map(SubidFile::contents).filter_map(|(_, content)| match content {
-                Content::Flawed { owner: Some(name), perhaps, .. } if self.is_same(name, owner) => {
+                LineContent::Flawed { owner: Some(name), perhaps, .. } if self.is_same(name, owner) => {
                     Some(perhaps)
                 }
                 _ => None,
@@ -441,7 +441,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The ranges that must be placed: those that are not kept as they are.
-    fn wanted(&self) -> Result<Vec<Wanted>, PlanError> {
+    fn wanted(&self) -> Result<Vec<WantedWindow>, PlanError> {
         let mut wanted = Vec::new();
         match &self.desired.ranges {
             Some(kubelet_options) => {
@@ -473,7 +473,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A default range, for an owner without a line in one or both files.
-    fn unless_there(&self, (owner, start, count): (&str, u64, u64)) -> Option<Wanted> {
+    fn unless_there(&self, (owner, start, count): (&str, u64, u64)) -> Option<WantedWindow> {
         let [uids, gids] = self.ranges(owner);
         if !uids.is_empty() && !gids.is_empty() {
             return None;
@@ -482,11 +482,11 @@ impl<'a> Planner<'a> {
             Some(known) => (Start::Kept(known.start), known.count),
             None => (Start::Rather(start), count),
         };
-        Some(Wanted { owner: owner.to_owned(), start, count, align: 65_536 })
+        Some(WantedWindow { owner: owner.to_owned(), start, count, align: 65_536 })
     }
 
     /// A configured range; `None` if the files contain it already.
-    fn configured(&self, desired: &DesiredRange) -> Option<Wanted> {
+    fn configured(&self, desired: &DesiredRange) -> Option<WantedWindow> {
         let [uids, gids] = self.ranges(&desired.owner);
         let there = match (uids.as_slice(), gids.as_slice()) {
             ([uid], [gid]) => (uid.start == gid.start && uid.count == gid.count).then_some(*uid),
@@ -502,7 +502,7 @@ impl<'a> Planner<'a> {
         let known = self.known(&desired.owner).first().map(|window| Start::Kept(window.start));
         let rather = default.map(|(_, start, _)| Start::Rather(start));
         let start = desired.start.map(Start::Fixed).or(known).or(rather).unwrap_or(Start::Free);
-        Some(Wanted { owner: desired.owner.clone(), start, count: desired.count, align: 65_536 })
+        Some(WantedWindow { owner: desired.owner.clone(), start, count: desired.count, align: 65_536 })
     }
 
     /// The IDs that are taken, when these owners are about to get theirs.
@@ -513,9 +513,9 @@ impl<'a> Planner<'a> {
         for (file, path) in self.files.iter().zip(["/etc/subuid", "/etc/subgid"]) {
             for (number, content) in file.contents() {
                 let ranges = match content {
-                    Content::Nothing => &[],
-                    Content::Range(range) => std::slice::from_ref(range),
-                    Content::Flawed { perhaps, .. } => perhaps.as_slice(),
+                    LineContent::Nothing => &[],
+                    LineContent::Range(range) => std::slice::from_ref(range),
+                    LineContent::Flawed { perhaps, .. } => perhaps.as_slice(),
                 };
                 for range in ranges {
                     let window = Window { start: range.start, count: range.count };

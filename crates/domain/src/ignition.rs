@@ -80,12 +80,12 @@ pub struct FilePolicy {
     /// The file's path.
     pub path: String,
     /// The actions, in order.
-    pub actions: Vec<Action>,
+    pub actions: Vec<FileAction>,
 }
 
 /// An action of the operator after a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum FileAction {
     None,
     /// Drain the node first.
     Drain,
@@ -202,9 +202,9 @@ pub fn disruption_policy(policies: &[FilePolicy]) -> String {
         out.line(3, "actions:");
         for action in &policy.actions {
             match action {
-                Action::None => out.line(3, "- type: None"),
-                Action::Drain => out.line(3, "- type: Drain"),
-                Action::Restart(unit) => {
+                FileAction::None => out.line(3, "- type: None"),
+                FileAction::Drain => out.line(3, "- type: Drain"),
+                FileAction::Restart(unit) => {
                     out.line(3, "- type: Restart");
                     out.line(4, "restart:");
                     out.line(5, &format!("serviceName: {}", scalar(unit)));
@@ -342,9 +342,9 @@ mod tests {
     fn a_disruption_policy_is_rendered_in_full() {
         let policy = FilePolicy {
             path: "/x".into(),
-            actions: vec![Action::Drain, Action::Restart("crio.service".into())],
+            actions: vec![FileAction::Drain, FileAction::Restart("crio.service".into())],
         };
-        let none = FilePolicy { path: "/y".into(), actions: vec![Action::None] };
+        let none = FilePolicy { path: "/y".into(), actions: vec![FileAction::None] };
         assert_eq!(
             disruption_policy(&[policy, none]),
             "apiVersion: operator.openshift.io/v1\nkind: MachineConfiguration\nmetadata:\n  name: cluster\nspec:\n  \

@@ -55,7 +55,7 @@ pub enum Occasion {
 
 /// Where a container's process was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ProcessPlace {
     /// There was no process, or it could not be read.
     Nowhere,
     /// In the host's user namespace.
@@ -76,7 +76,7 @@ pub struct Sight {
     /// Whether its specification contains a user namespace.
     pub specified: bool,
     /// The user namespace of the process.
-    pub place: Place,
+    pub place: ProcessPlace,
     /// Whether the runtime named the init process. If not, it is the first one in the cgroup, which in a running
     /// container can be a command's.
     pub named: bool,
@@ -84,7 +84,7 @@ pub struct Sight {
 
 /// The conclusion from an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum Conclusion {
     /// The verdict that the observation proves.
     Settled(Verdict),
     /// Nothing: the container is still being created, or another process was found.
@@ -97,7 +97,7 @@ pub struct Known {
     /// The stage of the observation that settled it; if none did, of the last one.
     pub stage: Stage,
     /// The combined result.
-    pub finding: Finding,
+    pub finding: Conclusion,
 }
 
 // === impl Occasion ===
@@ -124,23 +124,23 @@ impl Occasion {
 impl Sight {
     /// The conclusion from this observation.
     #[must_use]
-    pub fn finding(&self) -> Finding {
+    pub fn finding(&self) -> Conclusion {
         if !self.specified {
             // The OCI runtime will not create one. If its process has another one than the host's, the container
             // created that itself.
-            return Finding::Settled(guard::judge(self.request, false));
+            return Conclusion::Settled(guard::judge(self.request, false));
         }
         match (self.place, self.stage) {
-            (Place::Own, _) => Finding::Settled(Verdict::Good),
-            (_, Stage::Specified | Stage::Making) => Finding::TooEarly,
+            (ProcessPlace::Own, _) => Conclusion::Settled(Verdict::Good),
+            (_, Stage::Specified | Stage::Making) => Conclusion::TooEarly,
             // The process is in a user namespace of the container, even if its mapping is still missing.
-            (Place::Unmapped, Stage::Ready) => Finding::Settled(Verdict::Good),
-            (Place::Unmapped, Stage::Running) if self.named => Finding::Settled(Verdict::Good),
-            (Place::Hosts, Stage::Ready) => Finding::Settled(Verdict::Lost),
-            (Place::Hosts, Stage::Running) if self.named => Finding::Settled(Verdict::Lost),
-            (Place::Hosts | Place::Unmapped, Stage::Running) => Finding::TooEarly,
+            (ProcessPlace::Unmapped, Stage::Ready) => Conclusion::Settled(Verdict::Good),
+            (ProcessPlace::Unmapped, Stage::Running) if self.named => Conclusion::Settled(Verdict::Good),
+            (ProcessPlace::Hosts, Stage::Ready) => Conclusion::Settled(Verdict::Lost),
+            (ProcessPlace::Hosts, Stage::Running) if self.named => Conclusion::Settled(Verdict::Lost),
+            (ProcessPlace::Hosts | ProcessPlace::Unmapped, Stage::Running) => Conclusion::TooEarly,
             // Nothing contradicts the specification, and nothing can be done about a container that has ended.
-            (Place::Nowhere, Stage::Ready | Stage::Running) => Finding::Settled(Verdict::Good),
+            (ProcessPlace::Nowhere, Stage::Ready | Stage::Running) => Conclusion::Settled(Verdict::Good),
         }
     }
 
@@ -160,9 +160,9 @@ impl Known {
     #[must_use]
     pub fn and(self, other: Known) -> Known {
         let rank = |known: &Known| match known.finding {
-            Finding::TooEarly => 0,
-            Finding::Settled(Verdict::Unknown) => 1,
-            Finding::Settled(Verdict::Good | Verdict::Lost) => 2,
+            Conclusion::TooEarly => 0,
+            Conclusion::Settled(Verdict::Unknown) => 1,
+            Conclusion::Settled(Verdict::Good | Verdict::Lost) => 2,
         };
         let key = |known: &Known| (rank(known), known.stage);
         if key(&other) >= key(&self) { other } else { self }
@@ -233,13 +233,13 @@ mod tests {
         }
     }
 
-    fn place(fate: Fate, moment: Moment) -> Place {
+    fn place(fate: Fate, moment: Moment) -> ProcessPlace {
         match (fate, moment) {
-            (_, Specified | Ended) => Place::Nowhere,
-            (_, RuntimeInHosts) => Place::Hosts,
-            (Fate::Isolated, RuntimeUnmapped) => Place::Unmapped,
-            (Fate::Isolated, Waiting | Running) => Place::Own,
-            _ => Place::Hosts,
+            (_, Specified | Ended) => ProcessPlace::Nowhere,
+            (_, RuntimeInHosts) => ProcessPlace::Hosts,
+            (Fate::Isolated, RuntimeUnmapped) => ProcessPlace::Unmapped,
+            (Fate::Isolated, Waiting | Running) => ProcessPlace::Own,
+            _ => ProcessPlace::Hosts,
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
                 _ => UserNamespaceRequest::Own,
             }),
             specified: matches!(fate, Fate::Isolated | Fate::Disobeyed),
-            place: if command { Place::Hosts } else { place(fate, moment) },
+            place: if command { ProcessPlace::Hosts } else { place(fate, moment) },
             named,
         }
     }
@@ -307,7 +307,7 @@ mod tests {
 
         #[test]
         fn an_isolated_container_is_never_called_lost((fate, _, looks) in lives()) {
-            let lost = |known: &Known| known.finding == Finding::Settled(Lost);
+            let lost = |known: &Known| known.finding == Conclusion::Settled(Lost);
             if matches!(fate, Fate::Isolated | Fate::Hosts) {
                 prop_assert!(!every_step(&looks).iter().any(lost), "{:?}", looks);
             }
@@ -324,42 +324,42 @@ mod tests {
             };
             looks.insert(at.index(looks.len() + 1), telling);
             let steps = every_step(&looks);
-            prop_assert_eq!(steps.last().map(|known| known.finding), Some(Finding::Settled(Lost)));
-            prop_assert!(!steps.iter().any(|known| known.finding == Finding::Settled(Good)));
+            prop_assert_eq!(steps.last().map(|known| known.finding), Some(Conclusion::Settled(Lost)));
+            prop_assert!(!steps.iter().any(|known| known.finding == Conclusion::Settled(Good)));
         }
 
         #[test]
         fn one_observation_of_the_running_container_is_enough((fate, _, mut looks) in lives()) {
             looks.push(look(fate, Occasion::Listed(ContainerState::Running), Running, true, true, false));
             let want = if matches!(fate, Fate::Isolated | Fate::Hosts) { Good } else { Lost };
-            prop_assert_eq!(every_step(&looks).last().unwrap().finding, Finding::Settled(want));
+            prop_assert_eq!(every_step(&looks).last().unwrap().finding, Conclusion::Settled(want));
         }
     }
 
     #[test]
     fn each_occasion_proves_what_it_can() {
-        use Finding::{Settled, TooEarly};
+        use Conclusion::{Settled, TooEarly};
         use Occasion::{CriCreated, CriStarted, Listed, NriCreate, NriStart, UnitMade};
         let created = Listed(ContainerState::Created);
         let running = Listed(ContainerState::Running);
         for (occasion, place, named, want) in [
-            (NriCreate, Place::Nowhere, false, TooEarly),
-            (UnitMade, Place::Hosts, false, TooEarly),
-            (UnitMade, Place::Unmapped, false, TooEarly),
-            (UnitMade, Place::Nowhere, false, TooEarly),
-            (UnitMade, Place::Own, false, Settled(Good)),
-            (CriCreated, Place::Hosts, true, TooEarly),
-            (created, Place::Hosts, true, TooEarly),
-            (created, Place::Nowhere, true, TooEarly),
-            (created, Place::Own, false, Settled(Good)),
-            (NriStart, Place::Hosts, false, Settled(Lost)),
-            (NriStart, Place::Own, false, Settled(Good)),
-            (CriStarted, Place::Hosts, false, TooEarly),
-            (CriStarted, Place::Hosts, true, Settled(Lost)),
-            (running, Place::Hosts, false, TooEarly),
-            (running, Place::Unmapped, false, TooEarly),
-            (running, Place::Hosts, true, Settled(Lost)),
-            (running, Place::Own, false, Settled(Good)),
+            (NriCreate, ProcessPlace::Nowhere, false, TooEarly),
+            (UnitMade, ProcessPlace::Hosts, false, TooEarly),
+            (UnitMade, ProcessPlace::Unmapped, false, TooEarly),
+            (UnitMade, ProcessPlace::Nowhere, false, TooEarly),
+            (UnitMade, ProcessPlace::Own, false, Settled(Good)),
+            (CriCreated, ProcessPlace::Hosts, true, TooEarly),
+            (created, ProcessPlace::Hosts, true, TooEarly),
+            (created, ProcessPlace::Nowhere, true, TooEarly),
+            (created, ProcessPlace::Own, false, Settled(Good)),
+            (NriStart, ProcessPlace::Hosts, false, Settled(Lost)),
+            (NriStart, ProcessPlace::Own, false, Settled(Good)),
+            (CriStarted, ProcessPlace::Hosts, false, TooEarly),
+            (CriStarted, ProcessPlace::Hosts, true, Settled(Lost)),
+            (running, ProcessPlace::Hosts, false, TooEarly),
+            (running, ProcessPlace::Unmapped, false, TooEarly),
+            (running, ProcessPlace::Hosts, true, Settled(Lost)),
+            (running, ProcessPlace::Own, false, Settled(Good)),
         ] {
             let own = Some(UserNamespaceRequest::Own);
             let sight = Sight { stage: occasion.stage(), request: own, specified: true, place, named };

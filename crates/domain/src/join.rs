@@ -50,12 +50,12 @@ pub struct ListedPod {
     pub pod: PodRef,
     /// Whether its sandbox is ready; otherwise it has been stopped.
     pub ready: bool,
-    pub containers: Vec<(ContainerState, Option<Ended>)>,
+    pub containers: Vec<(ContainerState, Option<EndedContainer>)>,
 }
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedContainer {
     /// How long ago.
     pub ago: Duration,
     /// The exit code; above 128 for a signal.
@@ -231,7 +231,7 @@ pub fn in_flight(name: &str, pods: &[ListedPod]) -> Option<InFlight> {
                 _ => None,
             };
         }
-        let by_signal = |ended: Ended| ended.ago < GRACE && matches!(ended.code, 137 | 143);
+        let by_signal = |ended: EndedContainer| ended.ago < GRACE && matches!(ended.code, 137 | 143);
         (lives && ended().any(by_signal)).then(|| InFlight::Stop(pod.clone()))
     };
     let all = || pods.iter().filter_map(seen);
@@ -330,10 +330,11 @@ mod tests {
 
     #[test]
     fn a_removal_and_a_graceful_stop_are_seen() {
-        let ended =
-            |ago, code| (ContainerState::Stopped, Some(Ended { ago: Duration::from_secs(ago), code }));
+        let ended = |ago, code| {
+            (ContainerState::Stopped, Some(EndedContainer { ago: Duration::from_secs(ago), code }))
+        };
         let running = (ContainerState::Running, None);
-        let found = |ready, containers: &[(ContainerState, Option<Ended>)]| {
+        let found = |ready, containers: &[(ContainerState, Option<EndedContainer>)]| {
             let lying = [ListedPod { pod: pod("p"), ready, containers: containers.to_vec() }];
             let seen = in_flight("containerd", &lying);
             // CRI-O allows a plugin to join during a removal.

@@ -46,7 +46,7 @@ pub struct Tried {
 
 /// A file system that contains pods' files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
+pub struct PodStore {
     /// The directory of interest.
     pub path: String,
     /// The type of the file system.
@@ -81,7 +81,7 @@ pub struct Kernel {
     /// Whether `/proc/pressure` exists.
     pub psi: Option<bool>,
     /// The file systems of the kubelet's directory and the container storage.
-    pub stores: Vec<Store>,
+    pub stores: Vec<PodStore>,
 }
 
 /// The mount table (`/proc/PID/mountinfo`).
@@ -139,11 +139,11 @@ impl MountTable {
     /// The file system of a directory, judged by its type alone: network file systems do not support ID-mapped mounts
     /// (Kubernetes' and OpenShift's documentation), everything else has to be tried.
     #[must_use]
-    pub fn store(&self, path: &str) -> Option<Store> {
+    pub fn store(&self, path: &str) -> Option<PodStore> {
         const NEVER: [&str; 4] = ["nfs", "nfs4", "cifs", "hugetlbfs"];
         let kind = self.kind_of(path)?;
         let mapped = if NEVER.contains(&kind) { IdMapped::No } else { IdMapped::Unknown };
-        Some(Store { path: path.to_owned(), kind: kind.to_owned(), mapped, why: String::new() })
+        Some(PodStore { path: path.to_owned(), kind: kind.to_owned(), mapped, why: String::new() })
     }
 }
 
@@ -254,8 +254,8 @@ pub fn wanted_user_namespaces(kernel: &Kernel, pods: u64) -> Option<u64> {
 
 /// The finding about a file system; `None` if it supports ID-mapped mounts.
 #[must_use]
-pub fn store_finding(store: &Store) -> Option<Finding> {
-    let Store { path, kind, mapped, why } = store;
+pub fn store_finding(store: &PodStore) -> Option<Finding> {
+    let PodStore { path, kind, mapped, why } = store;
     let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
     match mapped {
         IdMapped::Yes => None,
@@ -319,7 +319,7 @@ nonsense
             cgroup: CgroupSetup::Unified { nsdelegate: true },
             hides_processes: Some(false),
             psi: Some(true),
-            stores: vec![Store {
+            stores: vec![PodStore {
                 path: "/x".into(),
                 kind: "xfs".into(),
                 mapped: IdMapped::Yes,
@@ -376,7 +376,7 @@ nonsense
 
     #[test]
     fn a_finding_says_why_a_store_cannot_be_mapped() {
-        let store = |mapped| Store {
+        let store = |mapped| PodStore {
             path: "/x".into(),
             kind: "nfs4".into(),
             mapped,

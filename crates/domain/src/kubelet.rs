@@ -55,11 +55,11 @@ pub struct Surroundings {
     /// The unit that runs the kubelet in a container of its own, which has users, `getsubids` and ranges of its own.
     pub in_container: Option<String>,
     /// The feature gate [`GATE`], if anything sets it.
-    pub gate: Option<Gate>,
+    pub gate: Option<FeatureGate>,
     /// The minor version of the kubelet, if it was asked.
     pub version: Option<u16>,
     /// The kubelet's records of pods.
-    pub records: Vec<Record>,
+    pub records: Vec<PodIdsRecord>,
 }
 
 /// The kubelet's feature gate for user namespaces, on by default from [`GATE_BY_DEFAULT`] on.
@@ -69,7 +69,7 @@ const GATE_BY_DEFAULT: u16 = 33;
 
 /// A setting of a feature gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
+pub struct FeatureGate {
     pub is_on: bool,
     /// The file, with the line for a flag.
     pub place: String,
@@ -87,7 +87,7 @@ pub fn version(text: &str) -> Option<u16> {
 pub fn gate_finding(surroundings: &Surroundings) -> Option<Finding> {
     let consequence = "pods with hostUsers: false start without a user namespace, or not at all";
     match (&surroundings.gate, surroundings.version) {
-        (Some(Gate { is_on: false, place }), _) => Some(Finding::error(
+        (Some(FeatureGate { is_on: false, place }), _) => Some(Finding::error(
             FindingId::KubeletGateOff,
             format!("{place}: the kubelet's feature gate {GATE} is false: {consequence}"),
             "remove it from there, and restart the kubelet on a drained node",
@@ -128,7 +128,7 @@ pub enum Directory {
 
 /// `/var/lib/kubelet/pods/UID/userns`: the IDs that the kubelet assigned to a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Record {
+pub struct PodIdsRecord {
     /// The pod's UID.
     pub pod: String,
     /// The IDs, or why the kubelet cannot read the record.
@@ -164,7 +164,7 @@ pub enum PoolFlaw {
 
 /// The pool that the kubelet will use after its next start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
+pub enum NextPool {
     /// Without a user `kubelet`: nearly all IDs.
     Default(Demand),
     /// The line of `/etc/subuid` and `/etc/subgid`.
@@ -262,27 +262,27 @@ impl PoolFlaw {
 
 // === impl Pool ===
 
-impl Pool {
+impl NextPool {
     /// The IDs of the pool, as far as they are known.
     #[must_use]
     pub fn window(self) -> Option<Window> {
         match self {
-            Pool::Default(Demand { ids_per_pod, .. }) => {
+            NextPool::Default(Demand { ids_per_pod, .. }) => {
                 Some(Window { start: ids_per_pod, count: (1_u64 << 32).saturating_sub(ids_per_pod) })
             }
-            Pool::Line(window, _) => Some(window),
-            Pool::WontStart | Pool::CannotTell => None,
+            NextPool::Line(window, _) => Some(window),
+            NextPool::WontStart | NextPool::CannotTell => None,
         }
     }
 
     /// The records with which the kubelet would not start on this pool: it reads them all at its start, and fails at
     /// the first that does not fit (kubernetes/kubernetes#132966, #141941, #137912).
     #[must_use]
-    pub fn stranded(self, records: &[Record]) -> Vec<Stranded> {
-        let (Pool::Default(demand) | Pool::Line(_, demand)) = self else { return Vec::new() };
+    pub fn stranded(self, records: &[PodIdsRecord]) -> Vec<Stranded> {
+        let (NextPool::Default(demand) | NextPool::Line(_, demand)) = self else { return Vec::new() };
         let size = demand.ids_per_pod.max(1);
         let holds = |window| self.window().is_some_and(|pool| pool.holds(window));
-        let mut records: Vec<&Record> = records.iter().collect();
+        let mut records: Vec<&PodIdsRecord> = records.iter().collect();
         records.sort();
         let mut stranded = Vec::new();
         let mut seen: Vec<(u64, &str)> = Vec::new();
@@ -325,7 +325,7 @@ pub fn forecast(
     accounts: &Accounts,
     files: [&SubidFile; 2],
     demand: Demand,
-) -> (Pool, Vec<Finding>) {
+) -> (NextPool, Vec<Finding>) {
     let mut findings: Vec<Finding> =
         gate_finding(surroundings).filter(|_| surroundings.is_present).into_iter().collect();
     if let Some(unit) = &surroundings.in_container {
@@ -335,7 +335,7 @@ pub fn forecast(
         );
         let remedy = "prepare the image, or mount /etc/passwd, /etc/subuid, /etc/subgid and getsubids into that container";
         findings.push(Finding::warning(FindingId::KubeletInContainer, what, remedy));
-        return (Pool::CannotTell, findings);
+        return (NextPool::CannotTell, findings);
     }
     let lines = files.map(|file| lines_of(file, accounts));
     let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
@@ -347,7 +347,7 @@ pub fn forecast(
             );
             let remedy = "run usernsd doctor on the node itself".to_owned();
             findings.push(Finding { remedy, ..Finding::note(FindingId::KubeletUserUnknown, what) });
-            return (Pool::CannotTell, findings);
+            return (NextPool::CannotTell, findings);
         }
         if surroundings.is_present && !surroundings.is_hidden && surroundings.no_passwd {
             findings.push(Finding::warning(
@@ -371,7 +371,7 @@ pub fn forecast(
                 "there is a line for kubelet, but no such user; the kubelet does not read it".to_owned(),
             ));
         }
-        return (Pool::Default(demand), findings);
+        return (NextPool::Default(demand), findings);
     }
     if let Directory::HasUser(source) = &surroundings.directory {
         let what = format!(
@@ -404,7 +404,7 @@ pub fn forecast(
         let remedy =
             format!("install getsubids (uidmap, shadow-utils-subid){there}, or remove the user kubelet");
         findings.push(Finding::error(FindingId::KubeletNoGetsubids, what, &remedy));
-        return (Pool::WontStart, findings);
+        return (NextPool::WontStart, findings);
     }
     if !reads_files {
         let source = surroundings.nsswitch_subid.as_deref().unwrap_or_default();
@@ -420,14 +420,14 @@ pub fn forecast(
             "see that the directory has one range for kubelet, or write \"subid: files\"",
         ));
         return match &surroundings.getsubids_said {
-            None => (Pool::CannotTell, findings),
+            None => (NextPool::CannotTell, findings),
             Some(Err(why)) => {
                 findings.push(Finding::error(
                     FindingId::KubeletDirectoryRange,
                     format!("getsubids asks \"{source}\", and {why}: the kubelet does not start"),
                     "give kubelet one range there, the same for users and groups",
                 ));
-                (Pool::WontStart, findings)
+                (NextPool::WontStart, findings)
             }
             Some(Ok(window)) => (judged(*window, demand, &mut findings), findings),
         };
@@ -440,7 +440,7 @@ pub fn forecast(
                 .to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::WontStart, findings);
+        return (NextPool::WontStart, findings);
     };
     if uids.len() > 1 || gids.len() > 1 {
         findings.push(Finding::error(
@@ -448,7 +448,7 @@ pub fn forecast(
             "kubelet has more than one line: the kubelet takes exactly one and does not start".to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::WontStart, findings);
+        return (NextPool::WontStart, findings);
     }
     let window = Window { start: uid.start, count: uid.count };
     if window != (Window { start: gid.start, count: gid.count }) {
@@ -458,13 +458,13 @@ pub fn forecast(
                 .to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::WontStart, findings);
+        return (NextPool::WontStart, findings);
     }
     (judged(window, demand, &mut findings), findings)
 }
 
 /// The pool of a range, with findings about its flaws.
-fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
+fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> NextPool {
     let flaws = demand.flaws(window);
     let error = |flaw: &PoolFlaw| {
         let remedy = "see bootstrap.kubelet in the configuration, and maxPods and userNamespaces.idsPerPod in the kubelet's";
@@ -473,7 +473,7 @@ fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
     findings.extend(flaws.iter().map(error));
     // The kubelet starts with a range that only reaches past the end.
     let starts = flaws.iter().all(|flaw| *flaw == PoolFlaw::PastEnd);
-    if starts { Pool::Line(window, demand) } else { Pool::WontStart }
+    if starts { NextPool::Line(window, demand) } else { NextPool::WontStart }
 }
 
 /// Parses the output of `getsubids kubelet` and `getsubids -g kubelet` as the kubelet does: both must be the same,

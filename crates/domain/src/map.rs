@@ -51,7 +51,7 @@ pub struct Claim {
 
 /// A pool from which pods get IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct PoolSource {
     /// The pool's name.
     pub name: String,
     /// The pool's IDs.
@@ -187,7 +187,7 @@ impl Holder {
 impl Map {
     /// Draws the map. Empty windows are skipped.
     #[must_use]
-    pub fn of(space: IdType, claims: &[Claim], pools: &[Source]) -> Map {
+    pub fn of(space: IdType, claims: &[Claim], pools: &[PoolSource]) -> Map {
         let mut claims: Vec<Claim> = claims.iter().filter(|claim| claim.window.count > 0).cloned().collect();
         claims.sort();
         let shared = shared(&claims);
@@ -223,7 +223,7 @@ impl Map {
 
     /// A pool as rows of `columns` slots; consecutive free rows are merged.
     #[must_use]
-    pub fn grid(&self, pool: &Source, columns: usize) -> Grid {
+    pub fn grid(&self, pool: &PoolSource, columns: usize) -> Grid {
         let pods: Vec<&Claim> = self
             .segments
             .iter()

@@ -101,7 +101,7 @@ pub struct LaunchedPlugin {
 
 /// The container runtime, by its answer to CRI `Version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runtime {
+pub struct CriRuntime {
     /// The name, such as [`RuntimeKind::name`].
     pub name: String,
     pub version: String,
@@ -113,7 +113,7 @@ pub struct Runtime {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The runtime, once it was reached.
-    pub runtime: Option<Runtime>,
+    pub runtime: Option<CriRuntime>,
     /// The peers' health.
     pub peers: Peers,
     /// The part of usernsd that the runtime calls before a container starts.
@@ -135,7 +135,7 @@ pub struct Snapshot {
 
 /// Facts about the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kernel {
+pub struct NodeKernel {
     /// The release (uname(2)).
     pub release: String,
     /// Number of user namespaces with a live process, including the host's.
@@ -186,7 +186,7 @@ pub struct Survey {
     /// The owners of host IDs; `None` if the files cannot be read.
     pub space: Option<Space>,
     /// The kernel; `None` if it cannot be read.
-    pub kernel: Option<Kernel>,
+    pub kernel: Option<NodeKernel>,
     /// Whether the node's cgroup root is cgroup v2.
     pub unified: bool,
     /// The result of each part of the survey.
@@ -324,7 +324,7 @@ words! {
 
 // === impl Runtime ===
 
-impl Runtime {
+impl CriRuntime {
     /// The kind; `None` for a build under another name.
     #[must_use]
     pub fn kind(&self) -> Option<RuntimeKind> {

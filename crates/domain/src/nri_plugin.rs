@@ -37,7 +37,7 @@ pub const REQUIREMENT: &str = "required-plugins.noderesource.dev";
 
 /// `bootstrap.nri.plugin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Install {
+pub enum PluginInstall {
     /// Installed if the runtime continues without a plugin that fails.
     #[default]
     Auto,
@@ -47,7 +47,7 @@ pub enum Install {
 
 words! {
     /// The name in the configuration.
-    Install { Auto = "auto", Never = "never" }
+    PluginInstall { Auto = "auto", Never = "never" }
 }
 
 /// `bootstrap.nri.required`.
@@ -71,7 +71,7 @@ words! {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PluginOptions {
     /// Whether it is installed.
-    pub install: Install,
+    pub install: PluginInstall,
     /// Whether the runtime requires it.
     pub required: Required,
     /// `nri.pluginIndex`, 0 to 99.

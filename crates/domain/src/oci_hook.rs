@@ -28,7 +28,7 @@ pub const DIRECTORIES: [&str; 4] = [
 
 /// Whether the hook is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Install {
+pub enum HookInstall {
     /// If the runtime has no NRI.
     #[default]
     Auto,
@@ -40,14 +40,14 @@ pub enum Install {
 
 words! {
     /// The name in the configuration.
-    Install { Auto = "auto", Always = "always", Never = "never" }
+    HookInstall { Auto = "auto", Always = "always", Never = "never" }
 }
 
 /// The configuration for the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookOptions {
     /// Whether it is installed.
-    pub install: Install,
+    pub install: HookInstall,
     /// The program's path on the host.
     pub program: String,
     /// The hooks directory; `None`: one that the runtime reads.
@@ -97,7 +97,7 @@ pub enum When {
 
 impl Default for HookOptions {
     fn default() -> HookOptions {
-        HookOptions { install: Install::Auto, program: PROGRAM.to_owned(), directory: None, config: None }
+        HookOptions { install: HookInstall::Auto, program: PROGRAM.to_owned(), directory: None, config: None }
     }
 }
 

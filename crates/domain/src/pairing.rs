@@ -4,7 +4,7 @@
 //! containers than those that usernsd is called for.
 
 use super::container::{ContainerState, CriId};
-use super::node::Runtime;
+use super::node::CriRuntime;
 use super::runtime::RuntimeKind;
 
 /// A runtime that calls usernsd before a container starts.
@@ -46,7 +46,7 @@ impl Caller {
     /// same name and version in both protocols (CRI-O `internal/nri/nri.go`, containerd `internal/nri/nri.go`).
     /// Builds of containerd under another name keep CRI's, so that for them the version decides.
     #[must_use]
-    pub fn is(&self, cri: &Runtime) -> bool {
+    pub fn is(&self, cri: &CriRuntime) -> bool {
         let kinds = RuntimeKind::named(&self.name).zip(RuntimeKind::named(&cri.name));
         let names_differ = kinds.is_some_and(|(own, theirs)| own != theirs);
         let versions_differ =
@@ -61,7 +61,7 @@ impl Mismatch {
     /// Compares the runtime that answers over CRI with those that call. `None` if it is one of them, or if none
     /// calls, which is a problem of its own.
     #[must_use]
-    pub fn find<'a>(cri: &Runtime, callers: impl Iterator<Item = &'a Caller>) -> Option<Mismatch> {
+    pub fn find<'a>(cri: &CriRuntime, callers: impl Iterator<Item = &'a Caller>) -> Option<Mismatch> {
         let mut first = None;
         for caller in callers {
             if caller.is(cri) {
@@ -70,7 +70,7 @@ impl Mismatch {
             first.get_or_insert(caller);
         }
         let Caller { name, version, way, .. } = first?;
-        let Runtime { name: cri_name, version: cri_version, endpoint } = cri;
+        let CriRuntime { name: cri_name, version: cri_version, endpoint } = cri;
         let how = match way {
             CallWay::Joined(socket) => format!("the agent joined {name} {version} over NRI at {socket}"),
             CallWay::Launched(pid) => {
@@ -90,7 +90,7 @@ impl Mismatch {
 }
 
 /// A runtime that answers over CRI, with the NRI socket in its configuration; `None` if NRI is off.
-pub type Offer = (Runtime, Option<String>);
+pub type Offer = (CriRuntime, Option<String>);
 
 impl Mismatch {
     /// Compares the NRI sockets of two runtimes of a node, without asking an agent which of them it has joined.
@@ -102,7 +102,7 @@ impl Mismatch {
             path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path).to_owned()
         };
         let (first, first_socket) = first;
-        let (Runtime { name, version, endpoint }, Some(socket)) = other else { return None };
+        let (CriRuntime { name, version, endpoint }, Some(socket)) = other else { return None };
         let which = match first_socket {
             Some(own) if place(own) != place(socket) => return None,
             Some(_) => format!(
@@ -147,8 +147,8 @@ pub fn are_others(nri: &[(CriId, ContainerState)], cri: &[(CriId, ContainerState
 mod tests {
     use super::*;
 
-    fn cri(name: &str, version: &str) -> Runtime {
-        Runtime { name: name.into(), version: version.into(), endpoint: "/run/a.sock".into() }
+    fn cri(name: &str, version: &str) -> CriRuntime {
+        CriRuntime { name: name.into(), version: version.into(), endpoint: "/run/a.sock".into() }
     }
 
     fn caller(name: &str, version: &str) -> Caller {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn two_runtimes_share_no_socket() {
-        let offer = |runtime: Runtime, socket: Option<&str>| (runtime, socket.map(str::to_owned));
+        let offer = |runtime: CriRuntime, socket: Option<&str>| (runtime, socket.map(str::to_owned));
         let crio = |socket| offer(cri("cri-o", "1.36.3"), socket);
         let containerd = |socket| offer(cri("containerd", "2.1.9"), socket);
         let usual = Some("/var/run/nri/nri.sock");

@@ -4,7 +4,7 @@ use super::idmap::HostId;
 
 /// Fields of `/proc/PID/status`, as seen by the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Status {
+pub struct ProcessStatus {
     /// `Name`: the command's name, cut by the kernel to 15 characters.
     pub name: String,
     /// `State`: the letter, such as `S`, `T` (stopped) or `Z` (zombie).
@@ -119,11 +119,11 @@ impl Seccomp {
 
 // === impl Status ===
 
-impl Status {
+impl ProcessStatus {
     /// Parses the file's text; missing lines leave the defaults.
     #[must_use]
-    pub fn parse(text: &str) -> Status {
-        let mut status = Status::default();
+    pub fn parse(text: &str) -> ProcessStatus {
+        let mut status = ProcessStatus::default();
         for line in text.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };
             let value = value.trim();
@@ -174,7 +174,7 @@ mod tests {
         let text = "Name:\tsystemd-logind\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7807\nPPid:\t7759\nUid:\t200000\t200193\t200000\t200000\n\
                     Gid:\t200000\t200081\t200000\t200000\nNSpid:\t7807\t49\nCapEff:\t00000000a80425fb\n\
                     CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
-        let status = Status::parse(text);
+        let status = ProcessStatus::parse(text);
         assert_eq!((status.name.as_str(), status.state, status.parent), ("systemd-logind", Some('S'), 7759));
         assert_eq!((status.pids.as_slice(), status.inner_pids()), (&[7807, 49][..], Some(&[49][..])));
         assert_eq!(status.real_uid, Some(HostId(200_000)));
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(status.effective.names().join(" "), default);
         assert_eq!(status.bounding.names().len(), 41);
         assert_eq!(Capabilities(1 << 63).names(), ["63"]);
-        let none = Status::parse("");
+        let none = ProcessStatus::parse("");
         assert_eq!((none.seccomp, none.inner_pids(), none.uid), (Seccomp::Unknown, None, None));
     }
 }

@@ -22,7 +22,7 @@ const THIRTY_TWO_BIT: u32 = 5;
 
 /// A field's value. Fixed-width fields are skipped: no message that is read here has any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum FieldValue<'a> {
     /// A field of wire type varint.
     Number(u64),
     /// A string, bytes or a message.
@@ -31,13 +31,13 @@ pub enum Value<'a> {
 
 // === impl Value ===
 
-impl<'a> Value<'a> {
+impl<'a> FieldValue<'a> {
     /// The bytes; empty for a number, which is a field of the wrong type.
     #[must_use]
     pub fn bytes(self) -> &'a [u8] {
         match self {
-            Value::Bytes(bytes) => bytes,
-            Value::Number(_) => &[],
+            FieldValue::Bytes(bytes) => bytes,
+            FieldValue::Number(_) => &[],
         }
     }
 
@@ -58,8 +58,8 @@ impl<'a> Value<'a> {
 
     fn long(self) -> u64 {
         match self {
-            Value::Number(number) => number,
-            Value::Bytes(_) => 0,
+            FieldValue::Number(number) => number,
+            FieldValue::Bytes(_) => 0,
         }
     }
 
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
         Fields { rest: message }
     }
 
-    fn read(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
+    fn read(&mut self) -> Result<Option<(u32, FieldValue<'a>)>, Malformed> {
         loop {
             // The short form of key and length, which a million small fields have.
             if let &[key @ 0x08..=0x7f, length @ 0..=0x7f, ref rest @ ..] = self.rest
@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
                 && let Some((bytes, rest)) = rest.split_at_checked(usize::from(length))
             {
                 self.rest = rest;
-                return Ok(Some((u32::from(key >> 3), Value::Bytes(bytes))));
+                return Ok(Some((u32::from(key >> 3), FieldValue::Bytes(bytes))));
             }
             if self.rest.is_empty() {
                 return Ok(None);
@@ -99,7 +99,7 @@ impl<'a> Fields<'a> {
                 return Err(bad("a field has the number 0".to_owned()));
             }
             match key & 7 {
-                VARINT => return Ok(Some((tag, Value::Number(self.varint()?)))),
+                VARINT => return Ok(Some((tag, FieldValue::Number(self.varint()?)))),
                 LENGTH_DELIMITED => {
                     let length = self.varint()?;
                     let bytes = usize::try_from(length).ok().and_then(|length| self.take(length));
@@ -107,7 +107,7 @@ impl<'a> Fields<'a> {
                         let left = self.rest.len();
                         return Err(bad(format!("field {tag} says {length} bytes, {left} are left")));
                     };
-                    return Ok(Some((tag, Value::Bytes(bytes))));
+                    return Ok(Some((tag, FieldValue::Bytes(bytes))));
                 }
                 THIRTY_TWO_BIT if self.take(4).is_some() => {}
                 SIXTY_FOUR_BIT if self.take(8).is_some() => {}
@@ -143,7 +143,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), Malformed>;
+    type Item = Result<(u32, FieldValue<'a>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let field = self.read().transpose();
@@ -163,8 +163,8 @@ fn bad(what: String) -> Malformed {
 ///
 /// # Errors
 /// The bytes are not a protobuf message.
-pub fn field(message: &[u8], tag: u32) -> Result<Value<'_>, Malformed> {
-    let mut last = Value::Bytes(&[]);
+pub fn field(message: &[u8], tag: u32) -> Result<FieldValue<'_>, Malformed> {
+    let mut last = FieldValue::Bytes(&[]);
     for field in Fields::of(message) {
         match field? {
             (found, value) if found == tag => last = value,
@@ -180,21 +180,21 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: &[u8]) -> Vec<Result<(u32, Value<'_>), String>> {
+    fn read(bytes: &[u8]) -> Vec<Result<(u32, FieldValue<'_>), String>> {
         Fields::of(bytes).map(|field| field.map_err(|error| error.to_string())).collect()
     }
 
     #[test]
     fn short_and_long_forms_are_the_same() {
-        let one = Ok((8, Value::Bytes(&b"a"[..])));
+        let one = Ok((8, FieldValue::Bytes(&b"a"[..])));
         assert_eq!(read(&[0x42, 1, b'a']), std::slice::from_ref(&one));
         assert_eq!(read(&[0x42, 0x81, 0, b'a']), std::slice::from_ref(&one), "a length with a needless byte");
         assert_eq!(read(&[0xc2, 0, 1, b'a']), [one], "a key with a needless byte");
-        assert_eq!(read(&[0x60, 0x96, 1]), [Ok((12, Value::Number(150)))]);
+        assert_eq!(read(&[0x60, 0x96, 1]), [Ok((12, FieldValue::Number(150)))]);
         // Fixed-width fields are skipped.
         assert_eq!(
             read(&[0x0d, 1, 2, 3, 4, 0x09, 1, 2, 3, 4, 5, 6, 7, 8, 0x42, 0]),
-            [Ok((8, Value::Bytes(&[])))]
+            [Ok((8, FieldValue::Bytes(&[])))]
         );
     }
 

@@ -169,7 +169,7 @@ impl FileChange {
 /// The change cannot be undone line by line, because others have changed these lines since.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the lines {} are not there any more, in the place of {}", shown(.missing), shown(.instead_of))]
-pub struct Changed {
+pub struct ChangedSince {
     /// Lines that were written and are missing now.
     pub missing: Vec<Vec<u8>>,
     /// Lines that they replaced.
@@ -201,8 +201,8 @@ pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
 /// change that was never applied is not undone.
 ///
 /// # Errors
-/// See [`Changed`].
-pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Changed> {
+/// See [`ChangedSince`].
+pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, ChangedSince> {
     if current == new {
         return Ok(old.to_vec());
     }
@@ -222,7 +222,11 @@ pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Chan
     if !missing.is_empty() {
         let never_done =
             missing.len() == added.len() && removed.iter().all(|line| rest.contains(&line.as_slice()));
-        return if never_done { Ok(current.to_vec()) } else { Err(Changed { missing, instead_of: removed }) };
+        return if never_done {
+            Ok(current.to_vec())
+        } else {
+            Err(ChangedSince { missing, instead_of: removed })
+        };
     }
     let place = place.unwrap_or(rest.len()).min(rest.len());
     rest.splice(place..place, removed.iter().map(Vec::as_slice));

@@ -93,7 +93,7 @@ pub enum Start {
 
 /// A window that is wanted for an owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wanted {
+pub struct WantedWindow {
     /// Where it starts.
     pub start: Start,
     pub owner: String,
@@ -300,17 +300,18 @@ impl<T> Holders<T> {
 ///
 /// # Errors
 /// [`NoPlace`] for the first owner without a window.
-pub fn place(wanted: &[Wanted], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
+pub fn place(wanted: &[WantedWindow], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
     let mut taken = taken.to_vec();
     taken.sort();
     // Fixed windows come first, then those that are there, then preferred places, then the others.
-    let mut order: Vec<&Wanted> = wanted.iter().collect();
+    let mut order: Vec<&WantedWindow> = wanted.iter().collect();
     order.sort();
     let mut placed: Vec<Placed> = Vec::new();
     for (index, one) in order.iter().enumerate() {
         let found = place_one(one, &taken).map_err(|error| {
             // The offered window must still be free once the others have theirs.
-            let others: Vec<Wanted> = order.iter().skip(index + 1).map(|other| (*other).clone()).collect();
+            let others: Vec<WantedWindow> =
+                order.iter().skip(index + 1).map(|other| (*other).clone()).collect();
             offering(error, one, &others, &taken)
         })?;
         let by = By::Line { file: "the plan", line: index + 1, owner: found.owner.clone() };
@@ -323,7 +324,7 @@ pub fn place(wanted: &[Wanted], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace>
 }
 
 /// `taken` is sorted.
-fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
+fn place_one(wanted: &WantedWindow, taken: &[Taken]) -> Result<Placed, NoPlace> {
     let blockers: Vec<&Taken> =
         taken.iter().filter(|taken| taken.except.as_ref() != Some(&wanted.owner)).collect();
     let placed = |window: Window, moved: Option<Taken>| Placed {
@@ -368,7 +369,7 @@ fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
 
 /// The first window at or after `from`; conventions are dropped one after another if there is no room. `blockers` are
 /// sorted, and each is looked at once for every convention that is dropped.
-fn first_fit(wanted: &Wanted, from: u64, blockers: &[&Taken]) -> Option<Window> {
+fn first_fit(wanted: &WantedWindow, from: u64, blockers: &[&Taken]) -> Option<Window> {
     let align = |id: u64| id.checked_next_multiple_of(wanted.align.max(1)).unwrap_or(u64::MAX);
     (0..=Convention::ALL.len()).find_map(|dropped| {
         let mut conventions: Vec<Window> =
@@ -396,7 +397,7 @@ fn first_fit(wanted: &Wanted, from: u64, blockers: &[&Taken]) -> Option<Window> 
 }
 
 /// Adds to an error a window that is free once all others have theirs.
-fn offering(error: NoPlace, wanted: &Wanted, others: &[Wanted], taken: &[Taken]) -> NoPlace {
+fn offering(error: NoPlace, wanted: &WantedWindow, others: &[WantedWindow], taken: &[Taken]) -> NoPlace {
     let mut taken = taken.to_vec();
     for other in others {
         let window = match other.start {
@@ -408,7 +409,7 @@ fn offering(error: NoPlace, wanted: &Wanted, others: &[Wanted], taken: &[Taken])
         taken.push(Taken { window, by: By::User(other.owner.clone()), except: None });
     }
     taken.sort();
-    let free = Wanted { start: Start::Free, ..wanted.clone() };
+    let free = WantedWindow { start: Start::Free, ..wanted.clone() };
     let window = place_one(&free, &taken).ok().map(|placed| placed.window);
     match error {
         NoPlace::Taken { owner, wanted, taken, .. } => NoPlace::Taken { owner, wanted, taken, free: window },

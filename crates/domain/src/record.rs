@@ -6,7 +6,7 @@ use super::container::{CgroupMount, CriId, PodRef, UserNamespaceRequest};
 use super::delegation::{Limits, Skip};
 use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
-use super::isolation::{Finding, Known, Stage};
+use super::isolation::{Conclusion, Known, Stage};
 use super::words::Word;
 
 /// The trigger of an inspection.
@@ -324,8 +324,8 @@ impl Record {
     #[must_use]
     pub fn known(&self) -> Known {
         let finding = match self.outcome {
-            Outcome::Skipped(Skip::BeingMade) => Finding::TooEarly,
-            _ => Finding::Settled(self.isolation),
+            Outcome::Skipped(Skip::BeingMade) => Conclusion::TooEarly,
+            _ => Conclusion::Settled(self.isolation),
         };
         Known { stage: self.stage, finding }
     }

@@ -72,7 +72,7 @@ pub enum Missed {
 
 /// The facts about a container that started without something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub struct RepairFacts {
     /// The missing part.
     pub missed: Missed,
     /// How long its first process has run; `None` if that cannot be read.
@@ -177,7 +177,7 @@ impl RepairRules {
     ///
     /// # Errors
     /// The first reason to keep it.
-    pub fn may_end(&self, candidate: &Candidate) -> Result<(), Kept> {
+    pub fn may_end(&self, candidate: &RepairFacts) -> Result<(), Kept> {
         let rule = self.rule(candidate.missed);
         if self.observe_only {
             return Err(Kept::ObserveOnly);
@@ -255,8 +255,8 @@ mod tests {
         observe_only: false,
     };
 
-    fn young(missed: Missed) -> Candidate {
-        Candidate {
+    fn young(missed: Missed) -> RepairFacts {
+        RepairFacts {
             missed,
             age: Some(Duration::from_secs(3)),
             restarts: Some(0),
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn each_doubt_keeps_the_container() {
-        type Spoil = fn(&mut Candidate);
+        type Spoil = fn(&mut RepairFacts);
         let cases: [(Spoil, Kept); 6] = [
             (|c| c.age = None, Kept::TooOld),
             (|c| c.age = Some(Duration::from_secs(600)), Kept::TooOld),
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_pod_can_keep_containers_except_those_that_lost_isolation() {
-        let kept = |missed| RULES.may_end(&Candidate { kept: true, ..young(missed) });
+        let kept = |missed| RULES.may_end(&RepairFacts { kept: true, ..young(missed) });
         assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodsWish));
         assert_eq!(kept(Missed::UserNamespace), Ok(()));
     }

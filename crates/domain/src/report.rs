@@ -11,7 +11,7 @@ use super::record::{Action, Change, Record};
 
 /// A container's identifier and names, for records, log lines and Events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct ContainerNames {
     /// The container's identifier.
     pub id: CriId,
     /// The container's name in the pod.
@@ -22,7 +22,7 @@ pub struct Named {
 /// The decision on a container that is about to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    pub container: Named,
+    pub container: ContainerNames,
     /// Whether it would get the user namespace that its pod asked for.
     pub isolation: Verdict,
     /// Whether its creation was refused.
@@ -103,7 +103,7 @@ pub struct Report {
 /// Reports that no agent has acknowledged yet, the oldest first; bounded, so that a plugin without an agent does not
 /// grow. `T` is a report in the form in which it is sent.
 #[derive(Debug)]
-pub struct Kept<T> {
+pub struct KeptReports<T> {
     waiting: VecDeque<(u64, usize, T)>,
     bytes: usize,
     last: u64,
@@ -148,12 +148,12 @@ impl Created {
 
 // === impl Kept ===
 
-impl<T: Clone> Kept<T> {
+impl<T: Clone> KeptReports<T> {
     /// Keeps at most `most` reports with at most `most_bytes` bytes, and none longer than `longest` bytes, which no
     /// agent would read.
     #[must_use]
-    pub fn new(most: usize, most_bytes: usize, longest: usize) -> Kept<T> {
-        Kept { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes, longest }
+    pub fn new(most: usize, most_bytes: usize, longest: usize) -> KeptReports<T> {
+        KeptReports { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes, longest }
     }
 
     /// Adds a report, which `made` builds, with its length in bytes, for the given number. If there are too many, the
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn unacknowledged_reports_are_kept_within_bounds() {
-        let mut kept = Kept::new(3, 100, 100);
+        let mut kept = KeptReports::new(3, 100, 100);
         for _ in 0..5 {
             kept.add(|number| (10, number));
         }
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_acknowledged_report_is_not_sent_again() {
-        let mut kept = Kept::new(10, 1000, 1000);
+        let mut kept = KeptReports::new(10, 1000, 1000);
         for _ in 0..4 {
             kept.add(|number| (1, number));
         }
@@ -264,7 +264,7 @@ mod tests {
         /// Every report is either dropped and counted, or sent exactly once.
         #[test]
         fn every_dropped_report_is_counted(steps in prop::collection::vec((any::<bool>(), 1..40_usize), 0..200)) {
-            let mut kept = Kept::new(8, 120, 35);
+            let mut kept = KeptReports::new(8, 120, 35);
             let (mut sent, mut made) = (0_u64, 0);
             for (adds, length) in steps {
                 if adds {

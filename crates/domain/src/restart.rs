@@ -33,7 +33,7 @@ pub enum Service {
 
 /// A file, and the later of its mtime and ctime: a rename changes only the latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
+pub struct ChangedFile {
     pub path: String,
     /// When it changed.
     pub at: SystemTime,
@@ -204,7 +204,7 @@ impl Unread {
 
 /// The files that each service has not read, in the order of restarts.
 #[must_use]
-pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Running, Vec<&'a str>)> {
+pub fn pending<'a>(running: &[Running], changed: &'a [ChangedFile]) -> Vec<(Running, Vec<&'a str>)> {
     Service::ALL
         .into_iter()
         .filter_map(|service| {
@@ -290,7 +290,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn unread<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service, Vec<&'a str>)> {
+    fn unread<'a>(running: &[Running], changed: &'a [ChangedFile]) -> Vec<(Service, Vec<&'a str>)> {
         pending(running, changed).into_iter().map(|(found, files)| (found.service, files)).collect()
     }
 
@@ -302,9 +302,9 @@ mod tests {
             of(Service::Crio, Some(at(100))),
             of(Service::Containerd, None),
         ];
-        let file = |path: &str, seconds| Changed { path: path.into(), at: at(seconds), only: None };
+        let file = |path: &str, seconds| ChangedFile { path: path.into(), at: at(seconds), only: None };
         let changed = [
-            Changed { only: Some(Service::Kubelet), ..file("/etc/subgid", 500) },
+            ChangedFile { only: Some(Service::Kubelet), ..file("/etc/subgid", 500) },
             file("/etc/crio/crio.conf.d", 100),
             file("/etc/crio/crio.conf.d/99-usernsd.conf", 100),
             file("/etc/crio/crio.conf", 99),
@@ -379,8 +379,8 @@ mod tests {
         });
         let file = "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/99-usernsd.toml";
         let changed = [
-            Changed { path: file.into(), at: at(60), only: None },
-            Changed { path: "/etc/subuid".into(), at: at(60), only: None },
+            ChangedFile { path: file.into(), at: at(60), only: None },
+            ChangedFile { path: "/etc/subuid".into(), at: at(60), only: None },
         ];
         let found = pending(&running, &changed);
         assert_eq!(

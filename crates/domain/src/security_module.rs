@@ -127,7 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::check::Outcome;
+    use crate::check::CheckOutcome;
 
     fn modules(active: &str) -> SecurityModules {
         SecurityModules { active: Some(active.to_owned()), ..SecurityModules::default() }
@@ -137,8 +137,8 @@ mod tests {
     fn outcome(modules: &SecurityModules, check: Check) -> String {
         let checked = modules.checks().into_iter().find(|one| one.check == check).unwrap();
         let said = match &checked.outcome {
-            Outcome::Passed(said) | Outcome::Skipped(said) => said.clone(),
-            Outcome::Failed(problems) => problems[0].what.clone(),
+            CheckOutcome::Passed(said) | CheckOutcome::Skipped(said) => said.clone(),
+            CheckOutcome::Failed(problems) => problems[0].what.clone(),
         };
         format!("{}: {said}", checked.word())
     }

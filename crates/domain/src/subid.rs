@@ -34,12 +34,12 @@ struct Line {
     text: Vec<u8>,
     /// Whether a line feed follows; only the last line may lack it.
     ended: bool,
-    content: Content,
+    content: LineContent,
 }
 
 /// The contents of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub enum LineContent {
     /// Empty, or a comment. shadow-utils has no comments, but skips such lines.
     Nothing,
     /// A range that every reader understands.
@@ -139,9 +139,9 @@ impl Line {
 
     fn owner(&self) -> Option<&str> {
         match &self.content {
-            Content::Nothing => None,
-            Content::Range(range) => Some(&range.owner),
-            Content::Flawed { owner, .. } => owner.as_deref(),
+            LineContent::Nothing => None,
+            LineContent::Range(range) => Some(&range.owner),
+            LineContent::Flawed { owner, .. } => owner.as_deref(),
         }
     }
 }
@@ -173,7 +173,7 @@ impl SubidFile {
     }
 
     /// The contents of each line, with its number, from 1.
-    pub fn contents(&self) -> impl Iterator<Item = (usize, &Content)> {
+    pub fn contents(&self) -> impl Iterator<Item = (usize, &LineContent)> {
         self.lines.iter().enumerate().map(|(index, line)| (index + 1, &line.content))
     }
 
@@ -185,7 +185,7 @@ impl SubidFile {
     /// The ranges that every reader understands, with their line numbers.
     pub fn ranges(&self) -> impl Iterator<Item = (usize, &SubordinateRange)> {
         self.contents().filter_map(|(number, content)| match content {
-            Content::Range(range) => Some((number, range)),
+            LineContent::Range(range) => Some((number, range)),
             _ => None,
         })
     }
@@ -193,7 +193,7 @@ impl SubidFile {
     /// The lines that not every reader understands, with their numbers.
     pub fn flaws(&self) -> impl Iterator<Item = (usize, Flaw)> {
         self.contents().filter_map(|(number, content)| match content {
-            Content::Flawed { flaw, .. } => Some((number, *flaw)),
+            LineContent::Flawed { flaw, .. } => Some((number, *flaw)),
             _ => None,
         })
     }
@@ -223,10 +223,10 @@ impl SubidFile {
     }
 }
 
-fn content(text: &[u8]) -> Content {
+fn content(text: &[u8]) -> LineContent {
     let trimmed = text.trim_ascii();
     if trimmed.is_empty() || trimmed.starts_with(b"#") {
-        return Content::Nothing;
+        return LineContent::Nothing;
     }
     // A byte that is not UTF-8 becomes a character that no valid name contains.
     let fields: Vec<String> = trimmed
@@ -238,11 +238,11 @@ fn content(text: &[u8]) -> Content {
     let ranges = perhaps(&fields);
     let first_flaw = flaw(text, &fields);
     match (first_flaw, ranges.first()) {
-        (None, Some(range)) => Content::Range(range.clone()),
+        (None, Some(range)) => LineContent::Range(range.clone()),
         (flaw, _) => {
             // Without a flaw there is a range; should that ever be wrong, the line is left alone.
             let flaw = flaw.unwrap_or(Flaw::Fields(fields.len()));
-            Content::Flawed { flaw, owner, perhaps: ranges }
+            LineContent::Flawed { flaw, owner, perhaps: ranges }
         }
     }
 }
@@ -376,7 +376,7 @@ mod tests {
             ("a:1:2\0", Flaw::ZeroByte, vec![]),
         ] {
             let file = SubidFile::parse(line.as_bytes());
-            let Some((1, Content::Flawed { flaw, perhaps: found, .. })) = file.contents().next() else {
+            let Some((1, LineContent::Flawed { flaw, perhaps: found, .. })) = file.contents().next() else {
                 panic!("{line:?} was taken");
             };
             assert_eq!((*flaw, found), (want, &perhaps), "{line:?}");

@@ -15,7 +15,7 @@ pub type Variables = BTreeMap<String, BTreeSet<String>>;
 
 /// An assignment in a unit's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub struct UnitSetting {
     pub key: String,
     /// The value, with continued lines joined.
     pub value: String,
@@ -52,8 +52,8 @@ pub fn lines(text: &str) -> Vec<(usize, String)> {
 
 /// The settings of a unit, from the texts of its file and its drop-ins in systemd's order.
 #[must_use]
-pub fn settings<T: AsRef<str>>(texts: &[T]) -> Vec<Setting> {
-    let mut settings: Vec<Setting> = Vec::new();
+pub fn settings<T: AsRef<str>>(texts: &[T]) -> Vec<UnitSetting> {
+    let mut settings: Vec<UnitSetting> = Vec::new();
     for (file, text) in texts.iter().enumerate() {
         for (line, whole) in lines(text.as_ref()) {
             let Some((key, value)) = whole.split_once('=') else { continue };
@@ -61,7 +61,7 @@ pub fn settings<T: AsRef<str>>(texts: &[T]) -> Vec<Setting> {
             if value.is_empty() && RESETTABLE.contains(&key) {
                 settings.retain(|before| before.key != key);
             } else {
-                settings.push(Setting { key: key.to_owned(), value: value.to_owned(), file, line });
+                settings.push(UnitSetting { key: key.to_owned(), value: value.to_owned(), file, line });
             }
         }
     }
@@ -86,7 +86,7 @@ pub fn words(line: &str) -> Vec<String> {
 }
 
 /// Adds the assignments of a unit's `Environment=`.
-pub fn add_environment(settings: &[Setting], variables: &mut Variables) {
+pub fn add_environment(settings: &[UnitSetting], variables: &mut Variables) {
     let of_unit = settings.iter().filter(|setting| setting.key == "Environment");
     for word in of_unit.flat_map(|setting| words(&setting.value)) {
         if let Some((name, value)) = word.split_once('=') {
@@ -141,7 +141,7 @@ pub fn expand(text: &str, variables: &Variables) -> Option<Vec<String>> {
 /// The file that containerd's unit gives to it, from the unit's settings: `--config`, or `-c` for short. Variables are
 /// replaced by what the unit itself assigns.
 #[must_use]
-pub fn containerd_config(settings: &[Setting]) -> Option<String> {
+pub fn containerd_config(settings: &[UnitSetting]) -> Option<String> {
     // Go's flags have one dash or two.
     path_of_flag(settings, "containerd", &["--config", "-config"], &["-c", "--c"])
 }
@@ -149,7 +149,12 @@ pub fn containerd_config(settings: &[Setting]) -> Option<String> {
 /// The absolute path that a unit's command gives to `program` by a flag. The `short` flags count only behind the
 /// program's name: those of a shell that starts it are its own.
 #[must_use]
-pub fn path_of_flag(settings: &[Setting], program: &str, flags: &[&str], short: &[&str]) -> Option<String> {
+pub fn path_of_flag(
+    settings: &[UnitSetting],
+    program: &str,
+    flags: &[&str],
+    short: &[&str],
+) -> Option<String> {
     let mut variables = Variables::new();
     add_environment(settings, &mut variables);
     let value_of = |word: &String| {

@@ -24,7 +24,7 @@ pub struct Tenant {
 
 /// A holder of a host ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder<'a> {
+pub enum HostIdHolder<'a> {
     Container {
         tenant: &'a Tenant,
         /// The container ID that it maps to.
@@ -54,34 +54,34 @@ pub fn whois<'a>(
     space: IdType,
     tenants: &'a [Tenant],
     host: Option<&'a HostIds>,
-) -> Vec<Holder<'a>> {
+) -> Vec<HostIdHolder<'a>> {
     let of_tenant = |tenant: &'a Tenant| {
         let map = match space {
             IdType::Uid => &tenant.uid_map,
             IdType::Gid => &tenant.gid_map,
         };
         let inside = map.container_of(id)?.0;
-        Some(Holder::Container { tenant, inside })
+        Some(HostIdHolder::Container { tenant, inside })
     };
     let (present, past): (Vec<&Tenant>, Vec<&Tenant>) =
         tenants.iter().partition(|tenant| tenant.past.is_none());
-    let mut holders: Vec<Holder<'a>> = present.into_iter().filter_map(of_tenant).collect();
+    let mut holders: Vec<HostIdHolder<'a>> = present.into_iter().filter_map(of_tenant).collect();
     if let Some(host) = host {
         let accounts = match space {
             IdType::Uid => host.accounts.users(),
             IdType::Gid => host.accounts.groups(),
         };
-        holders.extend(accounts.iter().filter(|account| account.id == id.0).map(Holder::Account));
+        holders.extend(accounts.iter().filter(|account| account.id == id.0).map(HostIdHolder::Account));
         let number = u64::from(id.0);
         let ranges =
             host.file(space).ranges().filter(|(_, range)| range.start <= number && number < range.end());
-        holders.extend(ranges.map(|(line, range)| Holder::Range {
+        holders.extend(ranges.map(|(line, range)| HostIdHolder::Range {
             line,
             owner: &range.owner,
             start: range.start,
             count: range.count,
         }));
-        holders.extend(host.slot_of(space, number, 1).map(Holder::Pool));
+        holders.extend(host.slot_of(space, number, 1).map(HostIdHolder::Pool));
     }
     holders.extend(past.into_iter().filter_map(of_tenant));
     holders
@@ -119,11 +119,13 @@ mod tests {
         let tenants =
             [tenant("old", "0 200000 65536", true), tenant("now", "0 200000 65536\n70000 5 1", false)];
         let said = |id, space| -> Vec<String> {
-            let word = |holder: &Holder<'_>| match holder {
-                Holder::Container { tenant, inside } => format!("{} {inside}", tenant.id),
-                Holder::Account(account) => account.name.clone(),
-                Holder::Range { line, owner, start, count } => format!("{line}:{owner}:{start}:{count}"),
-                Holder::Pool(slot) => format!("{} {}", slot.pool.name(), slot.index),
+            let word = |holder: &HostIdHolder<'_>| match holder {
+                HostIdHolder::Container { tenant, inside } => format!("{} {inside}", tenant.id),
+                HostIdHolder::Account(account) => account.name.clone(),
+                HostIdHolder::Range { line, owner, start, count } => {
+                    format!("{line}:{owner}:{start}:{count}")
+                }
+                HostIdHolder::Pool(slot) => format!("{} {}", slot.pool.name(), slot.index),
             };
             whois(HostId(id), space, &tenants, Some(&host)).iter().map(word).collect()
         };

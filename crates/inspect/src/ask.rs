@@ -1,8 +1,8 @@
 //! Questions from a thread that must not block for long to a task that may: the NRI thread asks systemd or
 //! the runtime through this channel.
 
-use std::sync::mpsc as blocking;
 use std::sync::Mutex;
+use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;

@@ -120,7 +120,7 @@ pub struct Observation {
 
 /// Why the agent cannot hand over cgroups at all.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum DelegatorError {
     /// The host's own namespaces cannot be read.
     #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
     HostNamespace(ProcError),
@@ -143,11 +143,11 @@ pub enum StartError {
 
 // === impl StartError ===
 
-impl StartError {
-    fn of_namespace(error: ProcError) -> StartError {
+impl DelegatorError {
+    fn of_namespace(error: ProcError) -> DelegatorError {
         match own_apparmor_profile() {
-            Some(profile) => StartError::Confined(error, profile),
-            None => StartError::HostNamespace(error),
+            Some(profile) => DelegatorError::Confined(error, profile),
+            None => DelegatorError::HostNamespace(error),
         }
     }
 }
@@ -192,8 +192,9 @@ impl Delegator {
     /// # Errors
     /// The host's user namespace cannot be identified, or paths in `/proc/PID/cgroup` do not refer to the
     /// host's tree.
-    pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
-        let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::of_namespace)?;
+    pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, DelegatorError> {
+        let host_user_namespace =
+            handles.proc.host_namespace("user").map_err(DelegatorError::of_namespace)?;
         let host_uid_map = handles.proc.open(1).and_then(|host| host.uid_map()).ok();
         let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
         let marks = OnceLock::new();
@@ -439,8 +440,8 @@ pub fn complete(mut all: Vec<Incomplete<'_>>) {
 
 /// The root of this process's cgroup namespace, to which paths in `/proc/PID/cgroup` are relative. Joining
 /// the host's namespace would take CAP_SYS_ADMIN; finding one's own place takes no capability.
-fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
-    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::of_namespace)? {
+fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, DelegatorError> {
+    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(DelegatorError::of_namespace)? {
         return Ok(CgroupPath::root());
     }
     let own = std::process::id();
@@ -449,5 +450,5 @@ fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, Sta
     found
         .zip(seen.ok())
         .and_then(|(found, seen)| found.namespace_of(&seen))
-        .ok_or_else(|| StartError::CgroupNamespace(cgroups.path().to_owned()))
+        .ok_or_else(|| DelegatorError::CgroupNamespace(cgroups.path().to_owned()))
 }

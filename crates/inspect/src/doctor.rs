@@ -25,7 +25,9 @@ use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
 use usernsd_domain::check::systemd::SystemdFacts;
-use usernsd_domain::check::{self, Answer, Category, Check, CheckResult, Checked, Examined, Outcome, Probe};
+use usernsd_domain::check::{
+    self, Answer, Category, Check, CheckOutcome, CheckResult, Checked, Examined, Probe,
+};
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::idplan::{self, DesiredIds};
 use usernsd_domain::kubelet::DEFAULT_MAX_PODS;
@@ -123,7 +125,9 @@ impl AgentResults {
     /// Replaces skipped checks by the agent's results, if it has any.
     fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
         let better = |one: Checked| match (&one.outcome, self.checks.get(&one.check)) {
-            (Outcome::Skipped(_), Some(theirs)) if !matches!(theirs.outcome, Outcome::Skipped(_)) => {
+            (CheckOutcome::Skipped(_), Some(theirs))
+                if !matches!(theirs.outcome, CheckOutcome::Skipped(_)) =>
+            {
                 theirs.clone()
             }
             _ => one,
@@ -338,7 +342,7 @@ mod tests {
         let agent = AgentResults::new([Check::PodCgroupWritable.skipped(why)]);
         assert!(agent.has_pods());
         for one in agent.complete(agent.pods()) {
-            let Outcome::Skipped(reason) = one.outcome else { panic!("{one:?}") };
+            let CheckOutcome::Skipped(reason) = one.outcome else { panic!("{one:?}") };
             let expected =
                 if one.check == Check::PodCgroupWritable { why } else { "the agent has no such check" };
             assert_eq!(reason, expected, "{:?}", one.check);

@@ -12,7 +12,9 @@ use thiserror::Error;
 use crate::handles::NodeHandles;
 use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
-use usernsd_delegation::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
+use usernsd_delegation::explain::{
+    AgentRecord, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why,
+};
 use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
@@ -32,7 +34,7 @@ use usernsd_linux::kernel_log::kernel_log;
 use usernsd_linux::proc::ProcError;
 use usernsd_linux::tail::tail;
 use usernsd_messages::{Message, MessageId, follows, recognise};
-use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox, NoAnswer, first_answering};
+use usernsd_peers::cri::{Cri, CriError, InspectedContainer, InspectedSandbox, NoAnswer, first_answering};
 use usernsd_peers::oci::{OciError, Security, bind_sources, parse_security, parse_spec};
 use usernsd_peers::systemd::Systemd;
 use usernsd_report::state::{State, read_state};
@@ -65,7 +67,7 @@ const LOG_BYTES: u64 = 64 << 10;
 
 /// The node and its rules.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct ExplainNode {
     /// Its root directory.
     pub host_root: PathBuf,
     /// The CRI sockets to try.
@@ -84,7 +86,7 @@ pub struct Node {
 
 /// What is to be explained.
 #[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
+pub struct ExplainTarget<'a> {
     /// A container ID or its beginning, a pod's name, `NAMESPACE/POD`, or a PID.
     pub name: &'a str,
     /// The name of one of the pod's containers.
@@ -118,7 +120,7 @@ pub enum ExplainError {
 
 /// The handles and clients for one explanation.
 struct Explainer<'a> {
-    node: &'a Node,
+    node: &'a ExplainNode,
     cri: Cri,
     inspector: Inspector,
     systemd: Option<Systemd>,
@@ -130,7 +132,10 @@ struct Explainer<'a> {
 ///
 /// # Errors
 /// See [`ExplainError`].
-pub async fn explain(node: &Node, target: Target<'_>) -> Result<Vec<Explanation>, ExplainError> {
+pub async fn explain(
+    node: &ExplainNode,
+    target: ExplainTarget<'_>,
+) -> Result<Vec<Explanation>, ExplainError> {
     let explainer = Explainer::open(node).await?;
     let mut all = Vec::new();
     let found = match explainer.find(target.name, target.container).await {
@@ -152,7 +157,7 @@ pub async fn explain(node: &Node, target: Target<'_>) -> Result<Vec<Explanation>
 }
 
 impl<'a> Explainer<'a> {
-    async fn open(node: &'a Node) -> Result<Explainer<'a>, ExplainError> {
+    async fn open(node: &'a ExplainNode) -> Result<Explainer<'a>, ExplainError> {
         let inspector = Inspector::open(&node.host_root, node.rules, node.limits)?;
         let clients = node.endpoints.iter().cloned().map(Cri::new);
         let (cri, _) = first_answering(clients).await?;
@@ -188,7 +193,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// A pod that has no container.
-    async fn waiting(&self, target: Target<'_>) -> Result<Explanation, ExplainError> {
+    async fn waiting(&self, target: ExplainTarget<'_>) -> Result<Explanation, ExplainError> {
         // The directory is not mounted into an agent's pod.
         let logs = std::fs::read_dir(self.node.host_root.join(POD_LOGS));
         let logs: Option<Vec<String>> = logs.ok().map(|logs| {
@@ -315,7 +320,7 @@ impl<'a> Explainer<'a> {
 
     /// Known messages of a container that failed, from the runtime's own message and from the end of its
     /// log.
-    fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<KnownMessage> {
+    fn messages(&self, inspected: &InspectedContainer, unseen: &mut Vec<String>) -> Vec<KnownMessage> {
         let Some(end) = inspected.end.as_ref().filter(|end| end.code != 0) else { return Vec::new() };
         let path = self.node.host_root.join(inspected.log_path.trim_start_matches('/'));
         let log = if inspected.log_path.is_empty() { Ok(String::new()) } else { tail(&path, LOG_BYTES) };
@@ -331,7 +336,7 @@ impl<'a> Explainer<'a> {
     fn denials(
         &self,
         container: &Container,
-        inspected: &Inspected,
+        inspected: &InspectedContainer,
         label: Option<&str>,
         got: Option<&Observed>,
         unseen: &mut Vec<String>,
@@ -383,7 +388,7 @@ impl<'a> Explainer<'a> {
     fn inspect(
         &self,
         container: &Container,
-        inspected: &Inspected,
+        inspected: &InspectedContainer,
         request: Option<UserNamespaceRequest>,
         binds: &BTreeMap<String, String>,
         scope: Option<&Scope>,
@@ -432,7 +437,7 @@ impl<'a> Explainer<'a> {
     fn story(
         &self,
         container: &Container,
-        inspected: &Inspected,
+        inspected: &InspectedContainer,
         sandbox: Option<&InspectedSandbox>,
         got: Option<&Observed>,
         now: Option<(Now, Verdict)>,
@@ -464,12 +469,12 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    fn agent_on(&self, id: &CriId) -> Agent {
+    fn agent_on(&self, id: &CriId) -> AgentRecord {
         match &self.state {
-            Err(error) => Agent::Silent(error.clone()),
+            Err(error) => AgentRecord::Silent(error.clone()),
             Ok(state) => match state.containers.iter().find(|known| known.id == id.as_str()) {
-                None => Agent::Unaware,
-                Some(known) => Agent::Inspected {
+                None => AgentRecord::Unaware,
+                Some(known) => AgentRecord::Inspected {
                     outcome: known.outcome.known(),
                     reason: known.reason.clone(),
                     source: known.source.to_string(),
@@ -519,7 +524,7 @@ fn wish(container: &Container, rules: &AdjustRules) -> OptInResult {
     }
 }
 
-fn subject(container: &Container, inspected: &Inspected) -> Subject {
+fn subject(container: &Container, inspected: &InspectedContainer) -> Subject {
     Subject {
         id: container.id.to_string(),
         sandbox_id: inspected.container.sandbox_id.clone(),
@@ -541,7 +546,7 @@ fn subject(container: &Container, inspected: &Inspected) -> Subject {
 
 fn asked(
     container: &Container,
-    inspected: &Inspected,
+    inspected: &InspectedContainer,
     sandbox: Option<&InspectedSandbox>,
     security: Security,
 ) -> Asked {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::delegate::{Delegator, Inspection, MountSource, Observation, StartError, Target};
+use crate::delegate::{Delegator, DelegatorError, Inspection, MountSource, Observation, Target};
 use crate::handles::{NodeHandles, OpenHandlesError};
 use usernsd_delegation::Plan;
 use usernsd_domain::container::{Container, UserNamespaceRequest};
@@ -13,7 +13,7 @@ use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::guard;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::isolation::{Finding, Place, Sight, Stage};
+use usernsd_domain::isolation::{Conclusion, ProcessPlace, Sight, Stage};
 use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use usernsd_domain::unit::Scope;
 
@@ -31,7 +31,7 @@ pub enum OpenError {
     Handles(#[from] OpenHandlesError),
     /// The host's namespaces cannot be identified.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] DelegatorError),
 }
 
 /// A container as its source describes it, and the stage that it has reached.
@@ -48,8 +48,8 @@ impl Inspector {
     /// Makes an inspector that uses these handles.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Inspector, StartError> {
+    /// See [`DelegatorError`].
+    pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Inspector, DelegatorError> {
         Ok(Inspector { delegator: Delegator::new(handles, rules, limits)? })
     }
 
@@ -133,7 +133,7 @@ impl Inspection {
     /// the observed process is not its init process.
     #[must_use]
     pub fn is_too_early(&self, candidate: Candidate<'_>) -> bool {
-        candidate.sight(&self.observation, None).finding() == Finding::TooEarly
+        candidate.sight(&self.observation, None).finding() == Conclusion::TooEarly
     }
 
     /// The record of the container, whose pod requested `request`. `is_missed` is called for a container
@@ -150,15 +150,15 @@ impl Inspection {
         let known = candidate.sight(&self.observation, request).known();
         let isolation = match known.finding {
             // The init process was not observed.
-            Finding::Settled(Verdict::Good)
+            Conclusion::Settled(Verdict::Good)
                 if container.user_namespace
                     && self.outcome == Outcome::Skipped(Skip::Unproven)
-                    && place(&self.observation) == Place::Nowhere =>
+                    && place(&self.observation) == ProcessPlace::Nowhere =>
             {
                 Verdict::Unknown
             }
-            Finding::Settled(verdict) => verdict,
-            Finding::TooEarly => {
+            Conclusion::Settled(verdict) => verdict,
+            Conclusion::TooEarly => {
                 // The observed process is the OCI runtime's, or a command's.
                 let Observation { cgroup, inode, owner, limits, .. } = std::mem::take(&mut self.observation);
                 self.observation = Observation { cgroup, inode, owner, limits, ..Observation::default() };
@@ -206,12 +206,12 @@ impl Inspection {
     }
 }
 
-fn place(seen: &Observation) -> Place {
+fn place(seen: &Observation) -> ProcessPlace {
     match (&seen.user_namespace, &seen.uid_map) {
-        (None, _) => Place::Nowhere,
-        (Some(namespace), _) if namespace.is_hosts => Place::Hosts,
-        (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => Place::Unmapped,
-        (Some(_), _) => Place::Own,
+        (None, _) => ProcessPlace::Nowhere,
+        (Some(namespace), _) if namespace.is_hosts => ProcessPlace::Hosts,
+        (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => ProcessPlace::Unmapped,
+        (Some(_), _) => ProcessPlace::Own,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::ask::Question;
 use crate::bundle::Bundles;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
-use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
+use usernsd_domain::join::{self, EndedContainer, InFlight, ListedPod, Survival, Weights};
 use usernsd_linux::proc;
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
 use usernsd_peers::oci::{
@@ -37,7 +37,7 @@ pub struct Ends(HashMap<CriId, (i64, i32)>);
 
 /// The state of a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sight {
+pub struct RuntimeSight {
     /// Why the runtime must not be joined as long as its list is what it is.
     pub refusal: Option<String>,
     /// An operation in progress with which a join would interfere.
@@ -49,7 +49,7 @@ pub struct Sight {
 pub async fn answer(
     endpoints: Endpoints,
     bundles: Arc<Bundles>,
-    mut questions: mpsc::Receiver<Question<(), Option<Sight>>>,
+    mut questions: mpsc::Receiver<Question<(), Option<RuntimeSight>>>,
 ) {
     let mut ends = Ends::default();
     while let Some(question) = questions.recv().await {
@@ -71,7 +71,7 @@ pub async fn answer(
 ///
 /// # Errors
 /// The runtime does not answer.
-pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
+pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<RuntimeSight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
     let mut refusal = None;
@@ -81,7 +81,7 @@ pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Si
         refusal = join::refusal(survival, &weights);
     }
     let lying = lying(cri, &sandboxes, containers, ends).await?;
-    Ok(Sight { refusal, in_flight: join::in_flight(&version.name, &lying) })
+    Ok(RuntimeSight { refusal, in_flight: join::in_flight(&version.name, &lying) })
 }
 
 /// The directories of the runtimes' bundles: the part before the container's ID, and the part after it.
@@ -179,7 +179,7 @@ async fn lying(
     let now = SystemTime::now();
     let ended = |id: &CriId| {
         let (at_ns, code) = ends.0.get(id)?;
-        Some(Ended { ago: ago(*at_ns, now), code: *code })
+        Some(EndedContainer { ago: ago(*at_ns, now), code: *code })
     };
     let lying = sandboxes.iter().map(|sandbox| ListedPod {
         pod: sandbox.pod.clone(),

@@ -9,18 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::explain::Node;
+use crate::explain::ExplainNode;
 use crate::survey::Surveyor;
 use usernsd_domain::accounts::Account;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::chain::chain;
-use usernsd_domain::crio::config::Content as CrioContent;
+use usernsd_domain::crio::config::Content;
 use usernsd_domain::mountinfo::MountInfo;
 use usernsd_domain::paths::{KUBELET, KUBELET_CONFIG};
 use usernsd_domain::redact::{Names, log_field, log_line, own_words};
 use usernsd_domain::secrets::{LEFT_OUT, without_secrets};
 use usernsd_domain::space::HostIds;
-use usernsd_domain::subid::{Content, SubidFile};
+use usernsd_domain::subid::{LineContent, SubidFile};
 use usernsd_domain::toml::{Table, Value as TomlValue};
 use usernsd_domain::utc::rfc3339;
 use usernsd_linux::cgroupfs::CgroupRoot;
@@ -63,7 +63,7 @@ pub struct Bundle {
 /// Collects the bundle. With `redact`, names are replaced by hashes with a salt that is not kept, and of every
 /// text only usernsd's own words are kept.
 #[must_use]
-pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
+pub async fn collect(node: &ExplainNode, now: SystemTime, redact: bool) -> Bundle {
     let mut bundle = Bundle { files: Vec::new(), missing: Vec::new(), censor: redact.then(Censor::new) };
     // Before the state, so that a pod which appears in between is not in the metrics alone.
     let metrics = read_metrics(&node.state_socket).await;
@@ -295,10 +295,10 @@ fn is_in_a_range(id: u32, host: &HostIds) -> bool {
 /// The lines of a file of subordinate ranges that can be parsed; each other line is replaced by a
 /// placeholder.
 fn ranges(file: &SubidFile) -> String {
-    let line = |content: &Content| match content {
-        Content::Nothing => "\n".to_owned(),
-        Content::Range(range) => format!("{}:{}:{}\n", range.owner, range.start, range.count),
-        Content::Flawed { flaw, .. } => format!("{LEFT_OUT}: {flaw}\n"),
+    let line = |content: &LineContent| match content {
+        LineContent::Nothing => "\n".to_owned(),
+        LineContent::Range(range) => format!("{}:{}:{}\n", range.owner, range.start, range.count),
+        LineContent::Flawed { flaw, .. } => format!("{LEFT_OUT}: {flaw}\n"),
     };
     file.contents().map(|(_, content)| line(content)).collect()
 }
@@ -386,7 +386,7 @@ fn cgroup_mounts(host_root: &Path, shown: &dyn Fn(&str) -> String) -> Result<Str
 }
 
 /// The limits of the cgroups of all pods in the state document.
-fn cgroups(node: &Node, state: &State) -> Value {
+fn cgroups(node: &ExplainNode, state: &State) -> Value {
     let Ok(root) = CgroupRoot::open(&node.host_root.join("sys/fs/cgroup")) else { return Value::Null };
     let pods = state.pods.iter().filter_map(|pod| {
         let path = CgroupPath::parse(&pod.cgroup.as_ref()?.path).ok()?;
@@ -404,10 +404,10 @@ fn crio(host_root: &Path) -> Value {
     for file in files {
         let mut lines = Vec::new();
         match &file.content {
-            CrioContent::Toml(table) => crio_lines(table, "", &mut lines),
+            Content::Toml(table) => crio_lines(table, "", &mut lines),
             // The parser's error would quote the file.
-            CrioContent::NotToml(_) => lines.push("(no TOML)".to_owned()),
-            CrioContent::Unreadable(_) => lines.push("(unreadable)".to_owned()),
+            Content::NotToml(_) => lines.push("(no TOML)".to_owned()),
+            Content::Unreadable(_) => lines.push("(unreadable)".to_owned()),
         }
         found.insert(file.path, Value::from(lines));
     }

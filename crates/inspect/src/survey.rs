@@ -15,7 +15,7 @@ use tracing::debug;
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::chain::chain;
 use usernsd_domain::lock::lock;
-use usernsd_domain::node::{Collected, Collector, Kernel, Runtime, Snapshot, Survey, SurveyedPod};
+use usernsd_domain::node::{Collected, Collector, CriRuntime, NodeKernel, Snapshot, Survey, SurveyedPod};
 use usernsd_domain::paths::{GROUP, IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, SUBGID, SUBUID};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::provision::HostPath;
@@ -76,7 +76,7 @@ struct Counted {
 
 /// Why there is no surveyor.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum SurveyorError {
     /// The host's root cannot be opened.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -87,7 +87,7 @@ pub enum StartError {
 
 /// Why the node's files on host IDs cannot be used.
 #[derive(Debug, Error)]
-pub enum ReadError {
+pub enum ReadIdsError {
     /// One of them cannot be read.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -100,8 +100,8 @@ impl Surveyor {
     /// Opens the files below the host's root.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn new(host_root: &Path) -> Result<Surveyor, StartError> {
+    /// See [`SurveyorError`].
+    pub fn new(host_root: &Path) -> Result<Surveyor, SurveyorError> {
         Ok(Surveyor {
             host: HostRoot::open(host_root)?,
             kubelets: KUBELETS.iter().filter_map(|directory| directory.join(PODS).ok()).collect(),
@@ -180,19 +180,19 @@ impl Surveyor {
     /// CRI-O's directory decides whether CRI-O's ranges are read.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub fn host_ids(&self) -> Result<HostIds, ReadError> {
+    /// See [`ReadIdsError`].
+    pub fn host_ids(&self) -> Result<HostIds, ReadIdsError> {
         self.host_ids_with(None)
     }
 
-    fn host_ids_with(&self, runtime: Option<&Runtime>) -> Result<HostIds, ReadError> {
-        let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
+    fn host_ids_with(&self, runtime: Option<&CriRuntime>) -> Result<HostIds, ReadIdsError> {
+        let read = |path: &HostPath| Ok::<_, ReadIdsError>(self.host.read(path)?.unwrap_or_default());
         let mut kubelet_is_present = false;
         for path in &self.kubelets {
             kubelet_is_present |= self.host.has(path)?;
         }
         let mut accounts = Accounts::default();
-        accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
+        accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadIdsError::NoPasswd)?);
         accounts.add_groups(&read(&GROUP)?);
         accounts.add_users(&read(&IMAGE_PASSWD)?);
         accounts.add_groups(&read(&IMAGE_GROUP)?);
@@ -208,8 +208,8 @@ impl Surveyor {
         })
     }
 
-    fn kernel(&self, snapshot: &Snapshot) -> io::Result<Kernel> {
-        Ok(Kernel {
+    fn kernel(&self, snapshot: &Snapshot) -> io::Result<NodeKernel> {
+        Ok(NodeKernel {
             release: self.proc.kernel_release()?,
             user_namespaces: self.user_namespaces(fingerprint(snapshot))?,
             max_user_namespaces: self.proc.max_user_namespaces()?,

@@ -1,7 +1,7 @@
 //! Gathers the owners of host IDs: from the agent if one answers, otherwise from the runtime and `/proc`;
 //! users, groups and ranges from the node's files.
 
-use crate::explain::Node;
+use crate::explain::ExplainNode;
 use crate::survey::Surveyor;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::ContainerState;
@@ -25,7 +25,7 @@ pub struct Registry {
 }
 
 /// Reads all sources.
-pub async fn gather(node: &Node) -> Registry {
+pub async fn gather(node: &ExplainNode) -> Registry {
     let mut unseen = Vec::new();
     let tenants = match read_state(&node.state_socket) {
         Ok(state) => of_state(state),
@@ -77,7 +77,7 @@ fn map(extents: &[Mapping]) -> IdMap {
     IdMap::parse(&extents.iter().map(line).collect::<String>()).unwrap_or_default()
 }
 
-async fn of_runtime(node: &Node) -> Result<Vec<Tenant>, String> {
+async fn of_runtime(node: &ExplainNode) -> Result<Vec<Tenant>, String> {
     let proc = Proc::new(&node.host_root.join("proc"));
     let hosts = proc.host_namespace("user").map_err(|error| format!("{error}; become root"))?;
     let clients = node.endpoints.iter().cloned().map(Cri::new);

@@ -20,16 +20,16 @@ const NEWEST: ABI = ABI::V5;
 
 /// A directory beneath which something may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct WritableDirectory {
     /// The directory; a missing one is skipped.
     pub directory: PathBuf,
     /// The operations that are permitted beneath it.
-    pub writing: Writing,
+    pub writing: WriteRights,
 }
 
 /// Operations that are permitted beneath a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Writing {
+pub enum WriteRights {
     /// Write to existing files, such as those of cgroups.
     InPlace,
     /// Create, rename and remove sockets.
@@ -60,12 +60,12 @@ pub enum LandlockError {
 
 // === impl Writing ===
 
-impl Writing {
+impl WriteRights {
     fn rights(self) -> BitFlags<AccessFs> {
         match self {
-            Writing::InPlace => AccessFs::WriteFile.into(),
-            Writing::Sockets => AccessFs::MakeSock | AccessFs::RemoveFile,
-            Writing::Files => {
+            WriteRights::InPlace => AccessFs::WriteFile.into(),
+            WriteRights::Sockets => AccessFs::MakeSock | AccessFs::RemoveFile,
+            WriteRights::Files => {
                 AccessFs::WriteFile
                     | AccessFs::Truncate
                     | AccessFs::MakeReg
@@ -84,11 +84,14 @@ impl Writing {
 ///
 /// # Errors
 /// See [`LandlockError`].
-pub fn confine(places: &[Place], readable: Option<&[PathBuf]>) -> Result<Enforced, LandlockError> {
+pub fn confine(
+    places: &[WritableDirectory],
+    readable: Option<&[PathBuf]>,
+) -> Result<Enforced, LandlockError> {
     try_confine(places, readable).map_err(LandlockError::Rules)
 }
 
-fn try_confine(places: &[Place], readable: Option<&[PathBuf]>) -> Result<Enforced, RulesetError> {
+fn try_confine(places: &[WritableDirectory], readable: Option<&[PathBuf]>) -> Result<Enforced, RulesetError> {
     let handled = match readable {
         Some(_) => AccessFs::from_all(NEWEST),
         None => AccessFs::from_write(NEWEST),

@@ -16,11 +16,11 @@ use thiserror::Error;
 
 pub use self::inside::{InnerFile, LOOK, NAMESPACES, look, own_apparmor_profile};
 use usernsd_domain::cgroup::{CgroupPath, CgroupPathError};
-use usernsd_domain::clock::Reading;
+use usernsd_domain::clock::ClockReading;
 use usernsd_domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use usernsd_domain::idmap::{HostId, IdMap, IdMapError};
 use usernsd_domain::mounts::hides_processes;
-use usernsd_domain::process::Status;
+use usernsd_domain::process::ProcessStatus;
 
 mod inside;
 mod kernel;
@@ -200,7 +200,7 @@ impl Proc {
             let directory = self.root.join(pid.to_string());
             // A process that ended in the meantime is skipped.
             let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
-            let status = Status::parse(&status);
+            let status = ProcessStatus::parse(&status);
             // A plugin that outlived the runtime that launched it is not used any more.
             let is_orphan = matches!(status.parent, 0 | 1);
             let is_in_this_namespace = status.inner_pids().is_some_and(<[u32]>::is_empty);
@@ -251,9 +251,9 @@ impl Proc {
     ///
     /// # Errors
     /// See [`std::fs::read_to_string`].
-    pub fn clock(&self) -> io::Result<Reading> {
+    pub fn clock(&self) -> io::Result<ClockReading> {
         let wall = SystemTime::now();
-        Ok(Reading { wall, uptime: self.uptime()? })
+        Ok(ClockReading { wall, uptime: self.uptime()? })
     }
 
     /// The kernel's release.
@@ -361,8 +361,8 @@ impl Process {
     ///
     /// # Errors
     /// See [`ProcError`].
-    pub fn status(&self) -> Result<Status, ProcError> {
-        Ok(Status::parse(&self.read("status")?))
+    pub fn status(&self) -> Result<ProcessStatus, ProcError> {
+        Ok(ProcessStatus::parse(&self.read("status")?))
     }
 
     /// Its effective user ID as seen by the host.
@@ -436,7 +436,7 @@ impl Process {
     fn named_by(
         &self,
         link: &'static str,
-        target: Result<observer::Target, Errno>,
+        target: Result<observer::LinkTarget, Errno>,
     ) -> Result<u64, ProcError> {
         let target = target.map_err(|errno| self.failed(link, errno))?;
         // The question contained the PID, which may be another process's by now.

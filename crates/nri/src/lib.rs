@@ -2,7 +2,7 @@
 //! creates and before it starts a container, and waits for the answer.
 //!
 //! The runtime holds one lock around every event, so calls never overlap, and a slow answer delays every
-//! container of the node. After [`Runtime::request_timeout`] the runtime drops the plugin and continues
+//! container of the node. After [`NriRuntime::request_timeout`] the runtime drops the plugin and continues
 //! without it. This makes a blocking socket on its own thread the fastest and simplest form. The protocol is
 //! NRI's `pkg/api/api.proto` over ttrpc over its `pkg/net/multiplex`, from 0.2 (CRI-O 1.26, containerd 1.7)
 //! to 0.12.
@@ -96,7 +96,7 @@ pub struct Ignored {
 
 /// The runtime's description of itself when it configures the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runtime {
+pub struct NriRuntime {
     /// `containerd` or `cri-o`.
     pub name: String,
     /// The version as the runtime writes it: `2.1.9+unknown`, `1.36.3`.
@@ -184,7 +184,7 @@ struct Token {
 pub struct Session {
     stream: Arc<UnixStream>,
     link: Link,
-    runtime: Runtime,
+    runtime: NriRuntime,
     chunk: Vec<u8>,
 }
 
@@ -235,7 +235,7 @@ impl Session {
         socket: &Path,
         name: &str,
         index: &str,
-        agree: impl FnOnce(&Runtime) -> Result<(), String>,
+        agree: impl FnOnce(&NriRuntime) -> Result<(), String>,
     ) -> Result<Session, NriError> {
         Session::register(Link::new(), UnixStream::connect(socket)?, name, index, HANDSHAKE, agree)
     }
@@ -258,7 +258,7 @@ impl Session {
         stream: UnixStream,
         name: &str,
         index: &str,
-        agree: impl FnOnce(&Runtime) -> Result<(), String>,
+        agree: impl FnOnce(&NriRuntime) -> Result<(), String>,
     ) -> Result<Session, NriError> {
         let mut link = Link::new();
         link.skips_list = true;
@@ -273,7 +273,7 @@ impl Session {
         name: &str,
         index: &str,
         limit: Duration,
-        agree: impl FnOnce(&Runtime) -> Result<(), String>,
+        agree: impl FnOnce(&NriRuntime) -> Result<(), String>,
     ) -> Result<Session, NriError> {
         let deadline = Instant::now() + limit;
         let stream = Arc::new(stream);
@@ -326,7 +326,7 @@ impl Session {
 
     /// The runtime's description of itself.
     #[must_use]
-    pub fn runtime(&self) -> &Runtime {
+    pub fn runtime(&self) -> &NriRuntime {
         &self.runtime
     }
 

@@ -9,7 +9,7 @@ use super::mux::{self, Inbox, Received};
 use super::proto::{self, Event};
 use super::ttrpc::{self, Call, Header, Response, Status};
 use super::wire::{self, Cuts, List};
-use super::{CreateToken, Ignored, NriError, Request, Runtime, StartToken, Token};
+use super::{CreateToken, Ignored, NriError, NriRuntime, Request, StartToken, Token};
 use usernsd_domain::adjust::Adjustment;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, Sandbox};
@@ -63,7 +63,7 @@ pub(super) struct Link {
     /// Whole frames that wait to be written.
     pub(super) out: Vec<u8>,
     /// The runtime's description of itself, from Configure.
-    pub(super) runtime: Option<Runtime>,
+    pub(super) runtime: Option<NriRuntime>,
     /// Buffer for the message that is being encoded.
     scratch: Vec<u8>,
     /// Synchronize's list is neither parsed nor kept, because the caller does not need it.
@@ -398,7 +398,7 @@ impl Link {
 
 /// A decoded call.
 enum DecodedCall {
-    Configure(Runtime),
+    Configure(NriRuntime),
     /// A part of the list, and whether more parts follow.
     Synchronize {
         more: bool,
@@ -444,13 +444,13 @@ impl Ignored {
     }
 }
 
-fn runtime(said: proto::ConfigureRequest) -> Runtime {
+fn runtime(said: proto::ConfigureRequest) -> NriRuntime {
     // Old runtimes do not send their timeouts: NRI's defaults apply.
     let timeout = |milliseconds: i64, default| match u64::try_from(milliseconds) {
         Ok(milliseconds @ 1..) => Duration::from_millis(milliseconds),
         _ => default,
     };
-    Runtime {
+    NriRuntime {
         name: said.runtime_name,
         version: said.runtime_version,
         nri_version: said.nri_version,

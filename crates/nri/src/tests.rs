@@ -108,7 +108,7 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
     let mut session = Session::over(ours, "rnri", "20").unwrap();
     assert_eq!(
         *session.runtime(),
-        Runtime {
+        NriRuntime {
             name: "containerd".into(),
             version: "2.1.9+unknown".into(),
             nri_version: String::new(),

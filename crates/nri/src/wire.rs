@@ -15,7 +15,7 @@ use usernsd_domain::container::{
 };
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::ContainerId;
-use usernsd_domain::protobuf::{Fields, Value, field};
+use usernsd_domain::protobuf::{FieldValue, Fields, field};
 
 /// Longest name of a pod, namespace or container, in bytes: a DNS subdomain.
 const NAME: usize = 253;
@@ -116,7 +116,7 @@ fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
         }
     }
     let mut user_namespace = None;
-    for field in namespaces.unwrap_or(Value::Bytes(&[])).fields() {
+    for field in namespaces.unwrap_or(FieldValue::Bytes(&[])).fields() {
         if let (5, namespace) = field? {
             let is_user = self::field(namespace.bytes(), 1)?.bytes() == b"user";
             user_namespace = Some(is_user || user_namespace == Some(true));
@@ -127,7 +127,7 @@ fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
 
 /// Keeps an entry of a pod's annotations if its key is one that usernsd reads.
 fn annotation(
-    entry: Value<'_>,
+    entry: FieldValue<'_>,
     annotations: &mut BTreeMap<String, String>,
     cuts: &mut Cuts,
 ) -> Result<(), NriError> {
@@ -219,7 +219,7 @@ fn variable(variable: &[u8], names: &mut Vec<String>) {
 
 /// Keeps a mount that usernsd looks for. Of several mounts at one place the last is kept, because it is on
 /// top.
-fn mount(message: Value<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result<(), NriError> {
+fn mount(message: FieldValue<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result<(), NriError> {
     let destination = field(message.bytes(), 1)?.bytes();
     let Ok(destination) = str::from_utf8(destination) else { return Ok(()) };
     if destination.len() > PATH || !heeded::mount(destination) {
@@ -348,7 +348,7 @@ fn weight(annotations: &BTreeMap<String, String>) -> usize {
 }
 
 /// A text of at most `limit` bytes. Invalid UTF-8, which Go never sends, is replaced.
-fn text(value: Value<'_>, limit: usize, cuts: &mut Cuts) -> String {
+fn text(value: FieldValue<'_>, limit: usize, cuts: &mut Cuts) -> String {
     let bytes = value.bytes();
     let mut text = String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes)).into_owned();
     if bytes.len() > limit {

@@ -244,7 +244,7 @@ pub struct ListedContainer {
 
 /// A container with its verbose status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inspected {
+pub struct InspectedContainer {
     /// The container as in a list.
     pub container: ListedContainer,
     /// PID of the init process in the runtime's PID namespace; `None` before there is a process. Both
@@ -427,7 +427,7 @@ impl Cri {
     ///
     /// # Errors
     /// See [`CriError`].
-    pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
+    pub async fn container(&self, id: &CriId) -> Result<Option<InspectedContainer>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
         if_found(self.ask(CALL, &request, |answer| info::container(CALL, answer)).await)

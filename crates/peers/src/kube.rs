@@ -14,7 +14,7 @@ mod review;
 
 pub use client::{Access, Kube, KubeError};
 pub use events::Reporter;
-pub use exec::{Ended, Exec};
+pub use exec::{Exec, ProgramEnd};
 pub use node::WrittenCondition;
 pub use pods::{PodChange, PodList};
 pub use review::Review;

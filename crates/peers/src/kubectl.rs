@@ -18,7 +18,7 @@ pub struct Kubectl {
 
 /// kubectl's exit code and output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct KubectlOutput {
     /// kubectl's exit code; for `kubectl exec`, that of the remote command.
     pub code: i32,
     /// kubectl's standard output.
@@ -51,7 +51,7 @@ impl Kubectl {
     ///
     /// # Errors
     /// kubectl could not be started.
-    pub fn call(&self, args: &[&str], tell: &(dyn Fn(&str) + Sync)) -> Result<Answer, KubectlError> {
+    pub fn call(&self, args: &[&str], tell: &(dyn Fn(&str) + Sync)) -> Result<KubectlOutput, KubectlError> {
         self.run(args, None, tell)
     }
 
@@ -64,7 +64,7 @@ impl Kubectl {
         args: &[&str],
         input: &[u8],
         tell: &(dyn Fn(&str) + Sync),
-    ) -> Result<Answer, KubectlError> {
+    ) -> Result<KubectlOutput, KubectlError> {
         self.run(args, Some(input), tell)
     }
 
@@ -73,7 +73,7 @@ impl Kubectl {
         args: &[&str],
         input: Option<&[u8]>,
         tell: &(dyn Fn(&str) + Sync),
-    ) -> Result<Answer, KubectlError> {
+    ) -> Result<KubectlOutput, KubectlError> {
         let mut kubectl = Command::new("kubectl")
             .args(&self.flags)
             .args(args)
@@ -91,7 +91,7 @@ impl Kubectl {
             kubectl.wait_with_output()
         })?;
         // A process that was killed by a signal has no exit code.
-        Ok(Answer { code: said.status.code().unwrap_or(2), stdout: said.stdout })
+        Ok(KubectlOutput { code: said.status.code().unwrap_or(2), stdout: said.stdout })
     }
 }
 

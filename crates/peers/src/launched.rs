@@ -9,7 +9,7 @@ mod peer;
 mod watch;
 mod wire;
 
-pub use peer::{Lines, LinkError, Listener, MAX_LINE, Writer, connect, sockets};
+pub use peer::{Lines, LinkError, MAX_LINE, PluginListener, Writer, connect, sockets};
 pub use watch::Watch;
 pub use wire::{FromAgent, FromPlugin, Hello, PROTOCOL};
 

@@ -67,7 +67,7 @@ pub struct Spec {
 
 /// The container state that a hook receives (runtime-spec, "State").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct HookState {
     /// The container's CRI ID.
     pub id: CriId,
     /// `creating` (runc), `created` (crun), `running` or `stopped`.
@@ -461,9 +461,9 @@ pub fn recorded_pid(bundle: &Path) -> Option<u32> {
 ///
 /// # Errors
 /// See [`OciError`].
-pub fn parse_state(json: &str) -> Result<State, OciError> {
+pub fn parse_state(json: &str) -> Result<HookState, OciError> {
     let raw: RawState = document(json)?;
-    Ok(State {
+    Ok(HookState {
         id: CriId::parse(&raw.id)?,
         status: raw.status.unwrap_or_default(),
         pid: raw.pid.filter(|pid| *pid != 0),

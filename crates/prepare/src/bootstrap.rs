@@ -1,6 +1,6 @@
 //! Prepares a node: plans the changes, and applies them or takes them back.
 //!
-//! Each [`Step`] reads the node and plans changes; none of them writes. Every plan is made twice: once to
+//! Each [`PlanStep`] reads the node and plans changes; none of them writes. Every plan is made twice: once to
 //! show it, and again under the locks, when no other program writes. The journal records the previous content
 //! of all files before the first of them is changed.
 
@@ -90,7 +90,7 @@ pub enum OnManaged {
 
 /// Plans one part of the preparation from what it reads on the node. It must not write, and is called a
 /// second time under the locks.
-pub type Step<'a> = dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a;
+pub type PlanStep<'a> = dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a;
 
 /// Why a node was not prepared. No file is half-written then.
 #[derive(Debug, Error)]
@@ -166,7 +166,7 @@ struct Locks {
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, steps: &[&PlanStep<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
     for step in steps {
         let mut part = step(root)?;
@@ -195,7 +195,7 @@ pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError
 /// See [`BootstrapError`].
 pub fn apply(
     root: &HostRoot,
-    steps: &[&Step<'_>],
+    steps: &[&PlanStep<'_>],
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
     let first = plan(root, steps)?;

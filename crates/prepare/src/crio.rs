@@ -17,7 +17,7 @@ use usernsd_domain::check::runtime::{Crio, Older};
 use usernsd_domain::crio::check::{STORAGE_CONF, check, storage_conf};
 use usernsd_domain::crio::command_line;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
-use usernsd_domain::crio::drop_in::{self, CrioOptions, DropIn, DropInError, Node};
+use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions, DropIn, DropInError};
 use usernsd_domain::crio::{CrioVersion, CrioVersionError};
 use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
@@ -162,7 +162,7 @@ pub fn plan(
     let files = settings(root, &conf)?;
     let mut findings = findings(&conf, version, &files);
     let programs = |program: &str| conf.has_program(program);
-    let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
+    let node = CrioNode { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, options)?;
     findings.extend(plan.notes.iter().cloned());
     let change = owned_files::crio(&plan, read);

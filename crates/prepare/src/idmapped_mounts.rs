@@ -4,7 +4,7 @@ use std::path::Path;
 
 use usernsd_domain::chain::chain;
 use usernsd_domain::finding::Finding;
-use usernsd_domain::kernel::{IdMapped, Store, tmpfs_finding};
+use usernsd_domain::kernel::{IdMapped, PodStore, tmpfs_finding};
 use usernsd_domain::paths::PROC;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::HostRoot;
@@ -16,13 +16,13 @@ const OWN: &str = "/proc/self/exe";
 /// Tries tmpfs, and each store whose type alone is not conclusive. Nothing is tried below a root without the
 /// kernel's `/proc`, which is the root of a node under construction.
 #[must_use]
-pub fn probe(root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
+pub fn probe(root: &HostRoot, stores: &mut [PodStore]) -> Option<Finding> {
     probe_with(Path::new(OWN), root, stores)
 }
 
 /// Like [`probe`], with this program at `program`.
 #[must_use]
-pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
+pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [PodStore]) -> Option<Finding> {
     use std::os::fd::AsFd;
     if !root.handle(&PROC).ok().flatten().is_some_and(|proc| is_proc(proc.as_fd())) {
         return None;

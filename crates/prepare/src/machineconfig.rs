@@ -14,16 +14,17 @@ use flate2::{Compression, GzBuilder};
 use thiserror::Error;
 
 pub use self::pool::{MAX_TEXT, OursError, PoolError};
-pub use self::read::{FileEntry, Parsed, ReadError, UnitEntry, managed, parse};
+pub use self::read::{FileEntry, Parsed, ReadConfigError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::unseen;
-use usernsd_domain::crio::drop_in::{self, CrioOptions, DropInError, Node};
+use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions, DropInError};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::{
-    Action, Carried, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
+    Carried, FileAction, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
 };
 use usernsd_domain::nri_plugin::{
-    self, Install, PluginOptions, Required, Validator, ValidatorPlan, plan_validator, settings, unsupported,
+    self, PluginInstall, PluginOptions, Required, Validator, ValidatorPlan, plan_validator, settings,
+    unsupported,
 };
 use usernsd_domain::runtime::Runtime;
 
@@ -51,7 +52,7 @@ pub enum Format {
 
 /// The options of `usernsd machineconfig`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct MachineConfigOptions {
     /// The machine config pool.
     pub role: String,
     /// The kind of nodes.
@@ -114,7 +115,7 @@ const RANGES: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 ///
 /// # Errors
 /// See [`RenderError`].
-pub fn render(request: &Request) -> Result<Rendered, RenderError> {
+pub fn render(request: &MachineConfigOptions) -> Result<Rendered, RenderError> {
     let (config, policies, notes) = match request.profile {
         Profile::Default => today(request)?,
         Profile::Demo47 => (demo(request)?, Vec::new(), Vec::new()),
@@ -132,7 +133,7 @@ pub fn render(request: &Request) -> Result<Rendered, RenderError> {
 }
 
 /// The MachineConfig of "Demo: namespaced systemd workloads on OpenShift" (July 2021).
-fn demo(request: &Request) -> Result<NodeConfig, RenderError> {
+fn demo(request: &MachineConfigOptions) -> Result<NodeConfig, RenderError> {
     let file = |path: &str, text: &str| NodeFile { mode: None, ..NodeFile::text(path, text.to_owned()) };
     let crio = "[crio.runtime.runtimes.runc]\nallowed_annotations=[\"io.kubernetes.cri-o.userns-mode\"]\n";
     let mut files = vec![
@@ -152,7 +153,7 @@ fn demo(request: &Request) -> Result<NodeConfig, RenderError> {
     })
 }
 
-fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>), RenderError> {
+fn today(request: &MachineConfigOptions) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>), RenderError> {
     let role = role(request)?;
     let version = request.crio.unwrap_or(OLDEST_CRIO);
     let configured = request.configured.as_ref();
@@ -169,7 +170,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
                 let path = format!("{}/{}.conf", nri_plugin::CONFIG_DIR, nri_plugin::file_name(plugin.index));
                 files.push(NodeFile::text(&path, settings(&path, &plugin.settings)));
                 // The plugin reads its configuration again when it changes.
-                policies.push(FilePolicy { path, actions: vec![Action::None] });
+                policies.push(FilePolicy { path, actions: vec![FileAction::None] });
             }
             Some(why) => notes.push(Finding::note(
                 FindingId::PluginNotLaunched,
@@ -177,15 +178,15 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
             )),
         }
     }
-    let node = Node { version, kubernetes: None, files: None, programs: &unseen };
+    let node = CrioNode { version, kubernetes: None, files: None, programs: &unseen };
     let plan = drop_in::plan(node, options)?;
     notes.extend(plan.notes);
     if let Some(text) = plan.text {
         files.push(NodeFile::text(drop_in::PATH, text));
-        let mut actions = vec![Action::Restart("crio.service".to_owned())];
+        let mut actions = vec![FileAction::Restart("crio.service".to_owned())];
         if version.forgets_mappings_on_restart() {
             // Such a restart would harm pods with a user namespace, so the node is drained first.
-            actions.insert(0, Action::Drain);
+            actions.insert(0, FileAction::Drain);
         }
         policies.push(FilePolicy { path: drop_in::PATH.to_owned(), actions });
     }
@@ -194,7 +195,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         // MachineConfig.
         for path in ["/etc/subuid", "/etc/subgid"] {
             files.push(NodeFile::text(path, RANGES.to_owned()));
-            policies.push(FilePolicy { path: path.to_owned(), actions: vec![Action::None] });
+            policies.push(FilePolicy { path: path.to_owned(), actions: vec![FileAction::None] });
         }
         let what =
             "/etc/subuid and /etc/subgid are replaced whole: what others have in them on these nodes goes";
@@ -216,7 +217,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
 
 /// Why CRI-O of that version does not launch the plugin; `None` if it does.
 fn not_launched(plugin: &PluginOptions, version: CrioVersion, nri: bool) -> Option<String> {
-    if plugin.install == Install::Never {
+    if plugin.install == PluginInstall::Never {
         return Some("bootstrap.nri.plugin is never".to_owned());
     }
     let idle = plugin.idle.map(str::to_owned);
@@ -241,7 +242,7 @@ fn validator(required: Required, version: CrioVersion, missing: Option<&str>) ->
     plan
 }
 
-fn role(request: &Request) -> Result<String, RenderError> {
+fn role(request: &MachineConfigOptions) -> Result<String, RenderError> {
     let role = &request.role;
     let good = (1..=50).contains(&role.len())
         && role.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -250,7 +251,7 @@ fn role(request: &Request) -> Result<String, RenderError> {
     if good { Ok(role.clone()) } else { Err(RenderError::Role(role.clone())) }
 }
 
-fn pack(request: &Request, files: &mut [NodeFile]) {
+fn pack(request: &MachineConfigOptions, files: &mut [NodeFile]) {
     for file in files.iter_mut().filter(|_| request.gzip) {
         // No time stamp, so that the same content gives the same bytes.
         let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use crate::http::{Admission, Claim, Gate, Protection, TlsFiles};
+use crate::http::{Admission, Credentials, Gate, Protection, TlsFiles};
 use crate::metrics::HttpMetrics;
 use usernsd_domain::chain::chain;
 use usernsd_domain::lock::lock;
@@ -129,7 +129,7 @@ impl Gatekeeper {
     }
 
     fn gate(self: Arc<Gatekeeper>) -> Gate {
-        Box::new(move |Claim { client, token, path }| {
+        Box::new(move |Credentials { client, token, path }| {
             let this = Arc::clone(&self);
             Box::pin(async move { this.admit(client, &token, &path).await })
         })

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tracing::{error, info, warn};
 
 use crate::follow::Followed;
-use crate::metrics::cluster::{ClusterMetrics, Request};
+use crate::metrics::cluster::{ApiRequest, ClusterMetrics};
 use crate::state::State;
 use usernsd_domain::chain::chain;
 use usernsd_domain::condition::ConditionPolicy;
@@ -233,7 +233,7 @@ impl Cluster {
     }
 
     /// Counts the result of a request, and logs it if it is new.
-    fn heard<T>(&self, request: Request, answer: &Result<T, KubeError>) {
+    fn heard<T>(&self, request: ApiRequest, answer: &Result<T, KubeError>) {
         let Err(error) = answer else {
             self.metrics.up(true);
             if self.is_away.swap(false, Ordering::Relaxed) {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::state::{ReadError, State, watch_state};
+use crate::state::{ReadStateError, State, watch_state};
 use usernsd_domain::chain::chain;
 use usernsd_domain::node::{Health, PeerState};
 use usernsd_domain::rate_limit::Backoff;
@@ -78,7 +78,7 @@ impl Follower {
     }
 
     /// Takes every document of one connection; returns why there are no more.
-    async fn listen(&self) -> ReadError {
+    async fn listen(&self) -> ReadStateError {
         let mut documents = match watch_state(&self.socket).await {
             Ok(documents) => documents,
             Err(error) => return error,

@@ -125,11 +125,11 @@ pub struct Routes {
 }
 
 /// Whether a client may read.
-pub type Gate = Box<dyn Fn(Claim) -> BoxFuture<'static, Admission> + Send + Sync>;
+pub type Gate = Box<dyn Fn(Credentials) -> BoxFuture<'static, Admission> + Send + Sync>;
 
 /// What a client that wants to read has.
 #[derive(Debug)]
-pub struct Claim {
+pub struct Credentials {
     /// The client's address.
     pub client: IpAddr,
     /// The client's token.
@@ -204,7 +204,7 @@ pub enum HttpError {
 
 /// A running server. Dropping it stops it, once answers in progress are complete.
 #[derive(Debug)]
-pub struct Server {
+pub struct HttpServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -238,7 +238,7 @@ pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Result<Server, HttpError> {
+pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Result<HttpServer, HttpError> {
     let Listener { listener, address } = listener;
     let Protection { tls, gate, report } = protection;
     let tls = tls.map(Tls::open).transpose()?;
@@ -270,7 +270,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
         )?,
         start("http-accept", Box::new(move || taking.block_on(arrivals::take(listener, taken, stopped))))?,
     ];
-    Ok(Server { address, stop: Some(stop), threads })
+    Ok(HttpServer { address, stop: Some(stop), threads })
 }
 
 /// Shared by all connections of a listener.
@@ -296,7 +296,7 @@ struct Guard {
 
 // === impl Server ===
 
-impl Server {
+impl HttpServer {
     /// The address on which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -304,7 +304,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for HttpServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
@@ -442,7 +442,7 @@ impl Guard {
         // Probes have no token.
         let Some((_, right)) = GUARDED.iter().find(|(guarded, _)| *guarded == path) else { return Ok(()) };
         let admission = match token {
-            Some(token) => gate(Claim { client, token, path: (*right).to_owned() }).await,
+            Some(token) => gate(Credentials { client, token, path: (*right).to_owned() }).await,
             None => Admission::Unknown,
         };
         let (status, text) = match admission {

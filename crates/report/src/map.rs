@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::state::{Container, IdSpace, PodState, State};
-use usernsd_domain::map::{Claim, Grid, Holder, Map, Source};
+use usernsd_domain::map::{Claim, Grid, Holder, Map, PoolSource};
 use usernsd_domain::ranges::Window;
 use usernsd_domain::record::CgroupState;
 use usernsd_domain::space::{CRIO_USER, IdType};
@@ -14,7 +14,7 @@ pub struct Maps {
     /// The map of user IDs, then that of group IDs.
     pub spaces: Vec<Map>,
     /// The pools that the node has, as user IDs.
-    pub pools: Vec<Source>,
+    pub pools: Vec<PoolSource>,
 }
 
 // === impl Maps ===
@@ -86,13 +86,13 @@ pub fn has_own_ids(container: &Container) -> bool {
     }
 }
 
-fn pools(ids: &IdSpace) -> Vec<Source> {
+fn pools(ids: &IdSpace) -> Vec<PoolSource> {
     let windows = |ranges: &[crate::state::Range]| {
         ranges.iter().map(|range| Window { start: range.start, count: range.count }).collect()
     };
     let pools = ids.pools.iter().filter(|pool| !pool.ranges.is_empty());
     pools
-        .map(|pool| Source {
+        .map(|pool| PoolSource {
             name: pool.name.clone(),
             windows: windows(&pool.ranges),
             slot_ids: pool.slot_ids,
@@ -100,7 +100,7 @@ fn pools(ids: &IdSpace) -> Vec<Source> {
         .collect()
 }
 
-fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Vec<Claim> {
+fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[PoolSource], space: IdType) -> Vec<Claim> {
     // Pods get group IDs from the ranges of the owners of the pools' user IDs.
     let in_pool = |window: Window| pools.iter().any(|pool| pool.windows.contains(&window));
     let window = |start, count| Window { start, count };

@@ -51,7 +51,7 @@ pub enum ResyncReason {
 
 /// Why a request or an expected action was not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal(&'static str);
+pub struct RefusalReason(&'static str);
 
 /// A call of the runtime at which the guard decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub enum GuardCall {
 
 /// A change of a container, from the runtime's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum RuntimeEvent {
     Created,
     Started,
     Stopped,
@@ -122,7 +122,7 @@ usernsd_domain::words! {
 
 usernsd_domain::words! {
     /// The label's value.
-    Event { Created = "created", Started = "started", Stopped = "stopped", Deleted = "deleted" }
+    RuntimeEvent { Created = "created", Started = "started", Stopped = "stopped", Deleted = "deleted" }
 }
 
 usernsd_domain::words! {
@@ -137,14 +137,14 @@ usernsd_domain::words! {
     }
 }
 
-impl Refusal {
+impl RefusalReason {
     /// The guard found a container without the user namespace its pod asked for.
-    pub const LOST_ISOLATION: Refusal = Refusal("lost_isolation");
+    pub const LOST_ISOLATION: RefusalReason = RefusalReason("lost_isolation");
 
     /// All reasons. A container that is being created is inspected again, so nothing has been refused to it.
-    pub fn all() -> impl Iterator<Item = Refusal> {
-        let skips = Skip::ALL.into_iter().filter(|skip| *skip != Skip::BeingMade).map(Refusal::from);
-        skips.chain(Ungranted::NAMES.into_iter().map(Refusal)).chain([Refusal::LOST_ISOLATION])
+    pub fn all() -> impl Iterator<Item = RefusalReason> {
+        let skips = Skip::ALL.into_iter().filter(|skip| *skip != Skip::BeingMade).map(RefusalReason::from);
+        skips.chain(Ungranted::NAMES.into_iter().map(RefusalReason)).chain([RefusalReason::LOST_ISOLATION])
     }
 
     /// The label's value.
@@ -155,20 +155,20 @@ impl Refusal {
 
     /// The reason with that name; `None` for an unknown one.
     #[must_use]
-    pub fn named(name: &str) -> Option<Refusal> {
-        Refusal::all().find(|refusal| refusal.0 == name)
+    pub fn named(name: &str) -> Option<RefusalReason> {
+        RefusalReason::all().find(|refusal| refusal.0 == name)
     }
 }
 
-impl From<Skip> for Refusal {
-    fn from(skip: Skip) -> Refusal {
-        Refusal(skip.name())
+impl From<Skip> for RefusalReason {
+    fn from(skip: Skip) -> RefusalReason {
+        RefusalReason(skip.name())
     }
 }
 
-impl From<&Ungranted> for Refusal {
-    fn from(ungranted: &Ungranted) -> Refusal {
-        Refusal(ungranted.name())
+impl From<&Ungranted> for RefusalReason {
+    fn from(ungranted: &Ungranted) -> RefusalReason {
+        RefusalReason(ungranted.name())
     }
 }
 
@@ -184,7 +184,7 @@ impl Metrics {
         let registry = Registry::new();
         let actions = Action::ALL.map(Action::name);
         let triggers = ResyncReason::ALL.map(ResyncReason::name);
-        let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
+        let reasons: Vec<&str> = RefusalReason::all().map(RefusalReason::name).collect();
         let metrics = Metrics {
             knowledge: Arc::new(scrape::Knowledge::new(store, survey, exposition)),
             fixes: counters(
@@ -279,7 +279,7 @@ impl Metrics {
                 "usernsd_cri_events_total",
                 "Container events received from the runtime.",
                 "event",
-                &Event::ALL.map(Event::name),
+                &RuntimeEvent::ALL.map(RuntimeEvent::name),
             )?,
             request_failures: counters(
                 &registry,
@@ -326,7 +326,7 @@ impl Metrics {
     }
 
     /// Counts something that was not done.
-    pub fn refused(&self, reason: impl Into<Refusal>) {
+    pub fn refused(&self, reason: impl Into<RefusalReason>) {
         increment(&self.refusals, reason.into().name());
     }
 
@@ -377,7 +377,7 @@ impl Metrics {
     }
 
     /// Counts an event of the runtime.
-    pub fn event(&self, event: Event) {
+    pub fn event(&self, event: RuntimeEvent) {
         increment(&self.events, event.name());
     }
 

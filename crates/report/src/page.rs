@@ -14,7 +14,7 @@ use ring::digest::{SHA256, digest};
 use crate::http::Page;
 use crate::map::{Maps, has_own_ids};
 use crate::state::{Peer, State};
-use crate::verdict::{Tone, Verdict};
+use crate::verdict::{NodeVerdict, Tone};
 use usernsd_domain::ignition::bytes::base64;
 use usernsd_domain::map::words::{counted, grouped};
 use usernsd_domain::node::{PeerState, StartPath};
@@ -72,7 +72,7 @@ impl<'a> Seen<'a> {
 /// Renders the status page.
 #[must_use]
 pub fn render(seen: &Seen<'_>) -> Page {
-    let verdict = seen.state.map(Verdict::of);
+    let verdict = seen.state.map(NodeVerdict::of);
     let name = seen.state.map_or("usernsd", |state| state.node.name.as_str());
     let (tone, short) = match &verdict {
         _ if seen.is_away() => (Tone::Bad, "the agent does not answer".to_owned()),
@@ -149,7 +149,7 @@ fn header(seen: &Seen<'_>, name: &str) -> Element {
 }
 
 /// The verdict, the first element of the page.
-fn verdict_element(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
+fn verdict_element(seen: &Seen<'_>, verdict: Option<&NodeVerdict>) -> Element {
     let away = seen.is_away().then(|| {
         let what = match seen.state {
             Some(_) => format!("The agent has not answered for {}", span(seen.age)),

@@ -14,7 +14,7 @@ mod server;
 mod survey;
 
 pub use checks::{CheckState, ProblemState};
-pub use client::{ReadError, read_state};
+pub use client::{ReadStateError, read_state};
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Plugin, Pod, Runtime, State,
     UserNamespace, VERSION,
@@ -22,7 +22,7 @@ pub use document::{
 pub use follow::{Documents, read_metrics, watch_state};
 pub use past::Past;
 pub use schema::Named;
-pub use server::{ServeError, Server, Sources, serve};
+pub use server::{ServeError, Sources, StateServer, serve};
 pub use survey::{
     Account, ContainerCgroups, IdSpace, Kernel, MappingProblemState, PodCgroup, PodState, Pool, Range,
     SubordinateRange,

@@ -12,7 +12,7 @@ use usernsd_domain::clock::Setting;
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::lock::lock;
-use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
+use usernsd_domain::node::{CriRuntime, Health, LaunchedPlugin, Peer, PeerState, Peers, Snapshot, StartPath};
 use usernsd_domain::pairing::{Caller, Mismatch};
 use usernsd_domain::recent_events::{Event, Feed};
 use usernsd_domain::record::Record;
@@ -32,7 +32,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     containers: BTreeMap<CriId, Arc<Record>>,
-    runtime: Option<Runtime>,
+    runtime: Option<CriRuntime>,
     peers: Peers,
     feed: Feed,
     examined: Option<Arc<Examined>>,
@@ -62,7 +62,7 @@ impl Inner {
     }
 
     /// The runtime, while it answers over CRI; afterwards its name may have changed.
-    fn answering(&self) -> Option<&Runtime> {
+    fn answering(&self) -> Option<&CriRuntime> {
         self.runtime.as_ref().filter(|_| self.peers.cri.state == PeerState::Up)
     }
 
@@ -292,7 +292,7 @@ impl Store {
     }
 
     /// Stores the runtime's name and version.
-    pub fn set_runtime(&self, runtime: Runtime) {
+    pub fn set_runtime(&self, runtime: CriRuntime) {
         if self.lock().runtime.as_ref() != Some(&runtime) {
             self.change_start_path(|inner| inner.runtime = Some(runtime));
         }
@@ -333,7 +333,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use usernsd_domain::clock::Reading;
+    use usernsd_domain::clock::ClockReading;
     use usernsd_domain::container::PodRef;
     use usernsd_domain::delegation::Skip;
     use usernsd_domain::guard::Verdict;
@@ -424,7 +424,7 @@ mod tests {
         store.note(event("b", EventKind::Refused));
         let before = store.snapshot();
         let day = Duration::from_secs(86_400);
-        let reading = |wall, uptime| Reading { wall, uptime: Duration::from_secs(uptime) };
+        let reading = |wall, uptime| ClockReading { wall, uptime: Duration::from_secs(uptime) };
         let [first, second] = [reading(start, 50), reading(start + day, 50)];
         store.shift(second.set_since(&first).unwrap());
         let now = store.snapshot();

@@ -53,7 +53,7 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
 
 /// A problem that a reader should act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct NodeProblem {
     pub tone: Tone,
     /// The problem, one sentence without a full stop.
     pub what: String,
@@ -63,9 +63,9 @@ pub struct Problem {
 
 /// The problems of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct NodeVerdict {
     /// The problems, the worst first.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<NodeProblem>,
 }
 
 /// The most severe assessment that applies to a container.
@@ -79,10 +79,10 @@ pub fn assess(container: &Container) -> Assessment {
 
 // === impl Verdict ===
 
-impl Verdict {
+impl NodeVerdict {
     /// The verdict on a document.
     #[must_use]
-    pub fn of(state: &State) -> Verdict {
+    pub fn of(state: &State) -> NodeVerdict {
         let mut problems = Vec::new();
         containers(state, &mut problems);
         overlaps(state, &mut problems);
@@ -90,7 +90,7 @@ impl Verdict {
         checks(state, &mut problems);
         room(state, &mut problems);
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.tone));
-        Verdict { problems }
+        NodeVerdict { problems }
     }
 
     /// The tone of the worst problem.
@@ -123,7 +123,7 @@ fn some(names: impl Iterator<Item = impl Display>) -> String {
     text
 }
 
-fn containers(state: &State, problems: &mut Vec<Problem>) {
+fn containers(state: &State, problems: &mut Vec<NodeProblem>) {
     let all: Vec<(Assessment, &Container)> =
         state.containers.iter().map(|container| (assess(container), container)).collect();
     let assessed = |as_what: Assessment| -> Vec<&Container> {
@@ -153,7 +153,7 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
     ] {
         let found = assessed(assessment);
         if !found.is_empty() {
-            problems.push(Problem {
+            problems.push(NodeProblem {
                 tone: assessment.tone(),
                 what: counted(found.len() as u64, one, many),
                 where_: some(found.iter().map(name)),
@@ -166,7 +166,7 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
     let is_root = |pod: &&PodState| pod.containers.iter().any(|id| roots.contains(id.as_str()));
     let rooted: Vec<&PodState> = state.pods.iter().filter(is_root).collect();
     if !rooted.is_empty() {
-        problems.push(Problem {
+        problems.push(NodeProblem {
             tone: Tone::Bad,
             what: counted(rooted.len() as u64, "pod maps", "pods map") + " root to the host's root",
             where_: some(rooted.iter().map(pod_name)),
@@ -185,7 +185,7 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
         })
         .collect();
     if !near.is_empty() {
-        problems.push(Problem {
+        problems.push(NodeProblem {
             tone: Tone::Warning,
             what: counted(near.len() as u64, "pod has", "pods have")
                 + " nearly reached a limit of cgroups, the pod's or a container's",
@@ -194,9 +194,9 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
     }
 }
 
-fn overlaps(state: &State, problems: &mut Vec<Problem>) {
+fn overlaps(state: &State, problems: &mut Vec<NodeProblem>) {
     let Some(space) = &state.id_space else {
-        problems.push(Problem {
+        problems.push(NodeProblem {
             tone: Tone::Warning,
             what: "the owners of host IDs are unknown".to_owned(),
             where_: "/etc/passwd, /etc/subuid or /etc/subgid cannot be read".to_owned(),
@@ -239,7 +239,7 @@ fn overlaps(state: &State, problems: &mut Vec<Problem>) {
         let count = space.overlaps.get(&kind.into()).copied().unwrap_or(0);
         if count > 0 {
             let sharing = state.pods.iter().filter(|pod| pod.shared_ids.contains_key(&kind.into()));
-            problems.push(Problem {
+            problems.push(NodeProblem {
                 tone,
                 what: counted(count, one, many),
                 where_: some(sharing.map(|pod| format!("{}/{}", pod.namespace, pod.name))),
@@ -248,7 +248,7 @@ fn overlaps(state: &State, problems: &mut Vec<Problem>) {
     }
 }
 
-fn node(state: &State, problems: &mut Vec<Problem>) {
+fn node(state: &State, problems: &mut Vec<NodeProblem>) {
     let peers = &state.peers;
     for (peer, tone, what) in [
         (&peers.cri, Tone::Bad, "the runtime does not answer over CRI"),
@@ -257,30 +257,30 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
     ] {
         if matches!(peer.state.known(), Some(PeerState::Down | PeerState::Waiting)) {
             let why = peer.last_error.clone().unwrap_or_else(|| "not reached yet".to_owned());
-            problems.push(Problem { tone, what: what.to_owned(), where_: why });
+            problems.push(NodeProblem { tone, what: what.to_owned(), where_: why });
         }
     }
     if let Some(mismatch) = &peers.mismatch {
         let ProblemState { what, remedy } = mismatch.clone();
-        problems.push(Problem { tone: Tone::Bad, what, where_: remedy });
+        problems.push(NodeProblem { tone: Tone::Bad, what, where_: remedy });
     }
     for plugin in &peers.plugins {
         let Plugin { runtime, version, pid, .. } = plugin;
         let whose = format!("usernsd {version} as a plugin of {runtime}, process {pid}");
         if !plugin.responds {
-            problems.push(Problem {
+            problems.push(NodeProblem {
                 tone: Tone::Warning,
                 what: "the plugin that the runtime launched does not answer".to_owned(),
                 where_: format!("{whose}; the agent takes its place until the runtime starts again"),
             });
         }
-        problems.extend(plugin.problems.iter().map(|problem| Problem {
+        problems.extend(plugin.problems.iter().map(|problem| NodeProblem {
             tone: Tone::Warning,
             what: format!("the plugin that the runtime launched reports: {problem}"),
             where_: whose.clone(),
         }));
         if plugin.dropped > 0 {
-            problems.push(Problem {
+            problems.push(NodeProblem {
                 tone: Tone::Warning,
                 what: counted(
                     plugin.dropped,
@@ -296,7 +296,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
         |check: &CheckState| check.outcome.is(CheckResult::Fail) && !check.category.is(Category::Pods);
     if state.node.ready == Some(false) && peers.cri.state.is(PeerState::Up) && !state.checks.iter().any(fails)
     {
-        problems.push(Problem {
+        problems.push(NodeProblem {
             tone: Tone::Bad,
             what: "this node cannot run pods in user namespaces".to_owned(),
             where_: "it needs cgroup v2 and a user.max_user_namespaces above 0".to_owned(),
@@ -305,7 +305,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
 }
 
 /// The failed checks whose problems have not been listed already.
-fn checks(state: &State, problems: &mut Vec<Problem>) {
+fn checks(state: &State, problems: &mut Vec<NodeProblem>) {
     let peers = &state.peers;
     let said = [
         (Check::SubidNoOverlap, true),
@@ -327,14 +327,14 @@ fn checks(state: &State, problems: &mut Vec<Problem>) {
         let Some(first) = check.problems.first() else { continue };
         let more = check.problems.len() - 1;
         let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-        problems.push(Problem { tone, what: first.what.clone() + &more, where_: first.remedy.clone() });
+        problems.push(NodeProblem { tone, what: first.what.clone() + &more, where_: first.remedy.clone() });
     }
 }
 
-fn room(state: &State, problems: &mut Vec<Problem>) {
+fn room(state: &State, problems: &mut Vec<NodeProblem>) {
     for pool in state.id_space.iter().flat_map(|space| &space.pools) {
         if is_above(pool.slots_used, pool.slots, POOL) {
-            problems.push(Problem {
+            problems.push(NodeProblem {
                 tone: Tone::Warning,
                 what: format!("the pool {} is almost full", pool.name),
                 where_: format!("{} of {} slots used", grouped(pool.slots_used), grouped(pool.slots)),
@@ -418,13 +418,13 @@ mod tests {
                 state["node"]["ready"] = json!(false);
                 state["peers"]["cri"]["state"] = json!(cri);
             });
-            assert_eq!(Verdict::of(&state).tone(), Tone::Bad, "{cri}");
+            assert_eq!(NodeVerdict::of(&state).tone(), Tone::Bad, "{cri}");
         }
     }
 
     #[test]
     fn each_problem_is_part_of_the_verdict() {
-        assert_eq!(Verdict::of(&state(|_| ())).short(), "all well");
+        assert_eq!(NodeVerdict::of(&state(|_| ())).short(), "all well");
         let container = |key: &'static str, value: &'static str| {
             move |state: &mut serde_json::Value| state["containers"][0][key] = value.into()
         };
@@ -432,7 +432,7 @@ mod tests {
             move |state: &mut serde_json::Value| state["idSpace"]["overlaps"][kind] = 2.into()
         };
         assert_eq!(
-            Verdict::of(&state(|state| state["peers"]["plugins"] = plugin("pid", json!(9)))).short(),
+            NodeVerdict::of(&state(|state| state["peers"]["plugins"] = plugin("pid", json!(9)))).short(),
             "all well"
         );
         type Change = Box<dyn FnOnce(&mut serde_json::Value)>;
@@ -519,14 +519,16 @@ mod tests {
             (Box::new(|state| state["node"]["ready"] = false.into()), Tone::Bad, "this node cannot run pods"),
         ];
         for (change, tone, want) in cases {
-            let verdict = Verdict::of(&state(change));
+            let verdict = NodeVerdict::of(&state(change));
             let [problem] = verdict.problems.as_slice() else { panic!("{want}: {verdict:?}") };
             assert!(problem.what.starts_with(want), "{want}: {problem:?}");
             assert_eq!((problem.tone, verdict.tone()), (tone, tone), "{want}");
         }
         // A peer that the configuration switches off is not a problem.
         assert!(
-            Verdict::of(&state(|state| state["peers"]["nri"]["state"] = "off".into())).problems.is_empty()
+            NodeVerdict::of(&state(|state| state["peers"]["nri"]["state"] = "off".into()))
+                .problems
+                .is_empty()
         );
     }
 }

@@ -8,9 +8,9 @@ use super::Containers;
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::recent_events::{Event, EventKind};
 use usernsd_domain::record::{Action, Change, Outcome, Record};
-use usernsd_domain::report::{Inspected, Named, NotGranted};
+use usernsd_domain::report::{ContainerNames, Inspected, NotGranted};
 use usernsd_domain::unit::is_pod_cgroup;
-use usernsd_report::metrics::Refusal;
+use usernsd_report::metrics::RefusalReason;
 
 impl Containers {
     /// Logs an inspection: one line for each change, and one line for each new problem that an operator can
@@ -21,7 +21,7 @@ impl Containers {
         let (namespace, pod, name) = (&record.pod.namespace, &record.pod.name, &record.name);
         let note = |kind, what, sentence| {
             let Record { id, name, pod, .. } = record.clone();
-            self.note(&Named { id, name, pod }, kind, what, sentence, at);
+            self.note(&ContainerNames { id, name, pod }, kind, what, sentence, at);
         };
         for change in &inspected.changes {
             info!(
@@ -85,7 +85,7 @@ impl Containers {
     /// Keeps the event for the state document.
     pub(super) fn note(
         &self,
-        container: &Named,
+        container: &ContainerNames,
         kind: EventKind,
         what: &'static str,
         sentence: String,
@@ -103,10 +103,10 @@ impl Containers {
         });
     }
 
-    pub(super) fn log_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
+    pub(super) fn log_ungranted(&self, container: &ContainerNames, ungranted: &NotGranted, at: SystemTime) {
         // A plugin of another version may send a reason that this version does not define: it is only
         // logged.
-        if let Some(refusal) = Refusal::named(&ungranted.reason) {
+        if let Some(refusal) = RefusalReason::named(&ungranted.reason) {
             self.metrics.refused(refusal);
             self.note(container, EventKind::LeftAlone, refusal.name(), ungranted.sentence.clone(), at);
         }

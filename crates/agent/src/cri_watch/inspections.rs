@@ -15,7 +15,7 @@ use usernsd_domain::isolation::{Occasion, Stage};
 use usernsd_domain::node::Peer;
 use usernsd_domain::record::Source;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_peers::cri::{Cri, CriError, Inspected, ListedContainer};
+use usernsd_peers::cri::{Cri, CriError, InspectedContainer, ListedContainer};
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::{Method, ResyncReason};
 
@@ -202,7 +202,7 @@ fn containers_of(found: &[(Container, Stage)]) -> Vec<&Container> {
 }
 
 /// The container that the runtime describes; `None`, and a line in the log, if its specification cannot be read.
-fn specified(id: &CriId, found: Inspected) -> Option<Container> {
+fn specified(id: &CriId, found: InspectedContainer) -> Option<Container> {
     match parse_spec(&found.spec_json) {
         Ok(spec) => Some(named(spec.into_container(id.clone(), found.pid), &found.container)),
         Err(error) => {

@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::containers::{Containers, PodFacts, Pods};
+use crate::containers::{Containers, PodAnswer, PodAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId};
 use usernsd_inspect::ask::Question;
@@ -20,8 +20,8 @@ use usernsd_report::metrics::Method;
 /// up. `failed` is called for each request that a runtime does not answer.
 pub async fn answer_pods(
     endpoints: Endpoints,
-    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-    pods: Pods,
+    mut questions: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>,
+    pods: PodAnswers,
     failed: impl Fn() + Send + Sync + 'static,
 ) {
     let failed = Arc::new(failed);
@@ -42,7 +42,7 @@ pub async fn answer_pods(
     }
 }
 
-async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodFacts> {
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodAnswer> {
     // All runtimes at once: one that hangs must not delay the answer of the one that has the pod.
     let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
@@ -58,8 +58,8 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + 
     None
 }
 
-fn facts(found: &InspectedSandbox) -> PodFacts {
-    PodFacts { request: found.request, root: found.uids.root() }
+fn facts(found: &InspectedSandbox) -> PodAnswer {
+    PodAnswer { request: found.request, root: found.uids.root() }
 }
 
 /// Asks one runtime, twice if necessary: only a failing call reveals a broken connection, and the next one

@@ -14,9 +14,11 @@ use tokio::time::{Instant, timeout};
 use crate::clock;
 use usernsd_domain::chain::chain;
 use usernsd_domain::lock::lock;
-use usernsd_domain::report::{Done, Kept, Report};
+use usernsd_domain::report::{Done, KeptReports, Report};
 use usernsd_linux::proc::Proc;
-use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
+use usernsd_peers::launched::{
+    FromAgent, FromPlugin, Hello, Lines, LinkError, MAX_LINE, PluginListener, Writer,
+};
 
 /// The most reports that wait for an agent: as many as the boot of a node with some hundred pods makes.
 const MOST: usize = 1024;
@@ -40,7 +42,7 @@ pub struct Reports {
 
 #[derive(Debug)]
 struct State {
-    kept: Kept<Arc<str>>,
+    kept: KeptReports<Arc<str>>,
     hello: Hello,
     /// The connected agents, in the order in which they connected.
     agents: BTreeSet<u64>,
@@ -57,7 +59,7 @@ impl Reports {
     #[must_use]
     pub fn new(hello: Hello, proc: Proc) -> Reports {
         let state = State {
-            kept: Kept::new(MOST, MOST_BYTES, MAX_LINE),
+            kept: KeptReports::new(MOST, MOST_BYTES, MAX_LINE),
             hello,
             agents: BTreeSet::new(),
             coming: 0,
@@ -97,7 +99,11 @@ impl Reports {
     }
 
     /// Serves agents forever. `busy` returns how long the runtime's current request has been in work.
-    pub async fn serve(self: Arc<Self>, listener: Listener, busy: Arc<dyn Fn() -> Duration + Send + Sync>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: PluginListener,
+        busy: Arc<dyn Fn() -> Duration + Send + Sync>,
+    ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             match listener.accept().await {

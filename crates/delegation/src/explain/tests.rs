@@ -11,7 +11,7 @@ fn story(now: Now) -> ExplainFacts {
         now: Some(now),
         isolation: Verdict::Good,
         wish: OptInResult::Nothing,
-        agent: Agent::Silent("nothing answers".into()),
+        agent: AgentRecord::Silent("nothing answers".into()),
         bounded: true,
         forbids_mounts: None,
     }
@@ -21,8 +21,8 @@ fn chown() -> Now {
     Now::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
 }
 
-fn inspected(outcome: &str, reason: Option<&str>) -> Agent {
-    Agent::Inspected {
+fn inspected(outcome: &str, reason: Option<&str>) -> AgentRecord {
+    AgentRecord::Inspected {
         outcome: OutcomeName::named(outcome),
         reason: reason.map(str::to_owned),
         source: "nri".into(),
@@ -46,7 +46,7 @@ fn every_reason_is_explained_and_followed_by_a_step() {
 #[test]
 fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
     let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
-    for agent in [inspected("delegated", None), inspected("already_right", None), Agent::Unaware] {
+    for agent in [inspected("delegated", None), inspected("already_right", None), AgentRecord::Unaware] {
         let why = Why::of(&ExplainFacts { agent, ..right.clone() });
         assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
     }
@@ -87,8 +87,8 @@ fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
 #[test]
 fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
     for (agent, because, next) in [
-        (Agent::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
-        (Agent::Unaware, "its next resync does", None),
+        (AgentRecord::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
+        (AgentRecord::Unaware, "its next resync does", None),
         (inspected("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
         (inspected("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
     ] {
@@ -152,7 +152,8 @@ fn an_opt_in_without_effect_is_a_problem() {
         ["Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
                  (optIn.namespaces)."]
     );
-    let declined = Decision { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
+    let declined =
+        DecidingAnnotation { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
     let why = Why::of(&ExplainFacts { wish: OptInResult::Declined(declined), ..read_only });
     assert!(why.problems.is_empty());
     assert_eq!(

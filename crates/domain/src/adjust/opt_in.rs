@@ -39,12 +39,12 @@ pub struct OptIn {
     /// Provide the other things that systemd as PID 1 needs; never true without `writable`.
     pub systemd: bool,
     /// The annotation that decided, for or against; `None` if no annotation applies to the container.
-    pub decided_by: Option<Decision>,
+    pub decided_by: Option<DecidingAnnotation>,
 }
 
 /// An annotation that decided an opt-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct DecidingAnnotation {
     /// The annotation's key.
     pub key: String,
     /// The annotation's value.
@@ -175,8 +175,8 @@ impl OptIn {
 }
 
 impl Effective<'_> {
-    fn decision(&self) -> Decision {
-        Decision { key: cut(self.key), value: self.value.chars().take(40).collect() }
+    fn decision(&self) -> DecidingAnnotation {
+        DecidingAnnotation { key: cut(self.key), value: self.value.chars().take(40).collect() }
     }
 }
 

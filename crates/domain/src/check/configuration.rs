@@ -1,6 +1,6 @@
 //! Files that this program writes: those that it would change, and those that services have not read.
 
-use super::{Check, Checked, Outcome, Probe, Problem};
+use super::{Check, CheckOutcome, Checked, Probe, Problem};
 use crate::nri_plugin::is_file_name;
 use crate::oci_hook::PROGRAM;
 use crate::provision::HostPath;
@@ -164,7 +164,7 @@ fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
                 };
                 Problem { what: unread.what(), remedy }
             });
-            Checked { check: Check::RestartPending, outcome: Outcome::Failed(problems.collect()) }
+            Checked { check: Check::RestartPending, outcome: CheckOutcome::Failed(problems.collect()) }
         }
     }
 }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_failed_run_is_an_error_with_its_reason() {
         let checked = result(&Ok(Some("no room for a range; nothing was changed".into())));
-        let Outcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
+        let CheckOutcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
         assert!(problems[0].what.contains("no room for a range"));
         assert!(checked.blocks_readiness());
         assert_eq!(result(&Err("prepared by someone else".into())).word(), "skip");
@@ -239,7 +239,7 @@ mod tests {
         let unread =
             Ok(vec![Unread { service: Service::Kubelet, unit: "kubelet.service", files, differences: None }]);
         let remedy = |has_pods_outside| match range(&unread, has_pods_outside).outcome {
-            Outcome::Failed(problems) => problems[0].remedy.clone(),
+            CheckOutcome::Failed(problems) => problems[0].remedy.clone(),
             other => panic!("{other:?}"),
         };
         assert_eq!(remedy(false), "systemctl restart kubelet.service");

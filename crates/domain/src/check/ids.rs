@@ -2,7 +2,7 @@
 
 use super::{Category, Check, Checked, Probe};
 use crate::finding::Finding;
-use crate::idplan::Node;
+use crate::idplan::NodeIds;
 use crate::kubelet::{self, Directory};
 use crate::subid::SubidFile;
 
@@ -10,7 +10,7 @@ use crate::subid::SubidFile;
 #[derive(Debug, Clone)]
 pub struct IdFacts {
     /// The node's files and surroundings.
-    pub node: Node,
+    pub node: NodeIds,
     /// Problems of the node as it is ([`crate::idplan::examine`]), and what could not be read.
     pub findings: Vec<Finding>,
 }
@@ -37,7 +37,7 @@ impl IdFacts {
         if let Some(why) = self.has_no_file(check) {
             return Some(why);
         }
-        let Node { kubelet, accounts, .. } = &self.node;
+        let NodeIds { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
         let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
         let of_kubelet =
@@ -86,7 +86,7 @@ impl IdFacts {
             Check::SubidPastEnd,
             Check::SubidConventions,
         ];
-        let Node { subuid, subgid, account_files, kubelet, .. } = &self.node;
+        let NodeIds { subuid, subgid, account_files, kubelet, .. } = &self.node;
         if self.findings.iter().any(|finding| finding.check() == Some(check)) {
             return None;
         }
@@ -102,7 +102,7 @@ impl IdFacts {
     }
 
     fn seen(&self, check: Check) -> String {
-        let Node { kubelet, accounts, .. } = &self.node;
+        let NodeIds { kubelet, accounts, .. } = &self.node;
         let files = [&self.node.subuid, &self.node.subgid]
             .map(|bytes| SubidFile::parse(bytes.as_deref().unwrap_or_default()));
         let counted = |bytes: &Option<Vec<u8>>, file: &SubidFile, path: &str| match bytes {
@@ -162,16 +162,16 @@ impl IdFacts {
 mod tests {
     use super::*;
     use crate::accounts::Accounts;
-    use crate::check::{Outcome, Summary};
+    use crate::check::{CheckOutcome, Summary};
     use crate::finding::FindingId;
     use crate::idplan::{DesiredIds, examine};
-    use crate::kubelet::{Gate, Record, Surroundings};
+    use crate::kubelet::{FeatureGate, PodIdsRecord, Surroundings};
     use crate::ranges::Window;
 
-    fn node() -> Node {
+    fn node() -> NodeIds {
         let mut accounts = Accounts::default();
         accounts.add_users(b"root:x:0:0::/:/bin/sh\nkubelet:x:900:900::/:/bin/sh\n");
-        Node {
+        NodeIds {
             subuid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
             subgid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
             account_files: [const { Some(Vec::new()) }; 4],
@@ -181,17 +181,17 @@ mod tests {
                 getsubids: true,
                 getent: true,
                 has_nsswitch: true,
-                records: vec![Record {
+                records: vec![PodIdsRecord {
                     pod: "a".into(),
                     window: Ok(Window { start: 327_155_712, count: 65_536 }),
                 }],
                 ..Surroundings::default()
             },
-            ..Node::default()
+            ..NodeIds::default()
         }
     }
 
-    fn bad(node: Node) -> Vec<String> {
+    fn bad(node: NodeIds) -> Vec<String> {
         let findings = examine(&node, &DesiredIds::default());
         let checked = checks(Ok(&IdFacts { node, findings }));
         assert!(Check::of_category(Category::Ids).eq(checked.iter().map(|one| one.check)));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     /// Both files, with these lines for the kubelet, and additional lines.
-    fn lines(node: &mut Node, kubelet: &str, more: &str) {
+    fn lines(node: &mut NodeIds, kubelet: &str, more: &str) {
         let text = format!("containers:200000:268435456\n{kubelet}{more}");
         node.subuid = Some(text.clone().into_bytes());
         node.subgid = Some(text.into_bytes());
@@ -210,10 +210,13 @@ mod tests {
     fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(bad(node()), Vec::<String>::new());
         const GOOD: &str = "kubelet:327155712:7208960\n";
-        type Spoil = fn(&mut Node);
+        type Spoil = fn(&mut NodeIds);
         let line = ["subid_kubelet fail", "subid_terminal_slot skip"];
         let cases: &[(Spoil, &[&str])] = &[
-            (|n| n.kubelet.gate = Some(Gate { is_on: false, place: "/x".into() }), &["kubelet_gate fail"]),
+            (
+                |n| n.kubelet.gate = Some(FeatureGate { is_on: false, place: "/x".into() }),
+                &["kubelet_gate fail"],
+            ),
             (
                 |n| n.kubelet.in_container = Some("kubelet.service".into()),
                 &[
@@ -282,24 +285,24 @@ mod tests {
         let unreadable = Finding::warning(FindingId::KubeletConfigUnreadable, "x".into(), "y");
         let checked = checks(Ok(&IdFacts { node: node(), findings: vec![unreadable] }));
         assert_eq!(Summary::of(&checked).warnings, 1);
-        assert!(checks(Err("x".into())).iter().all(|one| matches!(one.outcome, Outcome::Skipped(_))));
+        assert!(checks(Err("x".into())).iter().all(|one| matches!(one.outcome, CheckOutcome::Skipped(_))));
     }
 
     #[test]
     fn a_file_that_does_not_exist_passes_no_check() {
-        let without = Node {
+        let without = NodeIds {
             subuid: None,
             subgid: None,
             kubelet: Surroundings { has_nsswitch: false, ..Surroundings::default() },
-            ..Node::default()
+            ..NodeIds::default()
         };
         let findings = examine(&without, &DesiredIds::default());
         let passed: Vec<_> = checks(Ok(&IdFacts { node: without, findings }))
             .into_iter()
-            .filter(|one| matches!(one.outcome, Outcome::Passed(_)))
+            .filter(|one| matches!(one.outcome, CheckOutcome::Passed(_)))
             .collect();
         assert!(passed.is_empty(), "{passed:?}");
-        let one_file = Node { subgid: None, ..node() };
+        let one_file = NodeIds { subgid: None, ..node() };
         let seen = IdFacts { node: one_file, findings: Vec::new() }.seen(Check::SubidGrammar);
         assert_eq!(seen, "2 ranges in /etc/subuid, no /etc/subgid");
     }

@@ -120,7 +120,7 @@ fn mounts(kernel: &Kernel, judged: Checked) -> Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Outcome;
+    use crate::check::CheckOutcome;
 
     fn good() -> KernelFacts {
         KernelFacts {
@@ -202,7 +202,7 @@ mod tests {
         let skipped = checks(Err("no /proc".into()));
         assert!(
             skipped.len() == Check::of_category(Category::Kernel).count()
-                && skipped.iter().all(|one| one.outcome == Outcome::Skipped("no /proc".into()))
+                && skipped.iter().all(|one| one.outcome == CheckOutcome::Skipped("no /proc".into()))
         );
     }
 }

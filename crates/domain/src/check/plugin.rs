@@ -1,7 +1,7 @@
 //! usernsd in the start path of containers: the pre-installed NRI plugin, and whether the runtime
 //! requires it.
 
-use super::{Check, Checked, Outcome, Probe, Problem};
+use super::{Check, CheckOutcome, Checked, Probe, Problem};
 use crate::nri_plugin::{NAME, NriConf, SystemPod, has_validator, runtime_name, strict_pods};
 use crate::runtime::Runtime;
 
@@ -20,7 +20,7 @@ pub struct PluginFacts {
     /// Paths of executable files there whose names are not those of plugins.
     pub strays: Vec<String>,
     /// The plugin's process.
-    pub process: Probe<Option<Process>>,
+    pub process: Probe<Option<PluginProcess>>,
     /// Whether the program was installed after the runtime started; `None` if unknown.
     pub is_newer_than_runtime: Option<bool>,
     /// Whether privileged containers are to get their own cgroup namespace, over NRI.
@@ -44,7 +44,7 @@ pub struct Installed {
 
 /// The launched plugin's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
+pub struct PluginProcess {
     /// The process ID.
     pub pid: u32,
     /// Whether it is stopped by a signal or a debugger.
@@ -107,7 +107,7 @@ fn installed(facts: &PluginFacts) -> Checked {
         Some(Some(Installed { path, .. })) if problems.is_empty() => return check.passed(path.clone()),
         Some(Some(_)) => None,
     });
-    Checked { check, outcome: Outcome::Failed(problems) }
+    Checked { check, outcome: CheckOutcome::Failed(problems) }
 }
 
 fn running(facts: &PluginFacts) -> Checked {
@@ -119,11 +119,11 @@ fn running(facts: &PluginFacts) -> Checked {
         "restart the runtime when no pod would be harmed; crio_restart has what a restart of CRI-O costs";
     match (&facts.process, &facts.installed) {
         (Err(why), _) => check.skipped(why.clone()),
-        (Ok(Some(Process { pid, is_stopped: true, .. })), _) => check.failed(
+        (Ok(Some(PluginProcess { pid, is_stopped: true, .. })), _) => check.failed(
             format!("the launched plugin, process {pid}, is stopped: the runtime drops it after its time limit"),
             format!("kill {pid}, so that the agent takes over; then {restart}"),
         ),
-        (Ok(Some(Process { pid, is_installed: Some(false), version, .. })), installed) => {
+        (Ok(Some(PluginProcess { pid, is_installed: Some(false), version, .. })), installed) => {
             let installed = installed.as_ref().ok().and_then(Option::as_ref);
             let differ = differ(version.as_deref(), installed.and_then(|one| one.version.as_deref()));
             check.failed(
@@ -131,7 +131,7 @@ fn running(facts: &PluginFacts) -> Checked {
                 restart,
             )
         }
-        (Ok(Some(Process { pid, .. })), _) => check.passed(format!("process {pid}")),
+        (Ok(Some(PluginProcess { pid, .. })), _) => check.passed(format!("process {pid}")),
         (Ok(None), Ok(None)) => check.skipped("it is not installed, see plugin_installed"),
         (Ok(None), Err(why)) => check.skipped(why.clone()),
         (Ok(None), Ok(Some(Installed { path, broken, .. }))) => match (broken, facts.is_newer_than_runtime) {
@@ -220,7 +220,7 @@ fn required(facts: &PluginFacts) -> Checked {
         });
     }
     if !problems.is_empty() {
-        return Checked { check, outcome: Outcome::Failed(problems) };
+        return Checked { check, outcome: CheckOutcome::Failed(problems) };
     }
     check.passed(if is_required {
         format!("the plugin {NAME} is required of every container that does not tolerate its absence")
@@ -258,7 +258,7 @@ mod tests {
                 broken: None,
             })),
             strays: vec![],
-            process: Ok(Some(Process {
+            process: Ok(Some(PluginProcess {
                 pid: 7,
                 is_stopped: false,
                 is_installed: Some(true),
@@ -276,7 +276,7 @@ mod tests {
 
     fn sentences(facts: &PluginFacts) -> String {
         let problems = checks(Ok(facts)).into_iter().filter_map(|one| match one.outcome {
-            Outcome::Failed(problems) => Some(problems),
+            CheckOutcome::Failed(problems) => Some(problems),
             _ => None,
         });
         problems.flatten().map(|problem| format!("{}; {}\n", problem.what, problem.remedy)).collect()

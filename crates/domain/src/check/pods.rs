@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Category, Check, Checked, MANY, Outcome, Probe, Problem};
+use super::{Category, Check, CheckOutcome, Checked, MANY, Probe, Problem};
 use crate::adjust::asks_for_writable;
 use crate::assessment::Assessment;
 use crate::container::CgroupMount;
 use crate::delegation::Skip;
 use crate::node::SurveyedPod;
 use crate::pod::Pod;
-use crate::record::{Outcome as Handled, Record};
+use crate::record::{Outcome, Record};
 use crate::space::OverlapKind;
 
 /// The facts that the checks need.
@@ -59,7 +59,7 @@ fn done(check: Check, problems: Vec<Problem>, seen: &str) -> Checked {
     if problems.is_empty() {
         return check.passed(seen);
     }
-    Checked { check, outcome: Outcome::Failed(problems) }
+    Checked { check, outcome: CheckOutcome::Failed(problems) }
 }
 
 fn container(pod: &Pod, record: &Record) -> String {
@@ -151,7 +151,7 @@ impl PodFacts<'_> {
         let wrong = assessed
             .filter(|(.., assessment)| matches!(assessment, Assessment::OwnerWrong | Assessment::Failed));
         let problem = |(pod, record, _): (&Pod, &Record, Assessment)| {
-            if let (Some(true) | None, Handled::Failed(error)) = (record.has_right_owner(), &record.outcome) {
+            if let (Some(true) | None, Outcome::Failed(error)) = (record.has_right_owner(), &record.outcome) {
                 return Problem {
                     what: format!(
                         "the cgroup of {} could not be handed over: {error}",
@@ -178,7 +178,7 @@ impl PodFacts<'_> {
 
     /// The containers of which it is not known, because they permit nobody else to read their cgroup: a sentence's end.
     fn closed(&self) -> String {
-        let closed = self.containers().filter(|(_, record)| record.outcome == Handled::Skipped(Skip::Closed));
+        let closed = self.containers().filter(|(_, record)| record.outcome == Outcome::Skipped(Skip::Closed));
         let names: Vec<String> = closed.take(MANY).map(|(pod, record)| container(pod, record)).collect();
         match names.as_slice() {
             [] => String::new(),
@@ -247,7 +247,7 @@ mod tests {
             inode: None,
             owner: Some(HostId(200_000)),
             limits: Some(Limits::DEFAULT),
-            outcome: Handled::AlreadyRight,
+            outcome: Outcome::AlreadyRight,
             source: Source::Resync,
             isolation: Verdict::Good,
             stage: crate::isolation::Stage::Running,
@@ -286,7 +286,7 @@ mod tests {
                 |r| {
                     r.isolation = Verdict::Lost;
                     r.user_namespace = Some(UserNamespace { inode: Some(2), is_hosts: true });
-                    r.outcome = Handled::Skipped(Skip::HostUserNamespace);
+                    r.outcome = Outcome::Skipped(Skip::HostUserNamespace);
                     r.uid_map = Some(IdMap::parse("0 0 4294967295").unwrap());
                 },
                 &["pod_isolation fail"],
@@ -295,16 +295,16 @@ mod tests {
                 |r| {
                     r.uid_map = Some(IdMap::parse("0 0 65536").unwrap());
                     r.owner = None;
-                    r.outcome = Handled::Skipped(Skip::RootIsHostRoot);
+                    r.outcome = Outcome::Skipped(Skip::RootIsHostRoot);
                 },
                 &["pod_host_root fail"],
             ),
             (|r| r.owner = Some(HostId::ROOT), &["pod_cgroup_owner fail"]),
-            (|r| r.outcome = Handled::Failed("EPERM".into()), &["pod_cgroup_owner fail"]),
+            (|r| r.outcome = Outcome::Failed("EPERM".into()), &["pod_cgroup_owner fail"]),
             (
                 |r| {
                     r.mount = Some(CgroupMount::ReadOnly);
-                    r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
+                    r.outcome = Outcome::Skipped(Skip::ReadOnlyMount);
                 },
                 &["pod_cgroup_writable warn"],
             ),
@@ -312,7 +312,7 @@ mod tests {
                 |r| {
                     r.name = "sidecar".into();
                     r.mount = Some(CgroupMount::ReadOnly);
-                    r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
+                    r.outcome = Outcome::Skipped(Skip::ReadOnlyMount);
                 },
                 &[],
             ),

@@ -9,7 +9,7 @@ mod oci;
 use self::crio::of_crio;
 use self::oci::of_oci;
 use super::plugin::PluginFacts;
-use super::{Answer, Check, Checked, Outcome, Probe, plugin};
+use super::{Answer, Check, CheckOutcome, Checked, Probe, plugin};
 use crate::crio::CrioVersion;
 use crate::crio::config::Effective;
 use crate::finding::{Finding, FindingId};
@@ -21,7 +21,7 @@ use crate::runtime::RuntimeKind;
 #[derive(Debug, Clone)]
 pub struct RuntimeFacts {
     /// The runtime over CRI.
-    pub cri: Answer<Cri>,
+    pub cri: Answer<CriFacts>,
     /// CRI-O; an error if the runtime is another one.
     pub crio: Probe<Crio>,
     /// Findings about containerd.
@@ -51,7 +51,7 @@ pub enum Joined {
 
 /// The runtime that answers over CRI.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cri {
+pub struct CriFacts {
     /// `cri-o` or `containerd`.
     pub name: String,
     pub version: String,
@@ -185,7 +185,7 @@ pub fn release(version: &str) -> Option<(u32, u32)> {
     Some((number()?, number()?))
 }
 
-fn of_cri(cri: &Answer<Cri>) -> Vec<Checked> {
+fn of_cri(cri: &Answer<CriFacts>) -> Vec<Checked> {
     let cri = match cri {
         Answer::Given(cri) => cri,
         Answer::Missing(why) => {
@@ -203,12 +203,12 @@ fn of_cri(cri: &Answer<Cri>) -> Vec<Checked> {
                 .into();
         }
     };
-    let Cri { name, version, endpoint, .. } = cri;
+    let CriFacts { name, version, endpoint, .. } = cri;
     vec![Check::CriReachable.passed(format!("{name} {version} at {endpoint}")), version_of(cri), handler(cri)]
 }
 
-fn version_of(cri: &Cri) -> Checked {
-    let Cri { name, version, .. } = cri;
+fn version_of(cri: &CriFacts) -> Checked {
+    let CriFacts { name, version, .. } = cri;
     let (needed, why) = match RuntimeKind::named(name) {
         Some(RuntimeKind::Crio) => ((1, 25), "it does not support them"),
         Some(RuntimeKind::Containerd) => {
@@ -227,7 +227,7 @@ fn version_of(cri: &Cri) -> Checked {
     }
 }
 
-fn handler(cri: &Cri) -> Checked {
+fn handler(cri: &CriFacts) -> Checked {
     let check = Check::CriUsernsHandler;
     let handlers = match &cri.handlers {
         Ok(handlers) => handlers,
@@ -302,7 +302,7 @@ fn without_nri(hook: Option<&str>) -> String {
 
 /// NRI has an effect only if usernsd is in the start path.
 fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
-    let Outcome::Passed(seen) = &nri.outcome else { return nri };
+    let CheckOutcome::Passed(seen) = &nri.outcome else { return nri };
     let process = facts.plugin.as_ref().ok().and_then(|plugin| plugin.process.as_ref().ok()?.as_ref());
     match (process, facts.joined) {
         (_, Joined::NothingRuns) => nri,

@@ -13,7 +13,7 @@ pub struct Layout {
     /// main file is not generated, or from nothing that can be changed.
     pub template: Option<Template>,
     /// What the distribution itself has containerd import.
-    pub managed: Option<Managed>,
+    pub managed: Option<ImportedDirectory>,
     /// Files and directories that an administrator changes, and that are read at the next start.
     pub sources: &'static [&'static str],
     /// How the distribution is given another directory for its data, in which all these files are then.
@@ -50,7 +50,7 @@ pub struct Template {
 /// A directory from which the distribution has containerd import every `.toml`, also if the main file of an earlier
 /// start names the files one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Managed {
+pub struct ImportedDirectory {
     /// The first line of a main file that the distribution writes; without it, an administrator does.
     pub first_line: &'static str,
     /// Absolute path of the directory whose files the managed main file imports.
@@ -132,7 +132,10 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         main_file: "/etc/k0s/containerd.toml",
         socket: "/run/k0s/containerd.sock",
         template: None,
-        managed: Some(Managed { first_line: "# k0s_managed=true", directory: "/etc/k0s/containerd.d" }),
+        managed: Some(ImportedDirectory {
+            first_line: "# k0s_managed=true",
+            directory: "/etc/k0s/containerd.d",
+        }),
         sources: &["/etc/k0s/containerd.d"],
         data: None,
     },

@@ -59,7 +59,7 @@ pub struct CrioOptions {
 
 /// The input of the plan.
 #[derive(Clone, Copy)]
-pub struct Node<'a> {
+pub struct CrioNode<'a> {
     pub version: CrioVersion,
     /// The kubelet's minor version; `None`: the same as CRI-O's.
     pub kubernetes: Option<u16>,
@@ -138,7 +138,7 @@ impl Era {
 ///
 /// # Errors
 /// See [`DropInError`].
-pub fn plan(node: Node<'_>, options: CrioOptions) -> Result<DropIn, DropInError> {
+pub fn plan(node: CrioNode<'_>, options: CrioOptions) -> Result<DropIn, DropInError> {
     let version = node.version;
     let era = Era::of(version).ok_or(if version < OLDEST_KNOWN {
         DropInError::TooOld(version)
@@ -159,7 +159,7 @@ pub fn plan(node: Node<'_>, options: CrioOptions) -> Result<DropIn, DropInError>
 }
 
 struct Draft<'a> {
-    node: Node<'a>,
+    node: CrioNode<'a>,
     options: CrioOptions,
     /// The configuration without the drop-in.
     effective: Effective,

@@ -4,17 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn subject(name: &str) -> Subject {
-    Subject::Pod { namespace: "ns".into(), name: name.into(), uid: format!("uid-{name}") }
+fn subject(name: &str) -> EventSubject {
+    EventSubject::Pod { namespace: "ns".into(), name: name.into(), uid: format!("uid-{name}") }
 }
 
-fn failing(name: &str, error: &str) -> PodFacts {
+fn failing(name: &str, error: &str) -> PodEventFacts {
     let container =
         ContainerFacts { name: "c".into(), failed: Some(error.into()), ..ContainerFacts::default() };
-    PodFacts { subject: subject(name), shared: vec![], containers: vec![container], misfits: vec![] }
+    PodEventFacts { subject: subject(name), shared: vec![], containers: vec![container], misfits: vec![] }
 }
 
-fn said(journal: &mut Journal, node: &NodeFacts, pods: &[PodFacts]) -> Vec<(&'static str, u32)> {
+fn said(journal: &mut PostedNotices, node: &NodeFacts, pods: &[PodEventFacts]) -> Vec<(&'static str, u32)> {
     let present = pods.iter().map(|pod| pod.subject.clone()).collect();
     let occurred = journal.turn(notices(node, pods), &present, SystemTime::UNIX_EPOCH);
     occurred.iter().for_each(|one| journal.said(one));
@@ -23,9 +23,9 @@ fn said(journal: &mut Journal, node: &NodeFacts, pods: &[PodFacts]) -> Vec<(&'st
 
 #[test]
 fn a_notice_occurs_once_and_again_after_it_ended() {
-    let mut journal = Journal::default();
+    let mut journal = PostedNotices::default();
     let node = NodeFacts { ready: Some(true), ..NodeFacts::default() };
-    let (bad, good) = ([failing("a", "x")], [PodFacts { containers: vec![], ..failing("a", "") }]);
+    let (bad, good) = ([failing("a", "x")], [PodEventFacts { containers: vec![], ..failing("a", "") }]);
     assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 1)]);
     assert!(said(&mut journal, &node, &bad).is_empty());
     // Another error is the same notice.
@@ -39,12 +39,12 @@ fn a_notice_occurs_once_and_again_after_it_ended() {
 
 #[test]
 fn a_notice_occurs_until_it_is_posted() {
-    let mut journal = Journal::default();
+    let mut journal = PostedNotices::default();
     let bad = failing("a", "x");
     let present = BTreeSet::from([bad.subject.clone()]);
     let node = NodeFacts::default();
     let first = SystemTime::UNIX_EPOCH;
-    let turn = |journal: &mut Journal, seconds: u64, pods: &[PodFacts]| {
+    let turn = |journal: &mut PostedNotices, seconds: u64, pods: &[PodEventFacts]| {
         journal.turn(notices(&node, pods), &present, first + Duration::from_secs(seconds))
     };
     assert_eq!(turn(&mut journal, 0, std::slice::from_ref(&bad)).len(), 1);
@@ -65,7 +65,7 @@ fn a_notice_occurs_until_it_is_posted() {
 fn namespaces_take_turns_and_urgent_notices_come_first() {
     let occurrence = |namespace: &str, name: &str, reason| Occurrence {
         notice: Notice::new(
-            Subject::Pod { namespace: namespace.into(), name: name.into(), uid: name.into() },
+            EventSubject::Pod { namespace: namespace.into(), name: name.into(), uid: name.into() },
             reason,
             "c",
             String::new(),
@@ -88,7 +88,7 @@ fn namespaces_take_turns_and_urgent_notices_come_first() {
 
 #[test]
 fn a_pool_is_low_from_nine_tenths_until_it_is_below_eight() {
-    let mut journal = Journal::default();
+    let mut journal = PostedNotices::default();
     let with = |used| NodeFacts { pools: vec![("kubelet".into(), used, 100)], ..NodeFacts::default() };
     let mut turn = |used| said(&mut journal, &with(used), &[]).len();
     assert_eq!([turn(85), turn(90), turn(85), turn(90), turn(79), turn(85), turn(91)], [0, 1, 0, 0, 0, 0, 1]);
@@ -98,18 +98,18 @@ fn a_pool_is_low_from_nine_tenths_until_it_is_below_eight() {
 #[test]
 fn lost_isolation_is_reported_per_container_or_for_the_pod() {
     let container = ContainerFacts { name: "c".into(), lost: true, ..ContainerFacts::default() };
-    let pod = PodFacts {
+    let pod = PodEventFacts {
         subject: subject("a"),
         shared: vec![(OverlapKind::PodOutsidePool, 5), (OverlapKind::PodPod, 7)],
         containers: vec![container],
         misfits: vec![MappingProblem::HostUsersLost, MappingProblem::FsGroupNotInMapping { group: 70_000 }],
     };
     let node = NodeFacts::default();
-    let found = |pod: &PodFacts| -> Vec<_> {
+    let found = |pod: &PodEventFacts| -> Vec<_> {
         notices(&node, std::slice::from_ref(pod)).iter().map(|one| one.reason.name()).collect()
     };
     assert_eq!(found(&pod), ["UserNamespaceLost", "UserNamespaceRangeOverlap", "UserNotInMapping"]);
-    let unseen = PodFacts { containers: vec![], shared: vec![], ..pod };
+    let unseen = PodEventFacts { containers: vec![], shared: vec![], ..pod };
     assert_eq!(found(&unseen), ["UserNamespaceLost", "UserNotInMapping"]);
 }
 
@@ -117,8 +117,12 @@ fn lost_isolation_is_reported_per_container_or_for_the_pod() {
 fn missed_and_stopped_containers_are_reported_for_the_pod() {
     let missed = ContainerFacts { name: "a".into(), missed: true, ..ContainerFacts::default() };
     let ended = ContainerFacts { name: "b".into(), ended: Some("ended".into()), ..ContainerFacts::default() };
-    let pod =
-        PodFacts { subject: subject("p"), shared: vec![], containers: vec![missed, ended], misfits: vec![] };
+    let pod = PodEventFacts {
+        subject: subject("p"),
+        shared: vec![],
+        containers: vec![missed, ended],
+        misfits: vec![],
+    };
     let found = notices(&NodeFacts::default(), &[pod]);
     let found: Vec<_> = found.iter().map(|one| (one.reason.name(), one.which.as_str())).collect();
     assert_eq!(found, [("WritableCgroupMissed", "a"), ("ContainerEnded", "b")]);
@@ -135,7 +139,7 @@ fn event_names_are_accepted_by_the_api_server() {
     assert_eq!(name, notice.event_name("node-1"));
     assert_ne!(name, notice.event_name("node-2"));
     // If a release changes this name, it posts every Event again.
-    let node = Notice::new(Subject::Node, Reason::UserNamespacePoolLow, "kubelet", String::new());
+    let node = Notice::new(EventSubject::Node, Reason::UserNamespacePoolLow, "kubelet", String::new());
     assert_eq!(node.event_name("node-1"), "node-1.606e9ed698a0de4d");
     for reason in Reason::ALL {
         let page = include_str!("../../../../docs/kubernetes.md");
@@ -147,7 +151,7 @@ proptest! {
     #[test]
     fn notes_are_cut_at_characters(note in any::<String>()) {
         let long = note.repeat(200);
-        let notice = Notice::new(Subject::Node, Reason::UserNamespacePoolLow, "", long.clone());
+        let notice = Notice::new(EventSubject::Node, Reason::UserNamespacePoolLow, "", long.clone());
         prop_assert!(notice.note.len() <= 1024 && long.starts_with(&notice.note));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::CONTAINERS;
 use crate::accounts::Accounts;
 use crate::finding::{Finding, FindingId};
-use crate::kubelet::{self, Pool, Stranded, Surroundings};
+use crate::kubelet::{self, NextPool, Stranded, Surroundings};
 use crate::ranges::{Convention, FIRST, Placed, Window};
 use crate::subid::{Flaw, SubidFile};
 use crate::work::step;
@@ -151,7 +151,7 @@ pub(super) fn of_room(files: [&SubidFile; 2], accounts: &Accounts) -> Option<Fin
 
 /// A changed pool: what the kubelet assigns to pods between now and its next start is from the old pool, and keeps it
 /// from starting then.
-pub(super) fn of_change(before: Pool, after: Pool, is_present: bool) -> Option<Finding> {
+pub(super) fn of_change(before: NextPool, after: NextPool, is_present: bool) -> Option<Finding> {
     let window = after.window().filter(|_| before != after)?;
     let what = format!("the kubelet uses {window} after its next start");
     Some(if is_present {

@@ -1,13 +1,13 @@
 //! The kubelet's own line: whether it gets another, and of what size.
 
-use super::{CONTAINERS, DesiredIds, Node, PlanError, Planner};
+use super::{CONTAINERS, DesiredIds, NodeIds, PlanError, Planner};
 use crate::finding::{Finding, Severity};
-use crate::kubelet::{self, Pool, PoolFlaw, Stranded};
-use crate::ranges::{FIRST, NoPlace, Placed, Start, Taken, Wanted, Window, place};
+use crate::kubelet::{self, NextPool, PoolFlaw, Stranded};
+use crate::ranges::{FIRST, NoPlace, Placed, Start, Taken, WantedWindow, Window, place};
 
 impl Planner<'_> {
     /// The kubelet's new line; `None` if it has a line that works.
-    pub(super) fn kubelet(&self) -> Result<Option<Wanted>, PlanError> {
+    pub(super) fn kubelet(&self) -> Result<Option<WantedWindow>, PlanError> {
         let [uids, gids] = self.ranges(kubelet::USER);
         let is_known = self.is_said() || self.node.kubelet.has_config;
         let flaws = |window| self.demand.flaws(window);
@@ -33,8 +33,9 @@ impl Planner<'_> {
         let mut good = self.known(kubelet::USER);
         good.retain(is_kept);
         let records = &self.node.kubelet.records;
-        let good =
-            good.into_iter().min_by_key(|window| Pool::Line(*window, self.demand).stranded(records).len());
+        let good = good
+            .into_iter()
+            .min_by_key(|window| NextPool::Line(*window, self.demand).stranded(records).len());
         let start = match (self.desired.kubelet.start, good) {
             (Some(start), _) => Start::Fixed(start),
             (None, Some(window)) => Start::Kept(window.start),
@@ -47,11 +48,16 @@ impl Planner<'_> {
             return Ok(None);
         }
         // Without a working line the kubelet does not start anyway; but without the user it does.
-        if !is_known && good.is_none() && self.node.kubelet.is_present && self.pool() != Pool::WontStart {
+        if !is_known && good.is_none() && self.node.kubelet.is_present && self.pool() != NextPool::WontStart {
             return Err(PlanError::Demand(self.node.kubelet.config_unreadable.clone()));
         }
         let count = good.map_or(needed, |window| window.count);
-        Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
+        Ok(Some(WantedWindow {
+            owner: kubelet::USER.to_owned(),
+            start,
+            count,
+            align: self.demand.ids_per_pod,
+        }))
     }
 
     /// Whether the number of pods that the kubelet may run is configured anywhere.
@@ -61,13 +67,13 @@ impl Planner<'_> {
 
     /// Places all ranges. If the number of pods is not configured, the kubelet's new range is larger than the default
     /// needs, unless another range or a convention would have to give way for that.
-    pub(super) fn place(&self, wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
+    pub(super) fn place(&self, wanted: Vec<WantedWindow>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
         let (mut wanted, enough) = self.place_enough(wanted, taken)?;
         let (size, needed) = (self.demand.ids_per_pod, self.demand.count());
         // A repaired line keeps its range, and a range that a file or the configuration names has its size.
         let mut named = self.desired.ranges.iter().flatten();
         let is_named = named.any(|range| self.is_same(&range.owner, kubelet::USER));
-        let is_new = |one: &Wanted| {
+        let is_new = |one: &WantedWindow| {
             one.owner == kubelet::USER
                 && one.count == needed
                 && !matches!(one.start, Start::Kept(_))
@@ -98,16 +104,16 @@ impl Planner<'_> {
     /// that is wanted.
     fn place_enough(
         &self,
-        mut wanted: Vec<Wanted>,
+        mut wanted: Vec<WantedWindow>,
         taken: &[Taken],
-    ) -> Result<(Vec<Wanted>, Vec<Placed>), NoPlace> {
+    ) -> Result<(Vec<WantedWindow>, Vec<Placed>), NoPlace> {
         let full = match place(&wanted, taken) {
             Ok(placed) => return Ok((wanted, placed)),
             Err(full) => full,
         };
         let (owner, _, count) = CONTAINERS;
         let is_default =
-            |one: &Wanted| self.desired.ranges.is_none() && one.owner == owner && one.count == count;
+            |one: &WantedWindow| self.desired.ranges.is_none() && one.owner == owner && one.count == count;
         let Some(index) = wanted.iter().position(is_default).filter(|_| matches!(full, NoPlace::Full { .. }))
         else {
             return Err(full);
@@ -134,7 +140,7 @@ impl Planner<'_> {
 /// [`PlanError::Stranded`] if pods have IDs outside the new pool; [`PlanError::Stuck`] if the kubelet starts now and
 /// would not then.
 pub fn check_pool(
-    [first, before, after]: [&Node; 3],
+    [first, before, after]: [&NodeIds; 3],
     desired: &DesiredIds,
 ) -> Result<Vec<Finding>, PlanError> {
     let unlisted = before.unlisted.clone();
@@ -143,7 +149,7 @@ pub fn check_pool(
     if let Some(why) = unlisted.filter(|_| pool != before.pool()) {
         return Err(PlanError::Unlisted(why));
     }
-    let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
+    let was_stuck = pool == NextPool::WontStart && first.pool() == NextPool::WontStart;
     if !was_stuck {
         starts_as_before(before.pool(), pool, &found, &before.stranded(pool))?;
     }
@@ -152,15 +158,15 @@ pub fn check_pool(
 
 /// Refuses a change after which the kubelet would not start, or might not, if it would start now.
 pub(super) fn starts_as_before(
-    before: Pool,
-    after: Pool,
+    before: NextPool,
+    after: NextPool,
     found: &[Finding],
     stranded: &[Stranded],
 ) -> Result<(), PlanError> {
     let is_worse = match after {
-        Pool::WontStart => before != Pool::WontStart,
-        Pool::CannotTell => !matches!(before, Pool::CannotTell | Pool::WontStart),
-        Pool::Default(_) | Pool::Line(..) => false,
+        NextPool::WontStart => before != NextPool::WontStart,
+        NextPool::CannotTell => !matches!(before, NextPool::CannotTell | NextPool::WontStart),
+        NextPool::Default(_) | NextPool::Line(..) => false,
     };
     if is_worse {
         let worst = found.iter().max_by_key(|finding| finding.severity);

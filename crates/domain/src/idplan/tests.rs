@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::finding::{FindingId, Severity};
-use crate::kubelet::Record;
+use crate::kubelet::PodIdsRecord;
 use crate::work::steps_of;
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
@@ -10,12 +10,12 @@ const GROUP: &str = "root:x:0:\n";
 const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
 /// A node with these files whose CRI-O reads the range of `containers`; `None` for a missing file.
-fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
+fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> NodeIds {
     let bytes = |text: &str| Some(text.as_bytes().to_vec());
     let mut accounts = Accounts::default();
     accounts.add_users(passwd.as_bytes());
     accounts.add_groups(GROUP.as_bytes());
-    Node {
+    NodeIds {
         subuid: subuid.and_then(bytes),
         subgid: subgid.and_then(bytes),
         account_files: [bytes(GROUP), None, bytes("root:*:::::::\n"), bytes(passwd)],
@@ -48,7 +48,7 @@ fn ids(plan: &IdPlan) -> Vec<FindingId> {
 }
 
 /// The node after the plan.
-fn applied(node: &Node, plan: &IdPlan) -> Node {
+fn applied(node: &NodeIds, plan: &IdPlan) -> NodeIds {
     let mut node = node.clone();
     for change in &plan.changes {
         assert!(change.is_needed(), "{change:?}");
@@ -89,7 +89,7 @@ fn the_ranges_of_users_and_groups_are_changed_together() {
 
 #[test]
 fn a_range_that_nobody_reads_is_not_written_unless_it_is_asked_for() {
-    let unread = Node { reads_containers: false, ..node(None, None, &with_user("core")) };
+    let unread = NodeIds { reads_containers: false, ..node(None, None, &with_user("core")) };
     let found = plan(&unread, &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "core:100000:65536\n");
     let (owner, _, count) = CONTAINERS;
@@ -107,7 +107,7 @@ fn a_default_gives_way_to_a_line_of_the_kubelet_that_works() {
     {
         let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
         before.kubelet.records =
-            vec![Record { pod: "a".into(), window: Ok(Window { start: 1_048_576, count: 65_536 }) }];
+            vec![PodIdsRecord { pod: "a".into(), window: Ok(Window { start: 1_048_576, count: 65_536 }) }];
         let found = plan(&before, &DesiredIds::default()).unwrap();
         let after = applied(&before, &found);
         let want = Some(format!("{GOOD}containers:8257536:268435456\n").into_bytes());
@@ -154,7 +154,7 @@ fn the_kubelets_user_comes_last() {
     assert_eq!(plan(&applied(&before, &found), &desired).unwrap().changes, []);
 
     for (change, want) in [
-        ((|node: &mut Node| node.kubelet.getsubids = false) as fn(&mut Node), "getsubids is missing"),
+        ((|node: &mut NodeIds| node.kubelet.getsubids = false) as fn(&mut NodeIds), "getsubids is missing"),
         (|node| node.kubelet.nsswitch_subid = Some("sss".into()), "nsswitch.conf"),
         (|node| node.account_files[3] = None, "/etc/passwd or /etc/group is missing"),
     ] {
@@ -168,7 +168,8 @@ fn the_kubelets_user_comes_last() {
 #[test]
 fn a_pool_does_not_change_under_pods() {
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
-    let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
+    let pod =
+        |pod: &str, start| PodIdsRecord { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
     before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
     // The kubelet's pool does not change.
     assert_eq!(plan(&before, &DesiredIds::default()).unwrap().changes, []);
@@ -252,7 +253,7 @@ fn a_good_line_in_one_file_repairs_the_other() {
     {
         let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
         before.kubelet.records =
-            vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+            vec![PodIdsRecord { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
         let found = plan(&before, &DesiredIds::default()).unwrap();
         let after = applied(&before, &found);
         let want = Some(good.clone().into_bytes());
@@ -268,7 +269,7 @@ fn a_good_line_in_one_file_repairs_the_other() {
     let two = format!("{DEFAULTS}kubelet:2000027648:7208960\n{LINE}");
     let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
     before.kubelet.records =
-        vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+        vec![PodIdsRecord { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
     assert_eq!(content(&plan(&before, &DesiredIds::default()).unwrap(), "etc/subuid").unwrap(), good);
     // Without a configured number of pods, whether it is too short would be a guess.
     let short = format!("{DEFAULTS}kubelet:700055552:3276800\n");
@@ -289,7 +290,7 @@ fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
         ..DesiredIds::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
-    let severity = |node: &Node| {
+    let severity = |node: &NodeIds| {
         let found = plan(node, &desired).unwrap().findings;
         found.iter().find(|finding| finding.id == FindingId::KubeletRestart).unwrap().severity
     };
@@ -316,7 +317,7 @@ fn pods_that_only_the_runtime_lists_keep_the_pool_too() {
     // The change can be undone while they run, too.
     let mut after = applied(&before, &found);
     after.sandboxes = vec![("in".into(), window(2_000_027_648))];
-    let without = |node: &Node, lines: bool| {
+    let without = |node: &NodeIds, lines: bool| {
         let mut node = node.clone();
         if lines {
             (node.subuid, node.subgid) = (Some(DEFAULTS.into()), Some(DEFAULTS.into()));
@@ -487,7 +488,7 @@ fn some_desired_ids() -> impl Strategy<Value = DesiredIds> {
 
 /// The kubelet's rules, implemented again: `getsubids` prints every line of the name or number; there must be one,
 /// the same in both files, and its range must be valid.
-fn kubelet_starts(node: &Node, max_pods: u64, ids_per_pod: u64) -> bool {
+fn kubelet_starts(node: &NodeIds, max_pods: u64, ids_per_pod: u64) -> bool {
     let passwd = String::from_utf8(node.account_files[3].clone().unwrap()).unwrap();
     let Some(user) = passwd.lines().find(|line| line.starts_with("kubelet:")) else { return true };
     let uid = user.split(':').nth(2).unwrap();
@@ -549,7 +550,7 @@ proptest! {
 }
 
 /// A node with this many users, each with a line in both files, and as many processes and pods.
-fn crowded(count: u64) -> Node {
+fn crowded(count: u64) -> NodeIds {
     let start = |index: u64| 300_000 + index * 1000;
     let lines: String = (0..count).map(|index| format!("user{index}:{}:1000\n", start(index))).collect();
     // Malformed lines too, which are compared with those after.
@@ -601,7 +602,7 @@ fn one_range_of_root_and_lxd_is_no_overlap_and_one_with_another_is() {
     const LXD: &str = "lxd:1000000:1000000000\nroot:1000000:1000000000\n";
     let found = |text: &str| {
         let node = node(Some(text), Some(text), PASSWD);
-        ids(&plan(&Node { reads_containers: false, ..node }, &DesiredIds::default()).unwrap())
+        ids(&plan(&NodeIds { reads_containers: false, ..node }, &DesiredIds::default()).unwrap())
             .contains(&FindingId::SubidOverlap)
     };
     assert!(!found(LXD));

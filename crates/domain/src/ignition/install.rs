@@ -2,7 +2,7 @@
 
 /// The links of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Install {
+pub struct UnitLinks {
     /// Each link's path and target, both absolute.
     pub links: Vec<(String, String)>,
     /// Settings of `[Install]` that only systemctl can apply.
@@ -43,11 +43,11 @@ pub fn template_of(unit: &str) -> Option<String> {
 
 /// The links of the unit `name`, whose text is in `file`.
 #[must_use]
-pub fn install(name: &str, text: &str, file: &str) -> Install {
+pub fn install(name: &str, text: &str, file: &str) -> UnitLinks {
     let keys = keys(text);
     let values =
         |key: &'static str| keys.iter().filter(move |(known, _)| known == key).map(|(_, value)| value);
-    let mut found = Install::default();
+    let mut found = UnitLinks::default();
     let linked = match name.split_once("@.") {
         None => name.to_owned(),
         // A template without an instance cannot be started.

@@ -13,7 +13,12 @@ fn with_user() -> Accounts {
     accounts
 }
 
-fn ids(surroundings: &Surroundings, accounts: &Accounts, uids: &str, gids: &str) -> (Pool, Vec<FindingId>) {
+fn ids(
+    surroundings: &Surroundings,
+    accounts: &Accounts,
+    uids: &str,
+    gids: &str,
+) -> (NextPool, Vec<FindingId>) {
     let files = [uids, gids].map(|text| SubidFile::parse(text.as_bytes()));
     let (pool, findings) = forecast(surroundings, accounts, [&files[0], &files[1]], DEMAND);
     (pool, findings.iter().map(|finding| finding.id).collect())
@@ -58,14 +63,14 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     let window = Window { start: 65_536, count: 7_208_960 };
     let user = with_user();
     let none = Accounts::default();
-    let default = Pool::Default(DEMAND);
+    let default = NextPool::Default(DEMAND);
     assert_eq!(ids(&here(), &none, "", ""), (default, vec![FindingId::KubeletDefaultPool]));
     assert_eq!(ids(&Surroundings::default(), &none, "", ""), (default, vec![]));
     assert_eq!(
         ids(&here(), &none, line, line),
         (default, vec![FindingId::KubeletDefaultPool, FindingId::KubeletLineUnused])
     );
-    assert_eq!(ids(&here(), &user, line, line), (Pool::Line(window, DEMAND), vec![]));
+    assert_eq!(ids(&here(), &user, line, line), (NextPool::Line(window, DEMAND), vec![]));
     for (uids, gids, want) in [
         ("", "", FindingId::KubeletLineMissing),
         (line, "", FindingId::KubeletLineMissing),
@@ -78,20 +83,20 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
         ("kubelet:1:7208960\n", "kubelet:1:7208960\n", FindingId::KubeletStartMisaligned),
     ] {
         let (pool, found) = ids(&here(), &user, uids, gids);
-        assert_eq!((pool, found[0]), (Pool::WontStart, want), "{uids:?} {gids:?}");
+        assert_eq!((pool, found[0]), (NextPool::WontStart, want), "{uids:?} {gids:?}");
     }
-    assert_eq!(ids(&here(), &user, "991:65536:7208960\n", line), (Pool::Line(window, DEMAND), vec![]));
+    assert_eq!(ids(&here(), &user, "991:65536:7208960\n", line), (NextPool::Line(window, DEMAND), vec![]));
     let wraps = "kubelet:327680:4294836224\n";
     let (pool, found) = ids(&here(), &user, wraps, wraps);
-    assert!(matches!(pool, Pool::Line(..)) && found == [FindingId::KubeletPastEnd]);
+    assert!(matches!(pool, NextPool::Line(..)) && found == [FindingId::KubeletPastEnd]);
     let sss = Surroundings { nsswitch_subid: Some("sss".into()), ..here() };
-    assert_eq!(ids(&sss, &user, line, line), (Pool::CannotTell, vec![FindingId::KubeletNsswitch]));
+    assert_eq!(ids(&sss, &user, line, line), (NextPool::CannotTell, vec![FindingId::KubeletNsswitch]));
     let files = Surroundings { nsswitch_subid: Some("files".into()), ..here() };
     assert_eq!(ids(&files, &user, line, line).1, vec![]);
     let bare = Surroundings { getsubids: false, getent: false, ..here() };
     assert_eq!(
         ids(&bare, &user, line, line),
-        (Pool::WontStart, vec![FindingId::KubeletNoGetent, FindingId::KubeletNoGetsubids])
+        (NextPool::WontStart, vec![FindingId::KubeletNoGetent, FindingId::KubeletNoGetsubids])
     );
 }
 
@@ -111,7 +116,7 @@ fn a_missing_program_is_looked_for_where_the_unit_says() {
     ] {
         let bare = Surroundings { getsubids: false, search_path, ..here() };
         let (pool, found) = forecast(&bare, &accounts, [&file, &file], DEMAND);
-        assert_eq!(pool, Pool::WontStart);
+        assert_eq!(pool, NextPool::WontStart);
         let [finding] = found.as_slice() else { panic!("{found:?}") };
         assert!(finding.what.starts_with(what), "{}", finding.what);
         assert!(finding.remedy.contains(remedy), "{}", finding.remedy);
@@ -120,9 +125,10 @@ fn a_missing_program_is_looked_for_where_the_unit_says() {
 
 #[test]
 fn a_record_outside_the_pool_is_stranded() {
-    let record = |pod: &str, start, count| Record { pod: pod.into(), window: Ok(Window { start, count }) };
-    let pool = Pool::Line(Window { start: 131_072, count: 7_208_960 }, DEMAND);
-    let bad = Record { pod: "bad".into(), window: Err("not JSON".into()) };
+    let record =
+        |pod: &str, start, count| PodIdsRecord { pod: pod.into(), window: Ok(Window { start, count }) };
+    let pool = NextPool::Line(Window { start: 131_072, count: 7_208_960 }, DEMAND);
+    let bad = PodIdsRecord { pod: "bad".into(), window: Err("not JSON".into()) };
     let records = [
         record("first", 131_072, 65_536),
         record("last", 7_274_496, 65_536),
@@ -145,9 +151,9 @@ fn a_record_outside_the_pool_is_stranded() {
     ];
     assert_eq!(said, want);
     // The default pool contains nearly all IDs.
-    assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
-    assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
-    assert_eq!(Pool::WontStart.stranded(&[bad]), []);
+    assert_eq!(NextPool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
+    assert_eq!(NextPool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
+    assert_eq!(NextPool::WontStart.stranded(&[bad]), []);
 }
 
 #[test]
@@ -173,12 +179,12 @@ fn a_directory_may_have_the_user_and_its_range() {
     let unasked = Surroundings { directory: Directory::Unasked("files sss".into()), ..here() };
     assert_eq!(
         ids(&unasked, &Accounts::default(), "", ""),
-        (Pool::CannotTell, vec![FindingId::KubeletUserUnknown])
+        (NextPool::CannotTell, vec![FindingId::KubeletUserUnknown])
     );
     let line = "kubelet:327680:7208960\n";
     let window = Window { start: 327_680, count: 7_208_960 };
     let found = Surroundings { directory: Directory::HasUser("files sss".into()), ..here() };
-    let pool = Pool::Line(window, DEMAND);
+    let pool = NextPool::Line(window, DEMAND);
     assert_eq!(ids(&found, &with_user(), line, line), (pool, vec![FindingId::KubeletUserElsewhere]));
 
     let elsewhere =
@@ -188,11 +194,11 @@ fn a_directory_may_have_the_user_and_its_range() {
     let few = Window { start: 327_680, count: 65_536 };
     assert_eq!(
         ids(&elsewhere(Ok(few)), &with_user(), line, line),
-        (Pool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletCountFew])
+        (NextPool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletCountFew])
     );
     assert_eq!(
         ids(&elsewhere(Err("it has none".into())), &with_user(), line, line),
-        (Pool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletDirectoryRange])
+        (NextPool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletDirectoryRange])
     );
 }
 

@@ -18,8 +18,8 @@ fn user(name: &str, id: u64) -> Claim {
     Claim { window: window(id, 1), holder: Holder::Account(name.into()) }
 }
 
-fn pool(name: &str, start: u64, count: u64) -> Source {
-    Source { name: name.into(), windows: vec![window(start, count)], slot_ids: 65_536 }
+fn pool(name: &str, start: u64, count: u64) -> PoolSource {
+    PoolSource { name: name.into(), windows: vec![window(start, count)], slot_ids: 65_536 }
 }
 
 #[test]
@@ -123,10 +123,10 @@ proptest! {
         columns in 0..100_usize,
     ) {
         let claims: Vec<Claim> = pods.iter().map(|(start, count)| pod("p", *start, *count)).collect();
-        let pools: Vec<Source> = pools
+        let pools: Vec<PoolSource> = pools
             .into_iter()
             // As large as the kernel allows ranges to be, and slots of a sensible size.
-            .map(|(start, count, ids)| Source {
+            .map(|(start, count, ids)| PoolSource {
                 name: "x".into(), windows: vec![window(start, count)], slot_ids: if ids < 10_000 { 0 } else { ids },
             })
             .collect();

@@ -11,7 +11,7 @@ use std::fmt;
 use crate::nri_plugin::WRITTEN;
 
 /// The fields of a file or unit that are set, by their path: `mode`, `contents.source`, `dropins.10-x.conf.contents`.
-pub type Fields = BTreeMap<String, String>;
+pub type SetFields = BTreeMap<String, String>;
 
 /// The field with a file's content.
 pub const SOURCE: &str = "contents.source";
@@ -20,36 +20,36 @@ pub const COMPRESSION: &str = "contents.compression";
 
 /// The parts of a MachineConfig that the operator compares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Config {
+pub struct ComparedConfig {
     /// The object's name.
     pub name: String,
     /// The role in its label; empty for a rendered one.
     pub role: String,
     /// By path.
-    pub files: BTreeMap<String, Fields>,
+    pub files: BTreeMap<String, SetFields>,
     /// By name.
-    pub units: BTreeMap<String, Fields>,
+    pub units: BTreeMap<String, SetFields>,
     pub kernel_arguments: Vec<String>,
     /// SSH keys and password of the user `core`.
-    pub users: Fields,
+    pub users: SetFields,
     /// Image and kernel type of the operating system, extensions, FIPS; without those at their default.
-    pub system: Fields,
+    pub system: SetFields,
     /// What the operator never changes on a running node, in words.
     pub refused: Vec<String>,
 }
 
 /// The MachineConfigs of a pool, as far as they are known.
 #[derive(Debug, Clone, Default)]
-pub struct Pool {
+pub struct ConfigPool {
     /// The present result.
-    pub rendered: Config,
+    pub rendered: ComparedConfig,
     /// MachineConfigs that it was rendered from.
-    pub sources: Vec<Config>,
+    pub sources: Vec<ComparedConfig>,
 }
 
 /// A difference between two configurations of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Changed {
+pub enum ChangedPart {
     /// The file of that path.
     File(String),
     /// The unit of that name.
@@ -71,8 +71,8 @@ pub enum How {
 
 /// One difference between two rendered MachineConfigs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    pub what: Changed,
+pub struct ConfigChange {
+    pub what: ChangedPart,
     pub how: How,
 }
 
@@ -89,17 +89,19 @@ pub struct Conflict {
     pub stronger: Option<String>,
 }
 
-impl fmt::Display for Changed {
+impl fmt::Display for ChangedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Changed::File(name) | Changed::Unit(name) | Changed::System(name) => f.write_str(name),
-            Changed::KernelArguments => f.write_str("kernel arguments"),
-            Changed::Users => f.write_str("SSH keys or password of core"),
+            ChangedPart::File(name) | ChangedPart::Unit(name) | ChangedPart::System(name) => {
+                f.write_str(name)
+            }
+            ChangedPart::KernelArguments => f.write_str("kernel arguments"),
+            ChangedPart::Users => f.write_str("SSH keys or password of core"),
         }
     }
 }
 
-impl Config {
+impl ComparedConfig {
     /// The order in which MachineConfigs are merged (MergeMachineConfigs).
     fn order(&self) -> (bool, &str) {
         (self.role != "worker", &self.name)
@@ -108,25 +110,25 @@ impl Config {
 
 /// Merges the fields of a later MachineConfig into those of the earlier ones. The operator resets the compression with
 /// each that does not set it (ignitionMergeSetFilesDefaultCompression).
-fn merge(into: &mut Fields, later: &Fields) {
+fn merge(into: &mut SetFields, later: &SetFields) {
     into.remove(COMPRESSION);
     into.extend(later.iter().map(|(key, value)| (key.clone(), value.clone())));
 }
 
-fn differing(one: &Fields, other: &Fields) -> Vec<String> {
+fn differing(one: &SetFields, other: &SetFields) -> Vec<String> {
     let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
     keys.into_iter().filter(|key| one.get(*key) != other.get(*key)).cloned().collect()
 }
 
 /// Files, or units, of a MachineConfig.
-type Items = BTreeMap<String, Fields>;
+type Items = BTreeMap<String, SetFields>;
 
 /// The items after `ours` has replaced the MachineConfig of its name.
-fn merged(pool: &Pool, ours: &Config, of: fn(&Config) -> &Items) -> Items {
+fn merged(pool: &ConfigPool, ours: &ComparedConfig, of: fn(&ComparedConfig) -> &Items) -> Items {
     let previous = pool.sources.iter().find(|one| one.name == ours.name);
-    let mut others: Vec<&Config> = pool.sources.iter().filter(|one| one.name != ours.name).collect();
+    let mut others: Vec<&ComparedConfig> = pool.sources.iter().filter(|one| one.name != ours.name).collect();
     others.sort_by(|a, b| a.order().cmp(&b.order()));
-    let (before, after): (Vec<&Config>, Vec<&Config>) =
+    let (before, after): (Vec<&ComparedConfig>, Vec<&ComparedConfig>) =
         others.into_iter().partition(|one| one.order() < ours.order());
     let mut result = of(&pool.rendered).clone();
     let touched: BTreeSet<&String> =
@@ -150,7 +152,7 @@ fn merged(pool: &Pool, ours: &Config, of: fn(&Config) -> &Items) -> Items {
     result
 }
 
-fn differences(old: &Items, new: &Items, name: fn(String) -> Changed) -> Vec<Change> {
+fn differences(old: &Items, new: &Items, name: fn(String) -> ChangedPart) -> Vec<ConfigChange> {
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let change = |key: &String| {
         let how = match (old.get(key), new.get(key)) {
@@ -159,7 +161,7 @@ fn differences(old: &Items, new: &Items, name: fn(String) -> Changed) -> Vec<Cha
             (Some(_), None) => How::Removed,
             (None, _) => How::New,
         };
-        Some(Change { what: name(key.clone()), how })
+        Some(ConfigChange { what: name(key.clone()), how })
     };
     keys.into_iter().filter_map(change).collect()
 }
@@ -170,7 +172,7 @@ fn position(list: &[String], piece: &[String]) -> Option<usize> {
 }
 
 /// The kernel arguments afterwards; the operator concatenates those of all MachineConfigs.
-fn kernel_arguments(pool: &Pool, ours: &Config) -> Vec<String> {
+fn kernel_arguments(pool: &ConfigPool, ours: &ComparedConfig) -> Vec<String> {
     let mut result = pool.rendered.kernel_arguments.clone();
     let previous = pool.sources.iter().find(|one| one.name == ours.name);
     let previous = previous.map_or(ours, |previous| previous).kernel_arguments.as_slice();
@@ -185,29 +187,32 @@ fn kernel_arguments(pool: &Pool, ours: &Config) -> Vec<String> {
 
 /// Every difference between the rendered MachineConfig and the one that the operator would render with `ours`.
 #[must_use]
-pub fn changes(pool: &Pool, ours: &Config) -> Vec<Change> {
+pub fn changes(pool: &ConfigPool, ours: &ComparedConfig) -> Vec<ConfigChange> {
     let old = &pool.rendered;
     let files = merged(pool, ours, |config| &config.files);
     let units = merged(pool, ours, |config| &config.units);
-    let mut found = differences(&old.files, &files, Changed::File);
-    found.extend(differences(&old.units, &units, Changed::Unit));
+    let mut found = differences(&old.files, &files, ChangedPart::File);
+    found.extend(differences(&old.units, &units, ChangedPart::Unit));
     let arguments = kernel_arguments(pool, ours);
     if arguments != old.kernel_arguments {
         let gone =
             old.kernel_arguments.iter().filter(|one| !arguments.contains(one)).map(|one| format!("-{one}"));
         let added =
             arguments.iter().filter(|one| !old.kernel_arguments.contains(one)).map(|one| format!("+{one}"));
-        found.push(Change { what: Changed::KernelArguments, how: How::Fields(gone.chain(added).collect()) });
+        found.push(ConfigChange {
+            what: ChangedPart::KernelArguments,
+            how: How::Fields(gone.chain(added).collect()),
+        });
     }
     if ours.users.iter().any(|(key, value)| old.users.get(key) != Some(value)) {
         // Without the keys themselves.
         let kinds: BTreeSet<&str> = ours.users.keys().filter_map(|key| key.split('.').next()).collect();
         let how = How::Fields(kinds.into_iter().map(str::to_owned).collect());
-        found.push(Change { what: Changed::Users, how });
+        found.push(ConfigChange { what: ChangedPart::Users, how });
     }
     for (key, value) in ours.system.iter().filter(|(key, value)| old.system.get(*key) != Some(value)) {
         let how = if old.system.contains_key(key) { How::Fields(vec![value.clone()]) } else { How::New };
-        found.push(Change { what: Changed::System(key.clone()), how });
+        found.push(ConfigChange { what: ChangedPart::System(key.clone()), how });
     }
     found
 }
@@ -216,21 +221,26 @@ pub fn changes(pool: &Pool, ours: &Config) -> Vec<Change> {
 /// count; where only the rendered MachineConfig has the file, `content` decodes it, to find the line that starts each
 /// of ours.
 #[must_use]
-pub fn conflicts(pool: &Pool, ours: &Config, content: &dyn Fn(&Fields) -> Option<Vec<u8>>) -> Vec<Conflict> {
+pub fn conflicts(
+    pool: &ConfigPool,
+    ours: &ComparedConfig,
+    content: &dyn Fn(&SetFields) -> Option<Vec<u8>>,
+) -> Vec<Conflict> {
     let ours_before = pool.sources.iter().find(|one| one.name == ours.name);
     let mut found = Vec::new();
-    let parts: [fn(&Config) -> &Items; 2] = [|config| &config.files, |config| &config.units];
+    let parts: [fn(&ComparedConfig) -> &Items; 2] = [|config| &config.files, |config| &config.units];
     for of in parts {
         for (key, fields) in of(ours) {
-            let overlapping = |theirs: &Fields| -> Vec<String> {
+            let overlapping = |theirs: &SetFields| -> Vec<String> {
                 let both = differing(fields, theirs).into_iter();
                 both.filter(|key| fields.contains_key(key) && theirs.contains_key(key)).collect()
             };
-            let mut others: Vec<&Config> = pool.sources.iter().filter(|one| one.name != ours.name).collect();
+            let mut others: Vec<&ComparedConfig> =
+                pool.sources.iter().filter(|one| one.name != ours.name).collect();
             others.retain(|one| of(one).get(key).is_some_and(|theirs| !overlapping(theirs).is_empty()));
             others.sort_by(|a, b| a.order().cmp(&b.order()));
             let rendered = of(&pool.rendered).get(key);
-            let from_ours = |rendered: &Fields| {
+            let from_ours = |rendered: &SetFields| {
                 ours_before.is_some_and(|before| of(before).contains_key(key))
                     || content(rendered).is_some_and(|content| content.starts_with(WRITTEN.as_bytes()))
             };
@@ -258,28 +268,29 @@ pub fn conflicts(pool: &Pool, ours: &Config, content: &dyn Fn(&Fields) -> Option
 mod tests {
     use super::*;
 
-    fn fields(pairs: &[(&str, &str)]) -> Fields {
+    fn fields(pairs: &[(&str, &str)]) -> SetFields {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn config(name: &str, role: &str, files: &[(&str, &[(&str, &str)])]) -> Config {
+    fn config(name: &str, role: &str, files: &[(&str, &[(&str, &str)])]) -> ComparedConfig {
         let files = files.iter().map(|(path, pairs)| ((*path).to_owned(), fields(pairs))).collect();
-        Config { name: name.to_owned(), role: role.to_owned(), files, ..Config::default() }
+        ComparedConfig { name: name.to_owned(), role: role.to_owned(), files, ..ComparedConfig::default() }
     }
 
     const OURS: &[(&str, &str)] = &[("mode", "420"), (SOURCE, "data:,a"), ("overwrite", "true")];
 
-    fn ours() -> Config {
+    fn ours() -> ComparedConfig {
         config("99-worker-usernsd", "worker", &[("/x", OURS)])
     }
 
-    fn no_content(_: &Fields) -> Option<Vec<u8>> {
+    fn no_content(_: &SetFields) -> Option<Vec<u8>> {
         None
     }
 
     #[test]
     fn what_is_rendered_already_is_no_change() {
-        let pool = Pool { rendered: config("rendered-worker-1", "", &[("/x", OURS)]), sources: Vec::new() };
+        let pool =
+            ConfigPool { rendered: config("rendered-worker-1", "", &[("/x", OURS)]), sources: Vec::new() };
         assert_eq!(changes(&pool, &ours()), Vec::new());
         assert_eq!(conflicts(&pool, &ours(), &no_content), Vec::new());
     }
@@ -289,8 +300,9 @@ mod tests {
         let encoded: &[(&str, &str)] =
             &[("mode", "420"), (SOURCE, "data:;base64,YQ=="), ("overwrite", "true")];
         let pool =
-            Pool { rendered: config("rendered-worker-1", "", &[("/x", encoded)]), sources: Vec::new() };
-        let want = Change { what: Changed::File("/x".into()), how: How::Fields(vec![SOURCE.into()]) };
+            ConfigPool { rendered: config("rendered-worker-1", "", &[("/x", encoded)]), sources: Vec::new() };
+        let want =
+            ConfigChange { what: ChangedPart::File("/x".into()), how: How::Fields(vec![SOURCE.into()]) };
         assert_eq!(changes(&pool, &ours()), [want]);
     }
 
@@ -303,7 +315,7 @@ mod tests {
             ("01-infra", "infra", Some("01-infra")),
         ] {
             let rendered: &[(&str, &str)] = &[(SOURCE, "data:,b"), ("overwrite", "true")];
-            let pool = Pool {
+            let pool = ConfigPool {
                 rendered: config("rendered-infra-1", "", &[("/x", rendered)]),
                 sources: vec![config(name, role, &[("/x", theirs)])],
             };
@@ -316,18 +328,18 @@ mod tests {
             assert_eq!(conflicts(&pool, &ours(), &no_content), [conflict]);
             let changed = if stronger.is_some() { vec!["mode"] } else { vec![SOURCE, "mode"] };
             let how = How::Fields(changed.into_iter().map(str::to_owned).collect());
-            assert_eq!(changes(&pool, &ours()), [Change { what: Changed::File("/x".into()), how }]);
+            assert_eq!(changes(&pool, &ours()), [ConfigChange { what: ChangedPart::File("/x".into()), how }]);
         }
     }
 
     #[test]
     fn a_file_that_our_next_version_does_not_have_is_removed_unless_another_writes_it() {
         let previous = config("99-worker-usernsd", "worker", &[("/x", OURS), ("/y", OURS)]);
-        let mut pool = Pool {
+        let mut pool = ConfigPool {
             rendered: config("rendered-worker-1", "", &[("/x", OURS), ("/y", OURS)]),
             sources: vec![previous],
         };
-        let removed = Change { what: Changed::File("/y".into()), how: How::Removed };
+        let removed = ConfigChange { what: ChangedPart::File("/y".into()), how: How::Removed };
         assert_eq!(changes(&pool, &ours()), [removed]);
         pool.sources.push(config("50-worker", "worker", &[("/y", OURS)]));
         assert_eq!(changes(&pool, &ours()), Vec::new());
@@ -336,11 +348,13 @@ mod tests {
     #[test]
     fn a_file_of_an_earlier_version_of_ours_is_no_conflict() {
         let old: &[(&str, &str)] = &[("mode", "420"), (SOURCE, "data:,old"), ("overwrite", "true")];
-        let pool = Pool { rendered: config("rendered-worker-1", "", &[("/x", old)]), sources: Vec::new() };
+        let pool =
+            ConfigPool { rendered: config("rendered-worker-1", "", &[("/x", old)]), sources: Vec::new() };
         assert_eq!(conflicts(&pool, &ours(), &no_content).len(), 1);
-        let written = |_: &Fields| Some(WRITTEN.as_bytes().to_vec());
+        let written = |_: &SetFields| Some(WRITTEN.as_bytes().to_vec());
         assert_eq!(conflicts(&pool, &ours(), &written), Vec::new());
-        let known = Pool { sources: vec![config("99-worker-usernsd", "worker", &[("/x", old)])], ..pool };
+        let known =
+            ConfigPool { sources: vec![config("99-worker-usernsd", "worker", &[("/x", old)])], ..pool };
         assert_eq!(conflicts(&known, &ours(), &no_content), Vec::new());
     }
 
@@ -348,22 +362,23 @@ mod tests {
     fn compression_does_not_survive_a_later_content() {
         let packed: &[(&str, &str)] =
             &[(SOURCE, "data:;base64,AA"), (COMPRESSION, "gzip"), ("overwrite", "true")];
-        let pool = Pool { rendered: config("rendered-worker-1", "", &[("/x", packed)]), sources: Vec::new() };
+        let pool =
+            ConfigPool { rendered: config("rendered-worker-1", "", &[("/x", packed)]), sources: Vec::new() };
         let found = merged(&pool, &ours(), |config| &config.files);
         assert_eq!(found["/x"], fields(OURS));
     }
 
     #[test]
     fn kernel_arguments_are_replaced_where_they_were() {
-        let with = |name: &str, arguments: &[&str]| Config {
+        let with = |name: &str, arguments: &[&str]| ComparedConfig {
             kernel_arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
             ..config(name, "worker", &[])
         };
         let rendered = with("rendered-worker-1", &["a", "psi=1", "b"]);
-        let pool = Pool { rendered, sources: vec![with("99-worker-usernsd", &["psi=1"])] };
+        let pool = ConfigPool { rendered, sources: vec![with("99-worker-usernsd", &["psi=1"])] };
         assert_eq!(changes(&pool, &with("99-worker-usernsd", &["psi=1"])), Vec::new());
         let how = How::Fields(vec!["-psi=1".into(), "+psi=0".into()]);
-        let want = Change { what: Changed::KernelArguments, how };
+        let want = ConfigChange { what: ChangedPart::KernelArguments, how };
         assert_eq!(changes(&pool, &with("99-worker-usernsd", &["psi=0"])), [want]);
         assert_eq!(kernel_arguments(&pool, &ours()), ["a", "b"]);
     }

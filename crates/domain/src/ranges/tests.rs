@@ -5,15 +5,15 @@ use crate::work::steps_of;
 
 const POD: u64 = 65_536;
 
-fn wanted(owner: &str, start: Start, count: u64, align: u64) -> Wanted {
-    Wanted { start, owner: owner.into(), count, align }
+fn wanted(owner: &str, start: Start, count: u64, align: u64) -> WantedWindow {
+    WantedWindow { start, owner: owner.into(), count, align }
 }
 
-fn containers() -> Wanted {
+fn containers() -> WantedWindow {
     wanted("containers", Start::Rather(200_000), 268_435_456, POD)
 }
 
-fn kubelet(pods: u64) -> Wanted {
+fn kubelet(pods: u64) -> WantedWindow {
     wanted("kubelet", Start::Free, pods * POD, POD)
 }
 
@@ -21,7 +21,7 @@ fn user(start: u64, count: u64) -> Taken {
     Taken { window: Window { start, count }, by: By::User("alice".into()), except: None }
 }
 
-fn starts(wanted: &[Wanted], taken: &[Taken]) -> Vec<(String, u64)> {
+fn starts(wanted: &[WantedWindow], taken: &[Taken]) -> Vec<(String, u64)> {
     let placed = place(wanted, taken).unwrap();
     placed.into_iter().map(|placed| (placed.owner, placed.window.start)).collect()
 }
@@ -69,7 +69,7 @@ fn an_owners_own_pods_are_no_obstacle() {
     let own = Taken { except: Some("kubelet".into()), ..user(FIRST, POD) };
     let here = wanted("kubelet", Start::Fixed(FIRST), POD, POD);
     assert!(place(std::slice::from_ref(&here), std::slice::from_ref(&own)).is_ok());
-    assert!(place(&[Wanted { owner: "containers".into(), ..here }], &[own]).is_err());
+    assert!(place(&[WantedWindow { owner: "containers".into(), ..here }], &[own]).is_err());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn planning_looks_at_what_is_taken_a_bounded_number_of_times() {
     // Nothing fits between them, whatever convention is dropped.
     let taken: Vec<Taken> = (0..TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
     let one = |at: usize| wanted(&format!("u{at:04}"), Start::Rather(FIRST), 2 * POD, POD);
-    let list: Vec<Wanted> = (0..MOST_OWNERS).map(one).collect();
+    let list: Vec<WantedWindow> = (0..MOST_OWNERS).map(one).collect();
     let (placed, steps) = steps_of(|| place(&list, &taken));
     assert_eq!(placed.unwrap().len(), MOST_OWNERS);
     let owners = MOST_OWNERS as u64;
@@ -110,7 +110,7 @@ fn planning_looks_at_what_is_taken_a_bounded_number_of_times() {
 
     // A window below all others is found without examining them.
     let above: Vec<Taken> = (1..=TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
-    let free = Wanted { start: Start::Free, ..one(0) };
+    let free = WantedWindow { start: Start::Free, ..one(0) };
     let (placed, steps) = steps_of(|| place(&[free], &above));
     assert_eq!(placed.unwrap()[0].window.start, FIRST);
     assert!(steps <= 4, "{steps} steps");
@@ -156,7 +156,7 @@ fn some_taken() -> impl Strategy<Value = Vec<Taken>> {
     proptest::collection::vec(one, 0..8)
 }
 
-fn some_wanted() -> impl Strategy<Value = Vec<Wanted>> {
+fn some_wanted() -> impl Strategy<Value = Vec<WantedWindow>> {
     let name = prop_oneof![Just("containers"), Just("core"), Just("kubelet"), Just("other")];
     let one = (name, some_start(), 1..1_000_000_000_u64, prop_oneof![Just(1), Just(POD), Just(POD * 3)])
         .prop_map(|(name, start, count, align)| wanted(name, start, count, align));
@@ -224,7 +224,7 @@ proptest! {
     fn an_offered_window_is_free(wanted in some_wanted(), taken in some_taken()) {
         let Err(NoPlace::Taken { owner, free: Some(free), .. } | NoPlace::OutOfBounds { owner, free: Some(free), .. }) =
             place(&wanted, &taken) else { return Ok(()) };
-        let mut again: Vec<Wanted> = wanted.into_iter().filter(|one| one.owner == owner).collect();
+        let mut again: Vec<WantedWindow> = wanted.into_iter().filter(|one| one.owner == owner).collect();
         again[0].start = Start::Fixed(free.start);
         prop_assert!(place(&again, &taken).is_ok());
     }

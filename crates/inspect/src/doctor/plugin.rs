@@ -7,14 +7,14 @@ use std::path::Path;
 use super::{Doctor, DoctorConfig, SystemdAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::check::Probe;
-use usernsd_domain::check::plugin::{Installed, PluginFacts, Process};
+use usernsd_domain::check::plugin::{Installed, PluginFacts, PluginProcess};
 use usernsd_domain::nri_plugin::{SystemPod, is_file_name, is_plugin_name};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::Service;
 use usernsd_domain::runtime::{Runtime, RuntimeKind};
 use usernsd_linux::host::{HostError, OwnProgram};
 use usernsd_linux::proc::Proc;
-use usernsd_prepare::bootstrap::plugin::{Decision, observe, version};
+use usernsd_prepare::bootstrap::plugin::{PluginChange, observe, version};
 use usernsd_prepare::bootstrap::runtime::nri_conf_of;
 
 const NO_ANSWER: &str = "the runtime does not answer";
@@ -38,9 +38,9 @@ impl Doctor {
         let observed = observe(&self.root, wish, Some(runtime), crio, *containerd_nri);
         let observed = observed.map_err(|error| chain(&error))?;
         let (mut unwanted, mut obstacle) = match (observed.decision, observed.missing) {
-            (Decision::Install, _) => (None, None),
-            (Decision::Remove, missing) => (missing, None),
-            (Decision::Leave(why), _) => (None, Some(why)),
+            (PluginChange::Install, _) => (None, None),
+            (PluginChange::Remove, missing) => (missing, None),
+            (PluginChange::Leave(why), _) => (None, Some(why)),
         };
         let directory = HostPath::parse(&conf.plugin_dir);
         let directory = directory.map_err(|_| format!("{} is no absolute path", conf.plugin_dir))?;
@@ -130,7 +130,7 @@ impl Doctor {
         path: Option<&HostPath>,
         installed: Option<&Installed>,
         launched: &BTreeMap<u32, String>,
-    ) -> Probe<Option<Process>> {
+    ) -> Probe<Option<PluginProcess>> {
         self.is_running()?;
         let proc = Proc::new(&self.place.root.join("proc"));
         let found = proc.of_program(is_file_name).map_err(|error| chain(&error))?;
@@ -138,7 +138,7 @@ impl Doctor {
         Ok(found.first().map(|(pid, is_stopped)| {
             let is_installed = identity.zip(proc.program_of(*pid)).map(|(one, other)| one == other);
             let same = installed.filter(|_| is_installed == Some(true));
-            Process {
+            PluginProcess {
                 pid: *pid,
                 is_stopped: *is_stopped,
                 is_installed,

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::Doctor;
 use usernsd_domain::chain::chain;
-use usernsd_domain::check::{Check, CheckResult, Checked, Outcome, Summary, runtime};
+use usernsd_domain::check::{Check, CheckOutcome, CheckResult, Checked, Summary, runtime};
 use usernsd_domain::node::{Peer, PeerState};
 use usernsd_domain::pairing::Mismatch;
 use usernsd_report::store::Store;
@@ -128,7 +128,7 @@ fn tell(checked: &[Checked], reported: &mut BTreeSet<Check>) {
     reported
         .retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));
     for one in checked.iter().filter(|one| one.result() == CheckResult::Fail) {
-        if let Outcome::Failed(problems) = &one.outcome
+        if let CheckOutcome::Failed(problems) = &one.outcome
             && let Some(first) = problems.first()
             && reported.insert(one.check)
         {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Doctor, PodPlace};
 use crate::neighbour;
 use usernsd_domain::chain::chain;
-use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
+use usernsd_domain::check::runtime::{CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
 use usernsd_domain::check::{Answer, Probe};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
@@ -21,7 +21,7 @@ use usernsd_domain::toml::{Table, Value, get, table_at};
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, NoAnswer, discover, first_answering};
 use usernsd_prepare::bootstrap::restart::Loaded;
-use usernsd_prepare::bootstrap::runtime::Wanted;
+use usernsd_prepare::bootstrap::runtime::WantedSettings;
 use usernsd_prepare::runtime_files::ConfRoot;
 use usernsd_prepare::{bootstrap, crio};
 
@@ -96,7 +96,7 @@ impl Doctor {
         let runtime = Runtime::parse(&version.name, &version.version)?;
         let conf = bootstrap::runtime::nri_conf_of(&self.root, runtime, false, false, true).ok()??;
         let endpoint = cri.path().display().to_string();
-        let answers = node::Runtime { name: version.name, version: version.version, endpoint };
+        let answers = node::CriRuntime { name: version.name, version: version.version, endpoint };
         Some((answers, conf.on.then_some(conf.socket)))
     }
 
@@ -195,7 +195,7 @@ impl Doctor {
 
     /// The findings on containerd's configuration.
     fn containerd(&self, runtime: Runtime) -> Probe<Vec<Finding>> {
-        let wanted = Wanted {
+        let wanted = WantedSettings {
             crio: &self.place.crio,
             containerd_nri: true,
             hook: &self.place.hook,

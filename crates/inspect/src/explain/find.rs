@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::Target;
+use super::ExplainTarget;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::unit::container_of_scope;
@@ -123,11 +123,11 @@ pub(super) fn find(
 /// # Errors
 /// See [`FindError`].
 pub(super) fn find_waiting(
-    target: Target<'_>,
+    target: ExplainTarget<'_>,
     sandboxes: &[CriSandbox],
     logs: Option<&[String]>,
 ) -> Result<(PodRef, bool), FindError> {
-    let Target { name: target, pod_uid, .. } = target;
+    let ExplainTarget { name: target, pod_uid, .. } = target;
     let mut pods: Vec<(PodRef, bool)> = sandboxes
         .iter()
         .filter(|sandbox| is_meant(target, sandbox))
@@ -246,8 +246,8 @@ mod tests {
         let sandboxes = [sandbox("aaa1", "prod", "web", true), sandbox("aaa2", "prod", "old", false)];
         let logs = ["prod_db_uid-1", "test_db_uid-2", "prod_job_uid-3", "lost+found", "a_b_c_d"];
         let logs = logs.map(str::to_owned);
-        fn target<'a>(name: &'a str, pod_uid: Option<&'a str>) -> Target<'a> {
-            Target { name, container: None, pod_uid }
+        fn target<'a>(name: &'a str, pod_uid: Option<&'a str>) -> ExplainTarget<'a> {
+            ExplainTarget { name, container: None, pod_uid }
         }
         let answer =
             |found: Result<(PodRef, bool), FindError>| found.map(|(pod, ready)| (pod.name, pod.uid, ready));

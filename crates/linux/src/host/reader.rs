@@ -32,7 +32,7 @@ use super::{MAX_BYTES, errno_of, names_in};
 use usernsd_domain::lock::lock;
 use usernsd_domain::readable::{Readable, is_kubelets, readable};
 
-/// The argument that starts a process as [`Server`].
+/// The argument that starts a process as [`ReaderServer`].
 pub const READ: &str = "read-configuration";
 /// The reader reads small files from a local disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -160,19 +160,19 @@ fn receive(socket: &mut UnixStream) -> io::Result<(u32, Vec<u8>)> {
 
 /// The reader's side.
 #[derive(Debug)]
-pub struct Server {
+pub struct ReaderServer {
     root: OwnedFd,
     socket: UnixStream,
 }
 
 // === impl Server ===
 
-impl Server {
+impl ReaderServer {
     /// Opens what the reader needs; afterwards it can give up everything else. Its socket is its standard input.
     ///
     /// # Errors
     /// The directory or the socket does not exist.
-    pub fn open(root: &Path) -> io::Result<Server> {
+    pub fn open(root: &Path) -> io::Result<ReaderServer> {
         // A terminal or systemd sends these signals to both processes; the one that started the reader ends first.
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
@@ -180,7 +180,7 @@ impl Server {
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, root, flags, Mode::empty())?;
-        Ok(Server { root, socket })
+        Ok(ReaderServer { root, socket })
     }
 
     /// Sends the reason why there will be no reader to the other side.

@@ -40,7 +40,7 @@ use thiserror::Error;
 
 use usernsd_domain::lock::lock;
 
-/// The argument that starts a process as [`Server`].
+/// The argument that starts a process as [`ObserverServer`].
 pub const OBSERVE: &str = "observe-processes";
 /// This running program.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -98,7 +98,7 @@ pub enum ObserverError {
 
 /// The target of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct LinkTarget {
     /// The device of the file system it is on.
     pub device: u64,
     /// The inode of the link's target: for a namespace, its number.
@@ -163,7 +163,7 @@ impl Observer {
     ///
     /// # Errors
     /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
-    pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
+    pub fn target(&self, pid: u32, link: &str) -> Result<LinkTarget, Errno> {
         let line = if link == PROGRAM { &self.surveys } else { &self.starts };
         line.ask(&[pid], link)?.pop().unwrap_or(Err(Errno::PIPE))
     }
@@ -172,7 +172,7 @@ impl Observer {
     ///
     /// # Errors
     /// The observer does not answer.
-    pub fn targets(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
+    pub fn targets(&self, pids: &[u32], link: &str) -> Result<Vec<Result<LinkTarget, Errno>>, Errno> {
         self.surveys.ask(pids, link)
     }
 }
@@ -184,7 +184,7 @@ impl Line {
         lock(&self.0)
     }
 
-    fn ask(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
+    fn ask(&self, pids: &[u32], link: &str) -> Result<Vec<Result<LinkTarget, Errno>>, Errno> {
         let what = what(link)?;
         let mut found = Vec::with_capacity(pids.len());
         for batch in pids.chunks(BATCH) {
@@ -222,7 +222,7 @@ impl State {
     }
 
     /// The answers to the last questions. EAGAIN if none come in time; they may still come later.
-    fn receive(&mut self, count: usize) -> Result<Vec<Result<Target, Errno>>, Errno> {
+    fn receive(&mut self, count: usize) -> Result<Vec<Result<LinkTarget, Errno>>, Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         let mut answers = [0; BATCH * ANSWER];
         let length = receive(socket, &mut answers).inspect_err(|_| self.owed += 1)?;
@@ -260,18 +260,18 @@ pub fn installed() -> Option<&'static Observer> {
     INSTALLED.get()
 }
 
-fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
+fn parse_answer(answer: &[u8; ANSWER]) -> Result<LinkTarget, Errno> {
     let (numbers, _) = answer.as_chunks::<8>();
     let &[errno, device, inode] = numbers else { return Err(Errno::PIPE) };
     match i32::try_from(u64::from_ne_bytes(errno)) {
-        Ok(0) => Ok(Target { device: u64::from_ne_bytes(device), inode: u64::from_ne_bytes(inode) }),
+        Ok(0) => Ok(LinkTarget { device: u64::from_ne_bytes(device), inode: u64::from_ne_bytes(inode) }),
         errno => Err(Errno::from_raw_os_error(errno.unwrap_or_default())),
     }
 }
 
 /// The observer's side.
 #[derive(Debug)]
-pub struct Server {
+pub struct ObserverServer {
     proc_root: OwnedFd,
     /// For starting containers, and for everything else.
     sockets: [OwnedFd; 2],
@@ -279,13 +279,13 @@ pub struct Server {
 
 // === impl Server ===
 
-impl Server {
+impl ObserverServer {
     /// Opens what the observer needs; afterwards it can give up everything else. Its sockets are its standard input
     /// and its standard output.
     ///
     /// # Errors
     /// The directory or a socket does not exist.
-    pub fn open(proc_root: &Path) -> io::Result<Server> {
+    pub fn open(proc_root: &Path) -> io::Result<ObserverServer> {
         // A terminal or systemd sends these signals to both processes; the one that started the observer ends first.
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
@@ -298,7 +298,7 @@ impl Server {
             refuse(io::stdin().as_fd(), &why);
             io::Error::other(why)
         })?;
-        Ok(Server { proc_root, sockets })
+        Ok(ObserverServer { proc_root, sockets })
     }
 
     /// Sends the reason why there will be no observer to the other side, and returns it as an error.
@@ -356,7 +356,7 @@ impl Server {
                 let (errno, target) = match self.answer(question) {
                     Ok(target) => (0, target),
                     Err(errno) => {
-                        (u64::from(errno.raw_os_error().unsigned_abs()), Target { device: 0, inode: 0 })
+                        (u64::from(errno.raw_os_error().unsigned_abs()), LinkTarget { device: 0, inode: 0 })
                     }
                 };
                 [errno, target.device, target.inode]
@@ -367,14 +367,14 @@ impl Server {
         }
     }
 
-    fn answer(&self, question: &[u8; QUESTION]) -> Result<Target, Errno> {
+    fn answer(&self, question: &[u8; QUESTION]) -> Result<LinkTarget, Errno> {
         let (numbers, _) = question.as_chunks::<4>();
         let &[pid, what] = numbers else { return Err(Errno::INVAL) };
         let pid = u32::from_ne_bytes(pid);
         let what = usize::try_from(u32::from_ne_bytes(what)).map_err(|_| Errno::INVAL)?;
         let link = LINKS.get(what).ok_or(Errno::INVAL)?;
         let stat = statat(&self.proc_root, format!("{pid}/{link}").as_str(), AtFlags::empty())?;
-        Ok(Target { device: stat.st_dev, inode: stat.st_ino })
+        Ok(LinkTarget { device: stat.st_dev, inode: stat.st_ino })
     }
 }
 

@@ -16,14 +16,14 @@ use serde_json::value::RawValue;
 
 use super::v1;
 use super::{
-    ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, Inspected, InspectedSandbox,
-    LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
+    ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, InspectedContainer,
+    InspectedSandbox, LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
 };
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::protobuf::{self, Fields, Malformed, Value};
+use usernsd_domain::protobuf::{self, FieldValue, Fields, Malformed};
 use usernsd_domain::repair::RESTART_COUNT;
 
 /// The most items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
@@ -115,7 +115,7 @@ fn left_out(call: &'static str) {
     tracing::debug!(call, "left an item out of a list of more than {LISTED}");
 }
 
-fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContainer, CriError> {
+fn listed_container(call: &'static str, item: FieldValue<'_>) -> Result<ListedContainer, CriError> {
     let mut its_id = &[][..];
     let (mut sandbox_id, mut its_name, mut pod) = (String::new(), String::new(), PodRef::default());
     let (mut number, mut created_at_ns) = (0, 0);
@@ -160,7 +160,7 @@ struct Status {
 }
 
 /// Parses a `PodSandbox` or a `PodSandboxStatus`.
-fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Status, CriError> {
+fn status(call: &'static str, message: FieldValue<'_>, shape: &Shape) -> Result<Status, CriError> {
     let mut its_id = &[][..];
     let (mut named, mut labelled) = (None, PodRef::default());
     let mut annotations = BTreeMap::new();
@@ -204,7 +204,7 @@ fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Statu
 /// The pod's user and network namespaces in a `LinuxPodSandboxStatus`.
 fn namespaces(
     call: &'static str,
-    linux: Value<'_>,
+    linux: FieldValue<'_>,
 ) -> Result<(Option<UserNamespaceRequest>, IdMap, bool), CriError> {
     let namespaces = protobuf::field(linux.bytes(), 1).map_err(|error| malformed(call, &error))?;
     let options = protobuf::field(namespaces.bytes(), 2).map_err(|error| malformed(call, &error))?;
@@ -245,7 +245,7 @@ pub(super) fn sandbox(call: &'static str, message: &Bytes) -> Result<InspectedSa
 fn status_and_info<'a>(
     call: &'static str,
     message: &'a [u8],
-) -> Result<(Option<Value<'a>>, Option<&'a str>), CriError> {
+) -> Result<(Option<FieldValue<'a>>, Option<&'a str>), CriError> {
     let (mut status, mut info) = (None, None);
     for field in Fields::of(message) {
         match field.map_err(|error| malformed(call, &error))? {
@@ -278,7 +278,7 @@ struct ContainerFields<'a> {
     restarts: Option<u32>,
 }
 
-fn container_fields<'a>(call: &'static str, status: Value<'a>) -> Result<ContainerFields<'a>, CriError> {
+fn container_fields<'a>(call: &'static str, status: FieldValue<'a>) -> Result<ContainerFields<'a>, CriError> {
     let mut fields = ContainerFields::default();
     for field in status.fields() {
         let (tag, value) = field.map_err(|error| malformed(call, &error))?;
@@ -317,14 +317,14 @@ impl ContainerFields<'_> {
 }
 
 /// Parses a container's verbose status (`ContainerStatusResponse`).
-pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<Inspected, CriError> {
+pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<InspectedContainer, CriError> {
     let (status, text) = status_and_info(call, answer)?;
     let mut fields = container_fields(call, status.ok_or_else(|| unreadable(call, "no status"))?)?;
     let text = text.ok_or_else(|| unreadable(call, "no verbose information"))?;
     let info = read_info(call, text)?;
     let spec = info.spec.ok_or_else(|| unreadable(call, "no runtimeSpec in the verbose information"))?;
     let config = info.config.and_then(|config| config.linux);
-    Ok(Inspected {
+    Ok(InspectedContainer {
         created_at_ns: fields.created_at,
         end: fields.end(),
         log_path: std::mem::take(&mut fields.log_path),
@@ -425,7 +425,7 @@ fn weight(annotations: &BTreeMap<String, String>) -> usize {
 }
 
 /// Key and value of a map entry.
-fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8]), CriError> {
+fn entry<'a>(call: &'static str, pair: FieldValue<'a>) -> Result<(&'a [u8], &'a [u8]), CriError> {
     let (mut key, mut value) = (&[][..], &[][..]);
     for field in pair.fields() {
         match field.map_err(|error| malformed(call, &error))? {
@@ -438,7 +438,7 @@ fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8])
 }
 
 /// Sets the part of the pod's name that a label of the kubelet gives; returns the label's size in bytes.
-fn label(call: &'static str, pair: Value<'_>, pod: &mut PodRef) -> Result<u64, CriError> {
+fn label(call: &'static str, pair: FieldValue<'_>, pod: &mut PodRef) -> Result<u64, CriError> {
     let (key, value) = entry(call, pair)?;
     match str::from_utf8(key) {
         Ok(LABEL_NAMESPACE) => pod.namespace = name(value),
@@ -450,7 +450,7 @@ fn label(call: &'static str, pair: Value<'_>, pod: &mut PodRef) -> Result<u64, C
 }
 
 /// The pod in a sandbox's metadata.
-fn metadata(call: &'static str, message: Value<'_>) -> Result<PodRef, CriError> {
+fn metadata(call: &'static str, message: FieldValue<'_>) -> Result<PodRef, CriError> {
     let mut pod = PodRef::default();
     for field in message.fields() {
         match field.map_err(|error| malformed(call, &error))? {
@@ -464,7 +464,7 @@ fn metadata(call: &'static str, message: Value<'_>) -> Result<PodRef, CriError> 
 }
 
 /// The name in a container's metadata.
-fn name_in(call: &'static str, message: Value<'_>) -> Result<String, CriError> {
+fn name_in(call: &'static str, message: FieldValue<'_>) -> Result<String, CriError> {
     let found = protobuf::field(message.bytes(), 1).map_err(|error| malformed(call, &error))?;
     Ok(name(found.bytes()))
 }

@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::client::{Kube, KubeError, METADATA_ONLY};
-use usernsd_domain::event::{Notice, Occurrence, Subject};
+use usernsd_domain::event::{EventSubject, Notice, Occurrence};
 
 const CONTROLLER: &str = "usernsd";
 
@@ -61,8 +61,8 @@ fn path(notice: &Notice) -> String {
 /// The namespace of an Event about an object without one (apimachinery, `NamespaceDefault`).
 fn namespace(notice: &Notice) -> &str {
     match &notice.subject {
-        Subject::Node => "default",
-        Subject::Pod { namespace, .. } => namespace,
+        EventSubject::Node => "default",
+        EventSubject::Pod { namespace, .. } => namespace,
     }
 }
 
@@ -81,8 +81,8 @@ fn micro(time: SystemTime) -> String {
 fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
     let regarding = match &notice.subject {
         // The kubelet uses the same reference, so "kubectl describe node" shows the Events of both.
-        Subject::Node => json!({"kind": "Node", "name": reporter.node, "uid": reporter.node}),
-        Subject::Pod { namespace, name, uid } => {
+        EventSubject::Node => json!({"kind": "Node", "name": reporter.node, "uid": reporter.node}),
+        EventSubject::Pod { namespace, name, uid } => {
             json!({"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid})
         }
     };

@@ -33,7 +33,7 @@ pub struct Exec {
 
 /// The end of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct ProgramEnd {
     /// The program's exit code.
     pub code: i32,
     pub stdout: Vec<u8>,
@@ -76,7 +76,7 @@ impl Exec {
     /// # Errors
     /// See [`KubeError`]: [`Forbidden`](KubeError::Forbidden) and [`Refused`](KubeError::Refused) before the program has
     /// started, others at any time.
-    pub async fn run(&self, pod: &str, command: &[&str]) -> Result<Ended, KubeError> {
+    pub async fn run(&self, pod: &str, command: &[&str]) -> Result<ProgramEnd, KubeError> {
         let attach = AttachParams::default()
             .container(&self.container)
             .stdin(false)
@@ -96,7 +96,7 @@ impl Exec {
                 Err(error) => error,
             }));
         };
-        Ok(Ended { code: exit_code(&status)?, stdout, stderr })
+        Ok(ProgramEnd { code: exit_code(&status)?, stdout, stderr })
     }
 }
 

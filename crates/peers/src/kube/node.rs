@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Kube, KubeError, METADATA_ONLY};
 use usernsd_domain::clock::Shift;
-use usernsd_domain::condition::{TYPE, Verdict};
+use usernsd_domain::condition::{DesiredCondition, TYPE};
 
 const NODES: &str = "/api/v1/nodes";
 const MANAGER: &str = "usernsd";
@@ -73,7 +73,7 @@ impl Kube {
     pub async fn apply_node_condition(
         &self,
         node: &str,
-        verdict: &Verdict,
+        verdict: &DesiredCondition,
         before: Option<&WrittenCondition>,
     ) -> Result<WrittenCondition, KubeError> {
         let now = format!("{:.0}", Timestamp::now());

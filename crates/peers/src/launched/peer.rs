@@ -51,7 +51,7 @@ pub enum LinkError {
 
 /// The plugin's listening socket. Its file outlives the process; the next plugin removes it.
 #[derive(Debug)]
-pub struct Listener(UnixListener);
+pub struct PluginListener(UnixListener);
 
 /// The reading half of a connection.
 #[derive(Debug)]
@@ -117,13 +117,13 @@ fn halves(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
 
 // === impl Listener ===
 
-impl Listener {
+impl PluginListener {
     /// Listens under `name` in `directory`, which is created if it is missing, and removes sockets of plugins
     /// that have ended. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// See [`LinkError`].
-    pub fn new(directory: &Path, name: &str) -> Result<Listener, LinkError> {
+    pub fn new(directory: &Path, name: &str) -> Result<PluginListener, LinkError> {
         let made = fs::DirBuilder::new().mode(0o700).create(directory);
         match made {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -156,7 +156,7 @@ impl Listener {
         fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
             .map_err(failed("closing", &hidden))?;
         fs::rename(&hidden, &path).map_err(failed("naming", &path))?;
-        Ok(Listener(listener))
+        Ok(PluginListener(listener))
     }
 
     /// The next connection by root or by this process's own user.

@@ -16,7 +16,7 @@ use usernsd_domain::isolation::Occasion;
 use usernsd_domain::record::{
     Action, Change, Outcome, OutcomeName, Record, Source, UserNamespace, UserNamespaceMode,
 };
-use usernsd_domain::report::{Adjusted, Created, Done, Inspected, Named, NotGranted, Report};
+use usernsd_domain::report::{Adjusted, ContainerNames, Created, Done, Inspected, NotGranted, Report};
 use usernsd_domain::words::Word as _;
 
 /// Version of these messages. It is raised when one of them changes its meaning; a side that meets a newer
@@ -360,7 +360,11 @@ fn write_created(created: &Created) -> CreatedWire {
 
 fn read_created(wire: CreatedWire) -> Option<Created> {
     Some(Created {
-        container: Named { id: CriId::parse(&wire.id).ok()?, name: wire.name, pod: read_pod(wire.pod) },
+        container: ContainerNames {
+            id: CriId::parse(&wire.id).ok()?,
+            name: wire.name,
+            pod: read_pod(wire.pod),
+        },
         isolation: Verdict::named(&wire.isolation)?,
         refused: wire.refused,
         unanswered: wire.unanswered,
@@ -529,7 +533,7 @@ mod tests {
     fn every_message_is_read_as_it_was_written() {
         let id = CriId::parse("c1").unwrap();
         let created = Created {
-            container: Named { id: id.clone(), name: "n".into(), pod: PodRef::default() },
+            container: ContainerNames { id: id.clone(), name: "n".into(), pod: PodRef::default() },
             isolation: Verdict::Good,
             refused: false,
             unanswered: false,

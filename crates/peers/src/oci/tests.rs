@@ -175,7 +175,7 @@ fn malformed_documents_are_refused() {
 fn the_state_of_a_hook_is_parsed() {
     let json = r#"{"ociVersion":"1.0.2","id":"c1","status":"creating","pid":1234,
         "bundle":"/run/containers/storage/overlay-containers/c1/userdata","annotations":{"a":"b","n":null}}"#;
-    let want = State {
+    let want = HookState {
         id: CriId::parse("c1").unwrap(),
         status: "creating".into(),
         pid: Some(1234),

@@ -11,7 +11,7 @@ use usernsd_domain::crio::config::Effective;
 use usernsd_domain::crio::drop_in::{CrioOptions, PATH};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin;
-use usernsd_domain::oci_hook::{self, DIRECTORIES, HookOptions, Install, JSON_NAME, When};
+use usernsd_domain::oci_hook::{self, DIRECTORIES, HookInstall, HookOptions, JSON_NAME, When};
 use usernsd_domain::owned_files::{self, Digests, whole};
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::runtime::Runtime;
@@ -19,7 +19,7 @@ use usernsd_linux::host::{HostRoot, OwnProgram};
 
 /// The planned change of the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Decision {
+enum HookChange {
     /// Install it, or update it to this version.
     Install,
     /// Remove the hook and its program.
@@ -29,12 +29,12 @@ enum Decision {
 }
 
 /// The observed state of the hook.
-struct Observed {
+struct ObservedHook {
     /// The directories that CRI-O will read hooks from.
     directories: Vec<String>,
     /// The JSON files that usernsd wrote.
     there: Vec<HostPath>,
-    decision: Decision,
+    decision: HookChange,
     findings: Vec<Finding>,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn is_wanted(
     runtime: Option<Runtime>,
     options: &CrioOptions,
 ) -> Result<bool, BootstrapError> {
-    let wanted = observe(root, desired, runtime, options)?.decision == Decision::Install;
+    let wanted = observe(root, desired, runtime, options)?.decision == HookChange::Install;
     Ok(wanted && desired.directory.is_none())
 }
 
@@ -67,9 +67,9 @@ pub fn plan(
     let ours = installed(root, |path| !nri_plugin::is_file_name(path.name()))?;
     let mut keep: Vec<HostPath> = Vec::new();
     match observed.decision {
-        Decision::Leave => return Ok(part),
-        Decision::Remove => {}
-        Decision::Install => {
+        HookChange::Leave => return Ok(part),
+        HookChange::Remove => {}
+        HookChange::Install => {
             let plan = oci_hook::plan(
                 &desired.program,
                 desired.config.as_deref(),
@@ -111,7 +111,7 @@ fn observe(
     desired: &HookOptions,
     runtime: Option<Runtime>,
     options: &CrioOptions,
-) -> Result<Observed, BootstrapError> {
+) -> Result<ObservedHook, BootstrapError> {
     let crio = match runtime {
         Some(Runtime::Crio(version)) => Some(effective(root, version)?),
         _ => None,
@@ -140,18 +140,18 @@ fn observe(
         });
     };
     let decision = match (desired.install, runtime, &crio) {
-        (Install::Never, ..) => Decision::Remove,
-        (Install::Always, Some(Runtime::Containerd(_)), _) => {
+        (HookInstall::Never, ..) => HookChange::Remove,
+        (HookInstall::Always, Some(Runtime::Containerd(_)), _) => {
             note("containerd looks into no directory of hooks", "docs/hook.md says how its handlers get one");
-            Decision::Leave
+            HookChange::Leave
         }
-        (Install::Always, ..) => Decision::Install,
-        (Install::Auto, Some(Runtime::Crio(version)), Some(crio)) => {
+        (HookInstall::Always, ..) => HookChange::Install,
+        (HookInstall::Auto, Some(Runtime::Crio(version)), Some(crio)) => {
             let switched_on = options.nri && version.has_nri() && crio.nri.file.is_none();
             if !crio.nri.value && !switched_on {
-                Decision::Install
+                HookChange::Install
             } else if there.is_empty() {
-                Decision::Leave
+                HookChange::Leave
             } else {
                 // Until CRI-O is restarted, the hook may be the only way into the start path, and it does no
                 // harm.
@@ -159,12 +159,12 @@ fn observe(
                     "this CRI-O has NRI, and the OCI hook is still there",
                     "set bootstrap.hook.install to never",
                 );
-                Decision::Install
+                HookChange::Install
             }
         }
-        (Install::Auto, ..) => Decision::Leave,
+        (HookInstall::Auto, ..) => HookChange::Leave,
     };
-    Ok(Observed { directories, there, decision, findings })
+    Ok(ObservedHook { directories, there, decision, findings })
 }
 
 /// CRI-O's effective configuration without usernsd's drop-in.

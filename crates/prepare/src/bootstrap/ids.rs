@@ -12,10 +12,10 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, Node};
+use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, NodeIds};
 use usernsd_domain::kubelet::{
-    DEFAULT_MAX_PODS, Directory, Record, SearchPath, Surroundings, USER, has_others, nsswitch, of_getsubids,
-    reads_files,
+    DEFAULT_MAX_PODS, Directory, PodIdsRecord, SearchPath, Surroundings, USER, has_others, nsswitch,
+    of_getsubids, reads_files,
 };
 use usernsd_domain::paths::{IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, PROC, SUBGID, SUBUID};
 use usernsd_domain::provision::{FileChange, HostPath};
@@ -76,7 +76,7 @@ pub fn plan(
 ) -> Result<Part, BootstrapError> {
     let with_passwords = desired.kubelet.user == KubeletUser::Create;
     let (node, mut findings) = observe(root, with_passwords, desired, sandboxes, ask)?;
-    let node = Node { reads_containers, ..node };
+    let node = NodeIds { reads_containers, ..node };
     match idplan::plan(&node, desired) {
         Ok(plan) => {
             findings.extend(plan.findings);
@@ -133,9 +133,9 @@ pub(super) fn check_undo(
 /// The observed node, with other contents of its files.
 fn with_files(
     root: &HostRoot,
-    node: &Node,
+    node: &NodeIds,
     files: &mut dyn Iterator<Item = (&HostPath, &Option<Vec<u8>>)>,
-) -> Result<Node, BootstrapError> {
+) -> Result<NodeIds, BootstrapError> {
     let mut after = node.clone();
     for (path, bytes) in files {
         let bytes = bytes.clone();
@@ -199,7 +199,7 @@ fn observe(
     desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
-) -> Result<(Node, Vec<Finding>), BootstrapError> {
+) -> Result<(NodeIds, Vec<Finding>), BootstrapError> {
     let (mut node, findings) = observe_files(root, with_passwords, desired, ask)?;
     node.kubelet.is_present |= !matches!(sandboxes, Sandboxes::NoRuntime);
     let (sandboxes, unlisted) = match sandboxes {
@@ -207,7 +207,7 @@ fn observe(
         Sandboxes::Known(pods) => (pods.to_vec(), None),
         Sandboxes::Unlisted(why) => (Vec::new(), Some(why.to_owned())),
     };
-    Ok((Node { running: running(root), sandboxes, unlisted, ..node }, findings))
+    Ok((NodeIds { running: running(root), sandboxes, unlisted, ..node }, findings))
 }
 
 /// Like [`observe`], but without the processes, which take most of the time.
@@ -218,7 +218,7 @@ fn observe_files(
     with_passwords: bool,
     desired: &DesiredIds,
     ask: Ask,
-) -> Result<(Node, Vec<Finding>), BootstrapError> {
+) -> Result<(NodeIds, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
     for (bytes, (file, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
         if with_passwords || matches!(file, AccountFile::Passwd | AccountFile::Group) {
@@ -232,7 +232,7 @@ fn observe_files(
         let said = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
         kubelet.version = said.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
     }
-    let node = Node {
+    let node = NodeIds {
         subuid: root.read(&SUBUID)?,
         subgid: root.read(&SUBGID)?,
         accounts,
@@ -315,7 +315,7 @@ fn surroundings(
             let Ok(path) = pods.join(&format!("{pod}/userns")) else { continue };
             let Some(bytes) = root.read(&path)? else { continue };
             if let Some(window) = parse_record(&bytes).transpose() {
-                records.push(Record { pod, window });
+                records.push(PodIdsRecord { pod, window });
             }
         }
     }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{BootstrapError, data_directory};
 use crate::kubelet::{KubeletConfig, flag_values, gate_flag, search_path, static_pod_annotations};
 use usernsd_domain::finding::{Finding, FindingId};
-use usernsd_domain::kubelet::{GATE, Gate, SearchPath};
+use usernsd_domain::kubelet::{FeatureGate, GATE, SearchPath};
 use usernsd_domain::nri_plugin::SystemPod;
 use usernsd_domain::paths::KUBELET_CONFIG;
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::unit_file::{self, Setting, Variables};
+use usernsd_domain::unit_file::{self, UnitSetting, Variables};
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Where kubeadm, OpenShift, Kubespray, EKS and k0s store the kubelet's configuration.
@@ -88,7 +88,7 @@ pub(super) struct KubeletSettings {
     /// `staticPodPath` and `--pod-manifest-path`: files, or directories, with manifests of static pods.
     pub(super) manifests: Vec<HostPath>,
     /// The feature gate for user namespaces, if anything sets it.
-    pub(super) gate: Option<Gate>,
+    pub(super) gate: Option<FeatureGate>,
 }
 
 /// A line that may have flags of the kubelet.
@@ -115,7 +115,7 @@ struct KubeletUnit {
     name: String,
     /// Its file and its drop-ins, in the order in which they count.
     files: Vec<(HostPath, String)>,
-    settings: Vec<Setting>,
+    settings: Vec<UnitSetting>,
 }
 
 impl Flags {
@@ -172,7 +172,8 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
     }
     let of_others = flags.values("root-dir").into_iter().filter(|(line, ..)| !line.own);
     settings.root_dirs.extend(of_others.filter_map(|(_, value, _)| HostPath::parse(&value).ok()));
-    let gate_in = |line: &Line| gate_flag(&line.text, GATE).map(|is_on| Gate { is_on, place: line.place() });
+    let gate_in =
+        |line: &Line| gate_flag(&line.text, GATE).map(|is_on| FeatureGate { is_on, place: line.place() });
     let of_flags = flags.lines.iter().rev().find_map(gate_in);
     let mut findings = Vec::new();
     let (configs, unknown) = flags.paths("config");
@@ -204,7 +205,8 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
                 let manifests = config.static_pod_path.as_deref().unwrap_or_default();
                 settings.manifests.extend(HostPath::parse(manifests).ok().filter(|_| !manifests.is_empty()));
                 settings.max_pods = settings.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
-                let gate = config.feature_gate(GATE).map(|is_on| Gate { is_on, place: path.to_string() });
+                let gate =
+                    config.feature_gate(GATE).map(|is_on| FeatureGate { is_on, place: path.to_string() });
                 // The first of the main files, or the last of the drop-ins on top of it.
                 let ids_per_pod = config.ids_per_pod();
                 if index < bases {
@@ -295,7 +297,7 @@ fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapEr
 ///
 /// # Errors
 /// A file cannot be read.
-pub(super) fn settings_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<Setting>, BootstrapError> {
+pub(super) fn settings_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<UnitSetting>, BootstrapError> {
     let (mut own, mut drop_ins) = (None, BTreeMap::new());
     for directory in UNITS.iter().rev() {
         // The agent may not read units of containerd below /etc: they may contain a proxy's password.
@@ -384,7 +386,7 @@ fn kubelet_units(root: &HostRoot) -> Result<Vec<KubeletUnit>, BootstrapError> {
         let texts: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
         let settings = unit_file::settings(&texts);
         let starts_kubelet =
-            |setting: &Setting| setting.key == "ExecStart" && unit_file::starts_kubelet(&setting.value);
+            |setting: &UnitSetting| setting.key == "ExecStart" && unit_file::starts_kubelet(&setting.value);
         let runs = !is_other(&name) || settings.iter().any(starts_kubelet);
         if runs && !files.is_empty() {
             units.push(KubeletUnit { name, files, settings });
@@ -412,7 +414,7 @@ pub(super) fn paths_of_units(root: &HostRoot) -> Result<Vec<Option<SearchPath>>,
 /// # Errors
 /// A unit cannot be read.
 pub(super) fn unit_in_container(root: &HostRoot) -> Result<Option<String>, BootstrapError> {
-    let is_container = |setting: &Setting| {
+    let is_container = |setting: &UnitSetting| {
         setting.key == "ExecStart" && unit_file::starts_kubelet_in_container(&setting.value)
     };
     let mut units = kubelet_units(root)?.into_iter();

@@ -14,7 +14,7 @@ use usernsd_domain::check::plugin::differ;
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::{
-    Install, NAME, NriConf, PluginOptions, file_name, is_file_name, is_settings, settings, unsupported,
+    NAME, NriConf, PluginInstall, PluginOptions, file_name, is_file_name, is_settings, settings, unsupported,
 };
 use usernsd_domain::owned_files::{program, staging, whole};
 use usernsd_domain::provision::{FileChange, Form, HostPath};
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The planned change of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub enum PluginChange {
     /// Install it, or update it to this version.
     Install,
     /// Remove the plugin and its configuration.
@@ -60,9 +60,9 @@ pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> 
 
 /// The observed state of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedPlugin {
     /// The planned change of the plugin.
-    pub decision: Decision,
+    pub decision: PluginChange,
     /// Why the runtime would not launch the plugin; `None` if it would.
     pub missing: Option<String>,
     /// The runtime's NRI settings; `None` if no runtime is known.
@@ -86,11 +86,11 @@ pub fn observe(
     runtime: Option<Runtime>,
     options: &CrioOptions,
     containerd_nri: bool,
-) -> Result<Observed, BootstrapError> {
+) -> Result<ObservedPlugin, BootstrapError> {
     let conf =
         runtime.map(|runtime| nri_conf(root, runtime, options.nri, containerd_nri)).transpose()?.flatten();
-    let mut observed = Observed {
-        decision: Decision::Remove,
+    let mut observed = ObservedPlugin {
+        decision: PluginChange::Remove,
         missing: None,
         conf,
         findings: Vec::new(),
@@ -105,34 +105,34 @@ pub fn observe(
     };
     let unsaid = "which container runtime the node has is not known";
     let (decision, missing, finding) = match (runtime, &observed.conf) {
-        _ if desired.install == Install::Never => {
-            (Decision::Remove, "bootstrap.nri.plugin is never".into(), None)
+        _ if desired.install == PluginInstall::Never => {
+            (PluginChange::Remove, "bootstrap.nri.plugin is never".into(), None)
         }
         _ if desired.idle.is_some() => {
             let why = desired.idle.unwrap_or_default();
             let what = format!("the runtime does not launch usernsd as an NRI plugin: {why}");
-            (Decision::Remove, why.to_owned(), Some(note(what, "")))
+            (PluginChange::Remove, why.to_owned(), Some(note(what, "")))
         }
-        (None, _) => (Decision::Leave(unsaid.into()), unsaid.into(), None),
+        (None, _) => (PluginChange::Leave(unsaid.into()), unsaid.into(), None),
         (Some(_), None) => {
             let why = "the runtime's configuration cannot be read";
-            (Decision::Leave(why.into()), why.into(), None)
+            (PluginChange::Leave(why.into()), why.into(), None)
         }
         (Some(runtime), Some(conf)) => match unsupported(runtime) {
             Some(why) => {
                 let what =
                     "the runtime does not launch usernsd as an NRI plugin, and the agent joins NRI instead";
-                (Decision::Remove, why.clone(), Some(note(format!("{what}: {why}"), "")))
+                (PluginChange::Remove, why.clone(), Some(note(format!("{what}: {why}"), "")))
             }
-            None if !conf.on => (Decision::Remove, "NRI is off".into(), None),
+            None if !conf.on => (PluginChange::Remove, "NRI is off".into(), None),
             None => match look(root, desired, &conf.clone(), &mut observed) {
                 Ok(()) => {
-                    observed.decision = Decision::Install;
+                    observed.decision = PluginChange::Install;
                     return Ok(observed);
                 }
                 Err(CannotInstall { what, remedy }) => {
                     let finding = Finding::warning(FindingId::PluginNotInstalled, what.clone(), &remedy);
-                    (Decision::Leave(what.clone()), what, Some(finding))
+                    (PluginChange::Leave(what.clone()), what, Some(finding))
                 }
             },
         },
@@ -169,7 +169,7 @@ fn look(
     root: &HostRoot,
     desired: &PluginOptions,
     conf: &NriConf,
-    observed: &mut Observed,
+    observed: &mut ObservedPlugin,
 ) -> Result<(), CannotInstall> {
     let NriConf { plugin_dir, config_dir, .. } = conf;
     let directory = |text: &str| {
@@ -291,10 +291,14 @@ fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn plan(root: &HostRoot, desired: &PluginOptions, observed: &Observed) -> Result<Part, BootstrapError> {
+pub fn plan(
+    root: &HostRoot,
+    desired: &PluginOptions,
+    observed: &ObservedPlugin,
+) -> Result<Part, BootstrapError> {
     let mut part =
         Part { findings: observed.findings.clone(), on_managed: OnManaged::Leave, ..Part::default() };
-    let (Decision::Install, Some([path, config])) = (&observed.decision, &observed.paths) else {
+    let (PluginChange::Install, Some([path, config])) = (&observed.decision, &observed.paths) else {
         return Ok(part);
     };
     part.changes = removals(root, observed, &[path, config])?;
@@ -313,9 +317,9 @@ pub fn plan(root: &HostRoot, desired: &PluginOptions, observed: &Observed) -> Re
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn plan_removal(root: &HostRoot, observed: &Observed) -> Result<Part, BootstrapError> {
+pub fn plan_removal(root: &HostRoot, observed: &ObservedPlugin) -> Result<Part, BootstrapError> {
     let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
-    if observed.decision == Decision::Remove {
+    if observed.decision == PluginChange::Remove {
         part.changes = removals(root, observed, &[])?;
     }
     Ok(part)
@@ -324,7 +328,7 @@ pub fn plan_removal(root: &HostRoot, observed: &Observed) -> Result<Part, Bootst
 /// Plans the removal of what earlier runs wrote and is not kept, the program before its configuration.
 fn removals(
     root: &HostRoot,
-    observed: &Observed,
+    observed: &ObservedPlugin,
     keep: &[&HostPath],
 ) -> Result<Vec<FileChange>, BootstrapError> {
     const GONE: &str = "the container runtime no longer launches this plugin from there";

@@ -1,8 +1,8 @@
 //! All that prepares a node: `usernsd bootstrap` applies it; doctor and agent only plan it, to see what would change.
 
 use super::ids::{self, Ask, Sandboxes};
-use super::runtime::{self, Wanted, reads_containers};
-use super::{BootstrapError, Part, Step, hook, kernel, plugin};
+use super::runtime::{self, WantedSettings, reads_containers};
+use super::{BootstrapError, Part, PlanStep, hook, kernel, plugin};
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::idplan::DesiredIds;
 use usernsd_domain::nri_plugin::{PluginOptions, Required, SystemPod};
@@ -59,8 +59,8 @@ impl Preparation<'_> {
 
     /// Calls `run` with the steps in their order: the plugin is installed before the runtime requires it, and removed
     /// after the requirement. Another step is added here.
-    fn with_steps<T>(&self, run: impl FnOnce(&[&Step<'_>]) -> T) -> T {
-        let steps: [&Step<'_>; 6] = [
+    fn with_steps<T>(&self, run: impl FnOnce(&[&PlanStep<'_>]) -> T) -> T {
+        let steps: [&PlanStep<'_>; 6] = [
             &|root| self.plan_ids(root),
             &|root| self.plan_kernel(root),
             &|root| plugin::plan(root, self.plugin, &self.observe_plugin(root)?),
@@ -84,7 +84,7 @@ impl Preparation<'_> {
         }
     }
 
-    fn observe_plugin(&self, root: &HostRoot) -> Result<plugin::Observed, BootstrapError> {
+    fn observe_plugin(&self, root: &HostRoot) -> Result<plugin::ObservedPlugin, BootstrapError> {
         plugin::observe(root, self.plugin, self.runtime, self.crio, self.containerd_nri)
     }
 
@@ -93,7 +93,7 @@ impl Preparation<'_> {
             Required::Off => None,
             Required::Annotated | Required::All => self.observe_plugin(root)?.missing,
         };
-        let wanted = Wanted {
+        let wanted = WantedSettings {
             crio: self.crio,
             containerd_nri: self.containerd_nri,
             hook: self.hook,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::runtime::{Pods, SCRATCH, is_running_system, layout};
+use super::runtime::{RuntimePods, SCRATCH, is_running_system, layout};
 use super::{BootstrapError, journal, plugin};
 use crate::containerd::{self as containerd_program, ContainerdError};
 use crate::crio::{self, CrioError, errors_with};
@@ -22,7 +22,7 @@ use usernsd_domain::nri_plugin;
 use usernsd_domain::paths::{PASSWD, SUBGID, SUBUID};
 use usernsd_domain::provision::{FileChange, HostPath, differing_lines};
 use usernsd_domain::restart::{
-    Changed, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, units_to_restart, warnings,
+    ChangedFile, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, units_to_restart, warnings,
 };
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
@@ -176,7 +176,7 @@ impl Services {
         root: &HostRoot,
         unread: &[Unread],
         version: Option<CrioVersion>,
-        pods: Option<&Pods>,
+        pods: Option<&RuntimePods>,
     ) -> Result<(), RestartError> {
         if !to_restart(unread).any(|service| service == Service::Crio) {
             return Ok(());
@@ -337,7 +337,7 @@ pub fn finding(unread: &Unread) -> Finding {
 }
 
 /// All relevant files, with the time of their last change.
-fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
+fn on_disk(root: &HostRoot) -> Result<Vec<ChangedFile>, BootstrapError> {
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
     let mut changed = Vec::new();
@@ -360,13 +360,13 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
         let Ok(path) = HostPath::parse(&text) else { continue };
         // A file that cannot be opened, such as a dangling link, has a finding already.
         let Ok(Some(at)) = root.changed_at(&path) else { continue };
-        changed.push(Changed { path: text, at, only: None });
+        changed.push(ChangedFile { path: text, at, only: None });
     }
     // Other programs write these files, too: only the journal shows which changes concern which service.
     let journal = journal(root)?;
     if let Some(at) = journal.kubelet_undone_at {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
-        changed.push(Changed { path: SUBUID.to_string(), at, only: Some(Service::Kubelet) });
+        changed.push(ChangedFile { path: SUBUID.to_string(), at, only: Some(Service::Kubelet) });
     }
     for run in journal.runs {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.at);
@@ -380,10 +380,10 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
 }
 
 /// A change, once for each service that it concerns.
-pub(super) fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
+pub(super) fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<ChangedFile> {
     let shared = [SUBUID, SUBGID, PASSWD].contains(path);
     if !shared {
-        return vec![Changed { path: path.to_string(), at, only: None }];
+        return vec![ChangedFile { path: path.to_string(), at, only: None }];
     }
     let (removed, added) = differing_lines(old, new);
     let has = |lines: &[Vec<u8>], owner: &str| {
@@ -397,6 +397,6 @@ pub(super) fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime)
     [(crio, Service::Crio), (kubelet, Service::Kubelet)]
         .into_iter()
         .filter(|(is_concerned, _)| *is_concerned)
-        .map(|(_, service)| Changed { path: path.to_string(), at, only: Some(service) })
+        .map(|(_, service)| ChangedFile { path: path.to_string(), at, only: Some(service) })
         .collect()
 }

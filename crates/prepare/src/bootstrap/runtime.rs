@@ -42,11 +42,11 @@ const TRACES: [(RuntimeKind, &[&str]); 2] =
 
 /// Facts about the runtimes of the node.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct NodeRuntimes {
     /// Evidence for the choice of the runtime.
     pub seen: RuntimesFound,
     /// The pods of each runtime that answered and listed them.
-    pub pods: Vec<(RuntimeKind, Pods)>,
+    pub pods: Vec<(RuntimeKind, RuntimePods)>,
     /// Why a runtime that answered did not list its pods.
     pub unlisted: Option<String>,
     /// The configuration that a CRI-O that answered has loaded.
@@ -55,7 +55,7 @@ pub struct Found {
 
 /// The pods of a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pods {
+pub struct RuntimePods {
     /// The number of pods.
     pub all: usize,
     /// The number of pods with their own user namespace.
@@ -68,7 +68,7 @@ pub struct Pods {
 
 /// The settings that the runtime's files must establish.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct WantedSettings<'a> {
     /// Options of CRI-O's drop-in.
     pub crio: &'a CrioOptions,
     /// Whether containerd must offer NRI.
@@ -94,8 +94,8 @@ pub(super) fn is_running_system(root: &HostRoot) -> bool {
 /// # Errors
 /// The root cannot be read.
 /// The root cannot be read.
-pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Found, BootstrapError> {
-    let Found { mut seen, mut pods, mut unlisted, mut loaded } = Found::default();
+pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<NodeRuntimes, BootstrapError> {
+    let NodeRuntimes { mut seen, mut pods, mut unlisted, mut loaded } = NodeRuntimes::default();
     let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
@@ -133,7 +133,7 @@ pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Found, Boots
         let release = output.ok().and_then(|output| Release::parse(&output.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
-    Ok(Found { seen, pods, unlisted, loaded })
+    Ok(NodeRuntimes { seen, pods, unlisted, loaded })
 }
 
 /// A path below the root without links; `None` if a link leaves the root, for example to this system's
@@ -149,8 +149,8 @@ pub async fn loaded_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
     Some(Loaded { version, config: live::config(cri.path(), PATIENCE).await? })
 }
 
-async fn list_pods(cri: &Cri) -> Result<Pods, CriError> {
-    let mut found = Pods::default();
+async fn list_pods(cri: &Cri) -> Result<RuntimePods, CriError> {
+    let mut found = RuntimePods::default();
     for listed in cri.sandboxes().await?.into_iter().filter(|sandbox| sandbox.ready) {
         let Some(inspected) = cri.sandbox(&listed.id).await? else { continue };
         found.all += 1;
@@ -176,7 +176,11 @@ async fn list_pods(cri: &Cri) -> Result<Pods, CriError> {
 ///
 /// # Errors
 /// The runtime's files cannot be read, or the runtime would not start with the plan.
-pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Result<Part, BootstrapError> {
+pub fn plan(
+    root: &HostRoot,
+    runtime: Option<Runtime>,
+    wanted: WantedSettings<'_>,
+) -> Result<Part, BootstrapError> {
     let part = plan_by_rules(root, runtime, wanted)?;
     let change = part.changes.first().filter(|change| change.is_needed() && is_running_system(root));
     if let (Some(Runtime::Containerd(release)), Some(change)) = (runtime, change)
@@ -210,7 +214,7 @@ pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Re
 pub fn plan_by_rules(
     root: &HostRoot,
     runtime: Option<Runtime>,
-    wanted: Wanted<'_>,
+    wanted: WantedSettings<'_>,
 ) -> Result<Part, BootstrapError> {
     let Some(runtime) = runtime else { return Ok(Part::default()) };
     let validator = validator(root, runtime, wanted)?;
@@ -232,7 +236,11 @@ pub fn plan_by_rules(
 }
 
 /// Plans the runtime's validator.
-fn validator(root: &HostRoot, runtime: Runtime, wanted: Wanted<'_>) -> Result<ValidatorPlan, BootstrapError> {
+fn validator(
+    root: &HostRoot,
+    runtime: Runtime,
+    wanted: WantedSettings<'_>,
+) -> Result<ValidatorPlan, BootstrapError> {
     if wanted.required == Required::Off {
         return Ok(ValidatorPlan::default());
     }
@@ -315,7 +323,7 @@ pub fn reads_containers(
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     let mut files = conf.crio().map_err(CrioError::from)?;
     let programs = |program: &str| conf.has_program(program);
-    let node = drop_in::Node { version, kubernetes: None, files: Some(&files), programs: &programs };
+    let node = drop_in::CrioNode { version, kubernetes: None, files: Some(&files), programs: &programs };
     let planned = drop_in::plan(node, options.clone()).ok().and_then(|plan| plan.text);
     files.retain(|file| file.path != drop_in::PATH);
     files.extend(planned.map(|text| ConfFile {

@@ -4,18 +4,20 @@ use std::fmt;
 
 use super::pool::{self, ClusterPolicies, Ours, OursError, PoolError, PoolState, reads_ignition};
 use super::read::decoded;
-use usernsd_domain::mco::disruption::{Action, Consequence, Policies, consequence};
-use usernsd_domain::mco::merge::{COMPRESSION, Change, Conflict, Fields, How, SOURCE, changes, conflicts};
+use usernsd_domain::mco::disruption::{Consequence, DisruptionAction, DisruptionPolicies, consequence};
+use usernsd_domain::mco::merge::{
+    COMPRESSION, ConfigChange, Conflict, How, SOURCE, SetFields, changes, conflicts,
+};
 
 /// How many nodes are listed by name.
 const NODES: usize = 8;
 
 /// What would happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct ConfigReport {
     /// The pool, its rendered MachineConfig, and what is added to it.
     title: String,
-    changes: Vec<(Change, Option<&'static str>)>,
+    changes: Vec<(ConfigChange, Option<&'static str>)>,
     conflicts: Vec<Conflict>,
     consequence: Consequence,
     /// The pool's nodes, and how many at a time.
@@ -29,7 +31,7 @@ pub struct Report {
 ///
 /// # Errors
 /// One of the two cannot be read.
-pub fn check(pool_text: &str, role: &str, ours: &str) -> Result<Report, CheckError> {
+pub fn check(pool_text: &str, role: &str, ours: &str) -> Result<ConfigReport, CheckError> {
     let ours = pool::ours(ours).map_err(CheckError::Ours)?;
     let state = pool::read(pool_text, role).map_err(CheckError::Pool)?;
     let (policies, mut notes) = policies(&state, &ours);
@@ -45,7 +47,7 @@ pub fn check(pool_text: &str, role: &str, ours: &str) -> Result<Report, CheckErr
         );
     }
     let release = state.release.as_ref().map_or_else(String::new, |release| format!(", OpenShift {release}"));
-    Ok(Report {
+    Ok(ConfigReport {
         title: format!(
             "pool {} ({}{release}) with {}",
             state.name, state.pool.rendered.name, ours.config.name
@@ -71,7 +73,7 @@ pub enum CheckError {
 }
 
 /// The policies in effect once ours are applied, and what they are based on.
-fn policies(state: &PoolState, ours: &Ours) -> (Policies, Vec<String>) {
+fn policies(state: &PoolState, ours: &Ours) -> (DisruptionPolicies, Vec<String>) {
     let mut notes = Vec::new();
     let policies = match &state.policies {
         ClusterPolicies::Known { effective, set } => {
@@ -91,11 +93,11 @@ fn policies(state: &PoolState, ours: &Ours) -> (Policies, Vec<String>) {
                  policy that usernsd machineconfig prints has no effect"
                     .to_owned(),
             );
-            Policies::fixed()
+            DisruptionPolicies::fixed()
         }
         ClusterPolicies::Unknown if state.release.as_deref().is_some_and(is_before_policies) => {
             notes.push("OpenShift before 4.17 has no NodeDisruptionPolicy".to_owned());
-            Policies::fixed()
+            DisruptionPolicies::fixed()
         }
         ClusterPolicies::Unknown => {
             notes.push(
@@ -103,7 +105,7 @@ fn policies(state: &PoolState, ours: &Ours) -> (Policies, Vec<String>) {
                  oc get machineconfiguration cluster -o yaml prints them"
                     .to_owned(),
             );
-            Policies::defaults().with(&ours.policies)
+            DisruptionPolicies::defaults().with(&ours.policies)
         }
     };
     (policies, notes)
@@ -125,7 +127,7 @@ fn refused(state: &PoolState, ours: &Ours) -> Vec<String> {
         ));
     }
     // isConfigReconcilable: "refusing to modify FIPS on a running cluster"
-    let fips = |system: &Fields| system.contains_key("FIPS");
+    let fips = |system: &SetFields| system.contains_key("FIPS");
     if fips(&ours.config.system) && !fips(&state.pool.rendered.system) {
         refused.push("spec.fips cannot be changed on a node that runs".to_owned());
     }
@@ -174,7 +176,7 @@ fn nodes(state: &PoolState) -> String {
 }
 
 /// Whether only the encoding of a file's content changes.
-fn encoding_of(change: &Change, state: &PoolState, ours: &Ours) -> Option<&'static str> {
+fn encoding_of(change: &ConfigChange, state: &PoolState, ours: &Ours) -> Option<&'static str> {
     let How::Fields(fields) = &change.how else { return None };
     let key = change.what.to_string();
     let (old, new) = (state.pool.rendered.files.get(&key)?, ours.config.files.get(&key)?);
@@ -196,22 +198,22 @@ fn fields(names: &[String]) -> String {
     names.iter().map(|name| field(name)).collect::<Vec<&str>>().join(", ")
 }
 
-fn action(action: &Action) -> String {
+fn action(action: &DisruptionAction) -> String {
     match action {
-        Action::None => "nothing".to_owned(),
-        Action::Drain => "drain the node".to_owned(),
-        Action::DaemonReload => "systemctl daemon-reload".to_owned(),
-        Action::Reload(service) => format!("reload {service}"),
-        Action::Restart(service) => format!("restart {service}"),
-        Action::Special => {
+        DisruptionAction::None => "nothing".to_owned(),
+        DisruptionAction::Drain => "drain the node".to_owned(),
+        DisruptionAction::DaemonReload => "systemctl daemon-reload".to_owned(),
+        DisruptionAction::Reload(service) => format!("reload {service}"),
+        DisruptionAction::Restart(service) => format!("restart {service}"),
+        DisruptionAction::Special => {
             "reload crio.service; before that, drain the node if more than mirrors for digests is added"
                 .to_owned()
         }
-        Action::Reboot => "reboot the node".to_owned(),
+        DisruptionAction::Reboot => "reboot the node".to_owned(),
     }
 }
 
-impl Report {
+impl ConfigReport {
     /// Whether no node reboots, nothing is refused and no file is in dispute.
     #[must_use]
     pub fn is_smooth(&self) -> bool {
@@ -219,11 +221,11 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
         writeln!(f, "\nchanges:")?;
-        for (Change { what, how }, encoding) in &self.changes {
+        for (ConfigChange { what, how }, encoding) in &self.changes {
             match how {
                 How::New => writeln!(f, "  new      {what}")?,
                 How::Removed => writeln!(f, "  removed  {what}")?,

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::read::{self, ReadError, documents, objects, says_nothing};
+use super::read::{self, ReadConfigError, documents, objects, says_nothing};
 use usernsd_domain::chain::chain;
 use usernsd_domain::ignition::Ignition;
 use usernsd_domain::ignition::install::is_unit;
-use usernsd_domain::mco::disruption::{Action, Policies};
-use usernsd_domain::mco::merge::{Config, Fields, Pool};
+use usernsd_domain::mco::disruption::{DisruptionAction, DisruptionPolicies};
+use usernsd_domain::mco::merge::{ComparedConfig, ConfigPool, SetFields};
 
 /// The longest text that is read, in bytes: all MachineConfigs of a cluster, with some older rendered ones.
 pub const MAX_TEXT: usize = 32 << 20;
@@ -23,7 +23,7 @@ const NAMES: &str = "oc get machineconfigs,machineconfigpools -o yaml";
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PoolError {
     #[error(transparent)]
-    Text(#[from] ReadError),
+    Text(#[from] ReadConfigError),
     #[error("has more than {} MiB; print only what is needed: oc get machineconfig rendered-…", MAX_TEXT >> 20)]
     TooLarge,
     /// There is no rendered MachineConfig; what there is instead.
@@ -59,7 +59,7 @@ pub enum OursError {
 /// The state of a pool.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PoolState {
-    pub pool: Pool,
+    pub pool: ConfigPool,
     /// The pool's name; empty if it is not known.
     pub name: String,
     /// The release of OpenShift that rendered it, such as `4.19.3`.
@@ -89,17 +89,17 @@ pub(super) enum ClusterPolicies {
     /// The operator has no such policies.
     Unsupported,
     /// Those in effect, and those that somebody has set.
-    Known { effective: Policies, set: Policies },
+    Known { effective: DisruptionPolicies, set: DisruptionPolicies },
 }
 
 /// The MachineConfig that is to be applied.
 #[derive(Debug, Clone)]
 pub(super) struct Ours {
-    pub config: Config,
+    pub config: ComparedConfig,
     /// The version of Ignition; `None` if the MachineConfig has no such part.
     pub ignition: Option<String>,
     /// Policies that are applied with it.
-    pub policies: Policies,
+    pub policies: DisruptionPolicies,
 }
 
 /// The text, in which the line of a malformed entry is looked for.
@@ -133,7 +133,7 @@ fn all_objects(text: &str) -> Result<Vec<Value>, PoolError> {
         return Err(PoolError::TooLarge);
     }
     let documents = if text.trim_start().starts_with('{') {
-        let one = serde_json::from_str(text).map_err(|error| ReadError::Json(chain(&error)))?;
+        let one = serde_json::from_str(text).map_err(|error| ReadConfigError::Json(chain(&error)))?;
         vec![one]
     } else {
         documents(text)?
@@ -268,29 +268,29 @@ fn policies(found: &[Value]) -> Result<ClusterPolicies, PoolError> {
     })
 }
 
-fn policy_lists(value: &Value) -> Result<Policies, PoolError> {
-    let list = |key: &str, id: &str| -> Result<BTreeMap<String, Vec<Action>>, PoolError> {
+fn policy_lists(value: &Value) -> Result<DisruptionPolicies, PoolError> {
+    let list = |key: &str, id: &str| -> Result<BTreeMap<String, Vec<DisruptionAction>>, PoolError> {
         let entries = get(value, &[key]).and_then(Value::as_array).into_iter().flatten();
         entries
             .map(|entry| Ok((string(entry, &[id]).unwrap_or_default().to_owned(), actions(entry)?)))
             .collect()
     };
     let users = get(value, &["sshkey"]).map(actions).transpose()?.unwrap_or_default();
-    Ok(Policies { files: list("files", "path")?, units: list("units", "name")?, users })
+    Ok(DisruptionPolicies { files: list("files", "path")?, units: list("units", "name")?, users })
 }
 
-fn actions(entry: &Value) -> Result<Vec<Action>, PoolError> {
+fn actions(entry: &Value) -> Result<Vec<DisruptionAction>, PoolError> {
     let list = get(entry, &["actions"]).and_then(Value::as_array).into_iter().flatten();
     list.map(|action| {
         let service = |key: &str| string(action, &[key, "serviceName"]).unwrap_or_default().to_owned();
         Ok(match string(action, &["type"]).unwrap_or_default() {
-            "None" => Action::None,
-            "Drain" => Action::Drain,
-            "DaemonReload" => Action::DaemonReload,
-            "Reload" => Action::Reload(service("reload")),
-            "Restart" => Action::Restart(service("restart")),
-            "Special" => Action::Special,
-            "Reboot" => Action::Reboot,
+            "None" => DisruptionAction::None,
+            "Drain" => DisruptionAction::Drain,
+            "DaemonReload" => DisruptionAction::DaemonReload,
+            "Reload" => DisruptionAction::Reload(service("reload")),
+            "Restart" => DisruptionAction::Restart(service("restart")),
+            "Special" => DisruptionAction::Special,
+            "Reboot" => DisruptionAction::Reboot,
             other => {
                 return Err(PoolError::Entry {
                     line: None,
@@ -356,7 +356,7 @@ impl Source<'_> {
         PoolError::Entry { line, what, remedy: remedy.to_owned() }
     }
 
-    fn config(&self, object: &Value) -> Result<Config, PoolError> {
+    fn config(&self, object: &Value) -> Result<ComparedConfig, PoolError> {
         const PRINTED: &str = "write the object as oc get machineconfig NAME -o yaml prints it";
         let name = name(object);
         if name.is_empty() {
@@ -373,10 +373,10 @@ impl Source<'_> {
         if !spec.is_object() {
             return Err(wrong(name, "spec is missing"));
         }
-        let mut config = Config {
+        let mut config = ComparedConfig {
             name: name.to_owned(),
             role: read::role(object).unwrap_or_default().to_owned(),
-            ..Config::default()
+            ..ComparedConfig::default()
         };
         let list = |value: &'_ Value, path: &[&str]| -> Result<Vec<Value>, PoolError> {
             match get(value, path) {
@@ -456,7 +456,7 @@ impl Source<'_> {
 }
 
 /// SSH keys and password; the operator changes nothing else of a user, and no user but `core` (verifyUserFields).
-fn users(user: &Value, config: &mut Config) {
+fn users(user: &Value, config: &mut ComparedConfig) {
     let user_name = string(user, &["name"]).unwrap_or_default();
     for (key, value) in user.as_object().into_iter().flatten().filter(|(_, value)| !says_nothing(value)) {
         match (key.as_str(), value) {
@@ -475,7 +475,7 @@ fn users(user: &Value, config: &mut Config) {
 }
 
 /// The properties of the operating system (newMachineConfigDiff).
-fn system(spec: &Value, config: &mut Config) {
+fn system(spec: &Value, config: &mut ComparedConfig) {
     let image = string(spec, &["osImageURL"]).filter(|url| !url.is_empty());
     config.system.extend(image.map(|url| ("the OS image".to_owned(), url.to_owned())));
     // CanonicalizeKernelType: everything else is the default.
@@ -491,8 +491,8 @@ fn system(spec: &Value, config: &mut Config) {
 }
 
 /// Every field that is set, by its path. Entries of a list count by their name, as Ignition merges them.
-fn flat(value: &Value) -> Fields {
-    fn walk(value: &Value, path: &str, fields: &mut Fields) {
+fn flat(value: &Value) -> SetFields {
+    fn walk(value: &Value, path: &str, fields: &mut SetFields) {
         let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         match value {
             Value::Null => {}
@@ -514,7 +514,7 @@ fn flat(value: &Value) -> Fields {
             }
         }
     }
-    let mut fields = Fields::new();
+    let mut fields = SetFields::new();
     walk(value, "", &mut fields);
     fields
 }

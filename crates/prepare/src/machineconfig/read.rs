@@ -15,7 +15,7 @@ use usernsd_domain::ignition::bytes::from_data_url;
 use usernsd_domain::ignition::install::is_unit;
 use usernsd_domain::ignition::{Carried, Ignition, NodeFile};
 use usernsd_domain::mco::Managed;
-use usernsd_domain::mco::merge::{COMPRESSION, Fields, SOURCE};
+use usernsd_domain::mco::merge::{COMPRESSION, SOURCE, SetFields};
 
 /// The longest text that is read, in bytes. etcd stores no object of more than 1.5 MiB; a file may contain
 /// several.
@@ -64,7 +64,7 @@ pub struct UnitEntry {
 
 /// Why a file is not a usable MachineConfig.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum ReadError {
+pub enum ReadConfigError {
     /// The file is not YAML.
     #[error("is not YAML: {0}")]
     Yaml(String),
@@ -100,15 +100,15 @@ struct Budget {
 }
 
 impl Budget {
-    fn take_item(&mut self) -> Result<(), ReadError> {
+    fn take_item(&mut self) -> Result<(), ReadConfigError> {
         let left = self.items.checked_sub(1);
-        self.items = left.ok_or_else(|| ReadError::TooLarge(format!("{MAX_ITEMS} files and units")))?;
+        self.items = left.ok_or_else(|| ReadConfigError::TooLarge(format!("{MAX_ITEMS} files and units")))?;
         Ok(())
     }
 
-    fn take_bytes(&mut self, count: usize) -> Result<(), ReadError> {
+    fn take_bytes(&mut self, count: usize) -> Result<(), ReadConfigError> {
         let left = self.bytes.checked_sub(count);
-        let most = || ReadError::TooLarge(format!("{} MiB of contents", MAX_CONTENTS >> 20));
+        let most = || ReadConfigError::TooLarge(format!("{} MiB of contents", MAX_CONTENTS >> 20));
         self.bytes = left.ok_or_else(most)?;
         Ok(())
     }
@@ -118,10 +118,10 @@ impl Budget {
 /// operator merges them.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn parse(text: &str) -> Result<Parsed, ReadError> {
+/// See [`ReadConfigError`].
+pub fn parse(text: &str) -> Result<Parsed, ReadConfigError> {
     if text.len() > MAX_TEXT {
-        return Err(ReadError::TooLarge(format!("{} MiB of text", MAX_TEXT >> 20)));
+        return Err(ReadConfigError::TooLarge(format!("{} MiB of text", MAX_TEXT >> 20)));
     }
     let documents = documents(text)?;
     let mut parsed = Parsed::default();
@@ -155,14 +155,15 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
             "leave only those of this node's role in it",
         ));
     }
-    if any { Ok(parsed) } else { Err(ReadError::None(instead)) }
+    if any { Ok(parsed) } else { Err(ReadConfigError::None(instead)) }
 }
 
 /// The documents of a text in YAML or JSON.
-pub(super) fn documents(text: &str) -> Result<Vec<Value>, ReadError> {
+pub(super) fn documents(text: &str) -> Result<Vec<Value>, ReadConfigError> {
     // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| ReadError::Yaml(chain(&error)))
+    serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| ReadConfigError::Yaml(chain(&error)))
 }
 
 /// The objects of a document: the items of a list, as `oc get -o yaml` prints it for several.
@@ -213,7 +214,7 @@ pub(super) fn says_nothing(value: &Value) -> bool {
     }
 }
 
-fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), ReadError> {
+fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), ReadConfigError> {
     let texts = |value: Option<&Value>| -> Vec<String> {
         value
             .and_then(Value::as_array)
@@ -248,7 +249,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
     }
     let version = config.get("ignition").and_then(|ignition| ignition.get("version")).and_then(Value::as_str);
     if let Some(version) = version.filter(|version| Ignition::parse(version).is_none()) {
-        return Err(ReadError::Version(version.chars().take(40).collect()));
+        return Err(ReadConfigError::Version(version.chars().take(40).collect()));
     }
     for value in items(config, "storage", "files") {
         budget.take_item()?;
@@ -258,7 +259,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
         budget.take_item()?;
         let name = value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !is_unit(&name) {
-            return Err(ReadError::Unit(name));
+            return Err(ReadConfigError::Unit(name));
         }
         for drop_in in value.get("dropins").and_then(Value::as_array).into_iter().flatten() {
             let (Some(file), Some(text)) = (
@@ -268,7 +269,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
                     .filter(|file| file.ends_with(".conf") && !file.contains('/')),
                 drop_in.get("contents").and_then(Value::as_str),
             ) else {
-                return Err(ReadError::Unit(name));
+                return Err(ReadConfigError::Unit(name));
             };
             budget.take_item()?;
             let node = NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned());
@@ -296,9 +297,9 @@ fn put(parsed: &mut Parsed, file: FileEntry) {
     parsed.files.push(file);
 }
 
-fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadError> {
+fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadConfigError> {
     let path = value.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let wrong = |what: &str| ReadError::File { path: path.clone(), what: what.to_owned() };
+    let wrong = |what: &str| ReadConfigError::File { path: path.clone(), what: what.to_owned() };
     if !path.starts_with('/') {
         return Err(wrong("has no absolute path"));
     }
@@ -377,7 +378,7 @@ fn unpack(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
 }
 
 /// The content of a file by its fields, decoded; `None` if that cannot be done.
-pub(super) fn decoded(fields: &Fields) -> Option<Vec<u8>> {
+pub(super) fn decoded(fields: &SetFields) -> Option<Vec<u8>> {
     let bytes = from_data_url(fields.get(SOURCE)?).ok()?;
     match fields.get(COMPRESSION).map(String::as_str) {
         None | Some("") => Some(bytes),

@@ -6,8 +6,8 @@ use usernsd_domain::mco::Managed;
 
 const DEMO: &str = include_str!("../../../../tests/fixtures/seed/machineconfig.yaml");
 
-fn request(profile: Profile) -> Request {
-    Request {
+fn request(profile: Profile) -> MachineConfigOptions {
+    MachineConfigOptions {
         role: "worker".into(),
         profile,
         format: Format::MachineConfig,
@@ -19,7 +19,7 @@ fn request(profile: Profile) -> Request {
     }
 }
 
-fn rendered(request: &Request) -> String {
+fn rendered(request: &MachineConfigOptions) -> String {
     render(request).unwrap().text
 }
 
@@ -60,7 +60,7 @@ fn the_default_profile_needs_no_reboot_and_no_shared_file() {
     for part in ["kernelArguments", "/etc/subuid", "/etc/subgid"] {
         assert!(!text.contains(part), "{part}\n{text}");
     }
-    let both = rendered(&Request { userns_mode: true, ..request(Profile::Default) });
+    let both = rendered(&MachineConfigOptions { userns_mode: true, ..request(Profile::Default) });
     assert!(both.contains("- path: /etc/subuid\n      actions:\n      - type: None\n"), "{both}");
 }
 
@@ -69,7 +69,7 @@ fn the_default_profile_needs_no_reboot_and_no_shared_file() {
 fn the_drop_in_suits_the_oldest_cri_o_of_the_pool() {
     let drop_in = |crio: Option<&str>| {
         let crio = crio.map(|text| CrioVersion::parse(text).unwrap());
-        let parsed = parse(&rendered(&Request { crio, ..request(Profile::Default) })).unwrap();
+        let parsed = parse(&rendered(&MachineConfigOptions { crio, ..request(Profile::Default) })).unwrap();
         String::from_utf8(parsed.files[0].node.content.clone()).unwrap()
     };
     for (crio, new) in
@@ -79,11 +79,12 @@ fn the_drop_in_suits_the_oldest_cri_o_of_the_pool() {
         assert!(drop_in(crio).contains("io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw"), "{crio:?}");
     }
     let fixed = CrioVersion::parse("1.37.0").unwrap();
-    let text = rendered(&Request { crio: Some(fixed), ..request(Profile::Default) });
+    let text = rendered(&MachineConfigOptions { crio: Some(fixed), ..request(Profile::Default) });
     assert!(text.contains("Restart") && !text.contains("Drain"), "{text}");
     let old = CrioVersion::parse("1.22.0").unwrap();
     let error =
-        render(&Request { crio: Some(old), userns_mode: true, ..request(Profile::Default) }).unwrap_err();
+        render(&MachineConfigOptions { crio: Some(old), userns_mode: true, ..request(Profile::Default) })
+            .unwrap_err();
     assert!(error.to_string().contains("plan it on the node"), "{error}");
 }
 
@@ -93,7 +94,8 @@ fn a_configuration_adds_the_plugins_file_and_the_validator() {
     let of = |crio: &str, plugin: PluginOptions| {
         let crio = Some(CrioVersion::parse(crio).unwrap());
         let configured = Some(Configured { crio: CrioOptions::default(), plugin });
-        let rendered = render(&Request { crio, configured, ..request(Profile::Default) }).unwrap();
+        let rendered =
+            render(&MachineConfigOptions { crio, configured, ..request(Profile::Default) }).unwrap();
         let files = parse(&rendered.text).unwrap().files;
         let text = |path: &str| {
             let file = files.iter().find(|file| file.node.path == path)?;
@@ -137,25 +139,28 @@ fn a_configuration_adds_the_plugins_file_and_the_validator() {
     assert!(ids(&rendered).contains(&FindingId::NriRequired));
     let (plugin, _, rendered) = of("1.31.0", wish(Required::Off));
     assert!(plugin.is_none() && ids(&rendered).contains(&FindingId::PluginNotLaunched));
-    let never = PluginOptions { install: Install::Never, ..wish(Required::Off) };
+    let never = PluginOptions { install: PluginInstall::Never, ..wish(Required::Off) };
     assert_eq!(of("1.36.3", never).0, None);
 }
 
 #[test]
 fn role_and_version_are_those_of_the_pool() {
-    let master =
-        Request { role: "master".into(), ignition: Some(Ignition::V3_4), ..request(Profile::Default) };
+    let master = MachineConfigOptions {
+        role: "master".into(),
+        ignition: Some(Ignition::V3_4),
+        ..request(Profile::Default)
+    };
     let text = rendered(&master);
     assert!(text.contains("role: master\n") && text.contains("version: 3.4.0\n"), "{text}");
     for role in ["", "Worker", "a b", "-x", "x-", "a\nb", "a/b"] {
-        let error = render(&Request { role: role.into(), ..request(Profile::Default) });
+        let error = render(&MachineConfigOptions { role: role.into(), ..request(Profile::Default) });
         assert!(matches!(error, Err(RenderError::Role(_))), "{role:?}");
     }
 }
 
 #[test]
 fn gzip_keeps_the_content_and_is_reproducible() {
-    let gzip = Request { gzip: true, ..request(Profile::Default) };
+    let gzip = MachineConfigOptions { gzip: true, ..request(Profile::Default) };
     let text = rendered(&gzip);
     assert!(text.contains("compression: gzip\n"));
     assert_eq!(text, rendered(&gzip));
@@ -170,13 +175,13 @@ fn all_formats_contain_the_same_files() {
         (Format::CloudInit, "#cloud-config\nwrite_files:\n"),
         (Format::Script, "#!/bin/sh\n"),
     ] {
-        let text = rendered(&Request { format, ..request(Profile::Default) });
+        let text = rendered(&MachineConfigOptions { format, ..request(Profile::Default) });
         assert!(text.starts_with(part), "{text}");
         assert!(text.contains("/etc/crio/crio.conf.d/99-usernsd.conf"), "{text}");
     }
-    let butane = Request { format: Format::Butane, ..request(Profile::Demo47) };
+    let butane = MachineConfigOptions { format: Format::Butane, ..request(Profile::Demo47) };
     assert!(matches!(render(&butane), Err(RenderError::KernelArguments(_))));
-    assert!(render(&Request { ignition: Some(Ignition::V3_3), ..butane }).is_ok());
+    assert!(render(&MachineConfigOptions { ignition: Some(Ignition::V3_3), ..butane }).is_ok());
 }
 
 /// A real shell runs the script, and the written files are compared.
@@ -184,7 +189,7 @@ fn all_formats_contain_the_same_files() {
 fn the_script_writes_the_files() {
     let root = tempfile::tempdir().unwrap();
     let etc = root.path().display().to_string();
-    let script = rendered(&Request { format: Format::Script, ..request(Profile::Default) });
+    let script = rendered(&MachineConfigOptions { format: Format::Script, ..request(Profile::Default) });
     let script = script.replace("'/etc/", &format!("'{etc}/etc/"));
     let file = root.path().join("script");
     std::fs::write(&file, script).unwrap();
@@ -235,10 +240,10 @@ fn an_invalid_machineconfig_is_refused_with_the_reason() {
     ] {
         assert!(with(file).contains(want), "{file}: {}", with(file));
     }
-    assert_eq!(parse("kind: Pod\n"), Err(ReadError::None("; it holds a Pod".to_owned())));
+    assert_eq!(parse("kind: Pod\n"), Err(ReadConfigError::None("; it holds a Pod".to_owned())));
     let old = "kind: MachineConfig\nspec:\n  config:\n    ignition: {version: 2.2.0}\n";
-    assert_eq!(parse(old), Err(ReadError::Version("2.2.0".into())));
-    assert!(matches!(parse("a: ["), Err(ReadError::Yaml(_))));
+    assert_eq!(parse(old), Err(ReadConfigError::Version("2.2.0".into())));
+    assert!(matches!(parse("a: ["), Err(ReadConfigError::Yaml(_))));
 }
 
 /// `gzip -c a; gzip -c b`, as `cat a.gz b.gz` makes it; Go's reader, and so Ignition's, reads all members.
@@ -282,18 +287,18 @@ fn a_machineconfig_beyond_the_limits_is_refused() {
     };
     let with = |count: usize| parse(&(head.to_owned() + &(0..count).map(file).collect::<String>()));
     assert_eq!(with(2).unwrap().files.len(), 2);
-    assert_eq!(with(3), Err(ReadError::TooLarge("16 MiB of contents".to_owned())));
+    assert_eq!(with(3), Err(ReadConfigError::TooLarge("16 MiB of contents".to_owned())));
     // Only the last file of a path counts, but each of them is read.
     let same = |count: usize| parse(&(head.to_owned() + &"      - {path: /x}\n".repeat(count)));
     assert_eq!(same(2000).unwrap().files.len(), 1);
-    assert_eq!(same(2001), Err(ReadError::TooLarge("2000 files and units".to_owned())));
+    assert_eq!(same(2001), Err(ReadConfigError::TooLarge("2000 files and units".to_owned())));
     let drop_ins = "{name: 1.conf, contents: x}, ".repeat(2000);
     let unit = format!(
         "kind: MachineConfig\nspec:\n  config:\n    systemd:\n      units:\n      - {{name: a.service, dropins: [{drop_ins}]}}\n"
     );
-    assert_eq!(parse(&unit), Err(ReadError::TooLarge("2000 files and units".to_owned())));
+    assert_eq!(parse(&unit), Err(ReadConfigError::TooLarge("2000 files and units".to_owned())));
     let long = format!("kind: MachineConfig\nx: {}\n", "y".repeat(4 << 20));
-    assert_eq!(parse(&long), Err(ReadError::TooLarge("4 MiB of text".to_owned())));
+    assert_eq!(parse(&long), Err(ReadConfigError::TooLarge("4 MiB of text".to_owned())));
 }
 
 #[test]
@@ -312,7 +317,7 @@ fn units_are_parsed_and_unsupported_parts_are_reported() {
         assert!(all.contains(part), "{part}\n{all}");
     }
     let bad = text.replace("a.service,", "../a.service,");
-    assert!(matches!(parse(&bad), Err(ReadError::Unit(_))));
+    assert!(matches!(parse(&bad), Err(ReadConfigError::Unit(_))));
 }
 
 #[test]

@@ -13,17 +13,17 @@ use tracing::{debug, info};
 
 use super::facts::node_facts;
 use super::{Cluster, random};
-use crate::metrics::cluster::Request;
+use crate::metrics::cluster::ApiRequest;
 use crate::state::State;
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{Reading, Shift};
-use usernsd_domain::condition::{Schedule, Verdict};
+use usernsd_domain::clock::{ClockReading, Shift};
+use usernsd_domain::condition::{DesiredCondition, Schedule};
 use usernsd_linux::proc::Proc;
 
 /// Notices that the clock was set.
 struct Clock {
     proc: Proc,
-    last: Option<Reading>,
+    last: Option<ClockReading>,
 }
 
 // === impl Clock ===
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let mut before = loop {
         cluster.rest().await;
         let answer = cluster.kube.node_condition(&cluster.node).await;
-        cluster.heard(Request::GetNode, &answer);
+        cluster.heard(ApiRequest::GetNode, &answer);
         match answer {
             Ok(before) => break before,
             Err(error) => cluster.pause(&mut backoff, &error).await,
@@ -90,7 +90,7 @@ pub(super) async fn run(
                 pace.agent_absence.saturating_sub(absent_since.get_or_insert_with(Instant::now).elapsed())
             }
         };
-        let verdict = Verdict::of(state.as_deref().map(node_facts).as_ref());
+        let verdict = DesiredCondition::of(state.as_deref().map(node_facts).as_ref());
         let wait = wait.max(schedule.wait(&verdict, began.elapsed()));
         if !wait.is_zero() {
             tokio::select! {
@@ -101,7 +101,7 @@ pub(super) async fn run(
         }
         cluster.rest().await;
         let answer = cluster.kube.apply_node_condition(&cluster.node, &verdict, before.as_ref()).await;
-        cluster.heard(Request::PatchNode, &answer);
+        cluster.heard(ApiRequest::PatchNode, &answer);
         match answer {
             Ok(written) => {
                 backoff.reset();
@@ -121,7 +121,7 @@ pub(super) async fn remove(cluster: Arc<Cluster>) {
     loop {
         cluster.rest().await;
         let answer = cluster.kube.remove_node_condition(&cluster.node).await;
-        cluster.heard(Request::PatchNode, &answer);
+        cluster.heard(ApiRequest::PatchNode, &answer);
         match answer {
             Ok(()) => return std::future::pending().await,
             Err(error) => cluster.pause(&mut backoff, &error).await,

@@ -15,7 +15,7 @@ use super::watch::Pods;
 use crate::metrics::Action;
 use crate::state::{Container, Event, State};
 use usernsd_domain::event::{
-    ContainerFacts, EventPolicy, Journal, Notice, PodFacts, Subject, in_turn, notices,
+    ContainerFacts, EventPolicy, EventSubject, Notice, PodEventFacts, PostedNotices, in_turn, notices,
 };
 use usernsd_domain::pod::{is_dns_label, is_dns_name};
 use usernsd_domain::rate_limit::{Bucket, Limiter};
@@ -35,7 +35,7 @@ pub(super) struct Judge {
     events: EventPolicy,
     queue: mpsc::Sender<Waiting>,
     misfits: channel::Sender<Arc<Vec<PodMappingProblems>>>,
-    journal: Journal,
+    journal: PostedNotices,
     limiter: Limiter,
     began: Instant,
     /// When the agent started, and the number of its last event before this process read the first
@@ -61,7 +61,7 @@ impl Judge {
             events,
             queue,
             misfits,
-            journal: Journal::default(),
+            journal: PostedNotices::default(),
             limiter,
             began: Instant::now(),
             heard: None,
@@ -154,10 +154,10 @@ impl Judge {
         on_node: &BTreeMap<&str, Vec<&Container>>,
         found: &BTreeMap<&str, PodMappingProblems>,
     ) -> bool {
-        let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
+        let mut facts: BTreeMap<&str, PodEventFacts> = BTreeMap::new();
         let subject = |namespace: &str, name: &str, uid: &str| {
             // A value that becomes part of a path must be one that Kubernetes accepts.
-            (is_dns_label(namespace) && is_dns_name(name)).then(|| Subject::Pod {
+            (is_dns_label(namespace) && is_dns_name(name)).then(|| EventSubject::Pod {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 uid: (*mirrors.get(uid).unwrap_or(&uid)).to_owned(),
@@ -167,21 +167,24 @@ impl Judge {
             let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
             let containers = on_node.get(pod.uid.as_str()).map_or([].as_slice(), Vec::as_slice);
             let containers = containers.iter().map(|container| container_facts(container)).collect();
-            facts.insert(&pod.uid, PodFacts { subject, shared: overlaps(pod), containers, misfits: vec![] });
+            facts.insert(
+                &pod.uid,
+                PodEventFacts { subject, shared: overlaps(pod), containers, misfits: vec![] },
+            );
         }
         for (event, container) in self.lately(state) {
             let pod = &event.pod;
             let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
-            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            let of_none = PodEventFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
             facts.entry(&pod.uid).or_insert(of_none).containers.push(container);
         }
         for (uid, misfit) in found {
             let Some(subject) = subject(&misfit.namespace, &misfit.name, uid) else { continue };
-            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            let of_none = PodEventFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
             facts.entry(uid).or_insert(of_none).misfits.clone_from(&misfit.misfits);
         }
-        let facts: Vec<PodFacts> = facts.into_values().collect();
-        let present: BTreeSet<Subject> = facts.iter().map(|pod| pod.subject.clone()).collect();
+        let facts: Vec<PodEventFacts> = facts.into_values().collect();
+        let present: BTreeSet<EventSubject> = facts.iter().map(|pod| pod.subject.clone()).collect();
         let notices = notices(&node_facts(state), &facts);
         self.post(notices, &present)
     }
@@ -216,7 +219,7 @@ impl Judge {
 
     /// Queues new Events as far as the limits permit; returns whether all were queued. The rest is tried
     /// again as long as its cause persists.
-    fn post(&mut self, notices: Vec<Notice>, present: &BTreeSet<Subject>) -> bool {
+    fn post(&mut self, notices: Vec<Notice>, present: &BTreeSet<EventSubject>) -> bool {
         let (now, since) = (self.began.elapsed(), Instant::now());
         let (wanted, unwanted): (Vec<_>, Vec<_>) = self
             .journal

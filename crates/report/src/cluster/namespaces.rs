@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::watch::Pods;
 use super::{Cluster, random};
-use crate::metrics::cluster::Request;
+use crate::metrics::cluster::ApiRequest;
 use usernsd_domain::scc::{NamespaceRanges, RangeError};
 use usernsd_peers::kube::KubeError;
 
@@ -53,7 +53,7 @@ pub(super) async fn run(
             }
             cluster.rest().await;
             let answer = cluster.kube.namespace_ranges(&name).await;
-            cluster.heard(Request::GetNamespace, &answer);
+            cluster.heard(ApiRequest::GetNamespace, &answer);
             match answer {
                 Ok(ranges) => {
                     backoff.reset();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Cluster;
-use crate::metrics::cluster::Request;
+use crate::metrics::cluster::ApiRequest;
 use usernsd_domain::chain::chain;
 use usernsd_domain::event::Occurrence;
 use usernsd_peers::kube::{KubeError, Reporter};
@@ -53,11 +53,11 @@ async fn post(cluster: &Cluster, occurrence: &Occurrence, reporter: &Reporter) -
     if occurrence.count > 1 {
         let answer = cluster.kube.repeat_event(occurrence, reporter).await;
         if !matches!(answer, Err(KubeError::NotFound(_))) {
-            cluster.heard(Request::PatchEvent, &answer);
+            cluster.heard(ApiRequest::PatchEvent, &answer);
             return answer;
         }
     }
     let answer = cluster.kube.create_event(occurrence, reporter).await;
-    cluster.heard(Request::CreateEvent, &answer);
+    cluster.heard(ApiRequest::CreateEvent, &answer);
     answer
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{Cluster, random};
-use crate::metrics::cluster::Request;
+use crate::metrics::cluster::ApiRequest;
 use usernsd_domain::chain::chain;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::user_mapping::PodSpec;
@@ -47,7 +47,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, known_pods: channel::Sender<Arc<P
 
 async fn list(cluster: &Cluster, known_pods: &channel::Sender<Arc<Pods>>) -> Result<String, KubeError> {
     let answer = cluster.kube.list_pods(&cluster.node).await;
-    cluster.heard(Request::ListPods, &answer);
+    cluster.heard(ApiRequest::ListPods, &answer);
     let list = answer?;
     if list.malformed > 0 {
         warn!(pods = list.malformed, "pods of the API server cannot be read; they are left out");
@@ -68,7 +68,7 @@ async fn watch(
     let time = cluster.pace.watch.mul_f64(0.5 + random() / 2.0);
     let opened = Instant::now();
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
-    cluster.heard(Request::WatchPods, &answer);
+    cluster.heard(ApiRequest::WatchPods, &answer);
     let mut changes = answer?;
     // A single event does not mean that the next watch will last: each may end after its first.
     let steady = cluster.pace.steady.min(time / 2);
@@ -89,11 +89,11 @@ async fn watch(
             }
             // About one pod: the others' events follow, and the position is theirs.
             Some(Err(error @ (KubeError::Malformed(_) | KubeError::TooLong(_)))) => {
-                cluster.metrics.request_failed(Request::WatchPods);
+                cluster.metrics.request_failed(ApiRequest::WatchPods);
                 debug!(error = %chain(&error), "an event of the watch of pods cannot be read");
             }
             Some(Err(error)) => {
-                cluster.heard::<()>(Request::WatchPods, &Err(error.clone()));
+                cluster.heard::<()>(ApiRequest::WatchPods, &Err(error.clone()));
                 return Err(error);
             }
             None if opened.elapsed() >= steady => {

@@ -16,7 +16,7 @@ const POD_MISFITS: (&str, &str) = (
 
 /// A question to the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum ApiRequest {
     /// This node's pods.
     ListPods,
     WatchPods,
@@ -45,7 +45,7 @@ pub struct ClusterMetrics {
 
 usernsd_domain::words! {
     /// The label's value.
-    Request {
+    ApiRequest {
         ListPods = "list_pods",
         WatchPods = "watch_pods",
         GetNamespace = "get_namespace",
@@ -82,7 +82,7 @@ impl ClusterMetrics {
                 "usernsd_kube_request_failures_total",
                 "Requests to the API server that failed.",
                 "request",
-                &Request::ALL.map(Request::name),
+                &ApiRequest::ALL.map(ApiRequest::name),
             )?,
             events: counters(
                 registry,
@@ -124,7 +124,7 @@ impl ClusterMetrics {
     }
 
     /// Counts a failed request.
-    pub fn request_failed(&self, request: Request) {
+    pub fn request_failed(&self, request: ApiRequest) {
         increment(&self.request_failures, request.name());
     }
 

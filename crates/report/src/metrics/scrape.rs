@@ -20,7 +20,7 @@ use self::families::{
 use super::SurveyFn;
 use crate::state::{About, State};
 use crate::store::Store;
-use crate::verdict::{Tone, Verdict};
+use crate::verdict::{NodeVerdict, Tone};
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::Check;
 use usernsd_domain::check::configuration::ConfigFile;
@@ -28,7 +28,8 @@ use usernsd_domain::delegation::Limit;
 use usernsd_domain::finding::Severity;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::{
-    Collector, Detail, Exposition, Kernel, Peer, PeerState, Runtime, Snapshot, StartPath, Survey, SurveyedPod,
+    Collector, CriRuntime, Detail, Exposition, NodeKernel, Peer, PeerState, Snapshot, StartPath, Survey,
+    SurveyedPod,
 };
 use usernsd_domain::pod::is_dns_label;
 use usernsd_domain::record::{CgroupState, Record, UserNamespaceMode};
@@ -259,7 +260,7 @@ fn problems(snapshot: &Snapshot, survey: &Survey) -> [(&'static str, f64); 2] {
         examined: snapshot.examined.clone(),
         past: Vec::new(),
     };
-    let found = Verdict::of(&State::of(&about, snapshot, survey)).problems;
+    let found = NodeVerdict::of(&State::of(&about, snapshot, survey)).problems;
     [(Severity::Error, Tone::Bad), (Severity::Warning, Tone::Warning)].map(|(severity, tone)| {
         let count = found.iter().filter(|problem| problem.tone == tone).count();
         (severity.name(), number(count as u64))
@@ -301,7 +302,7 @@ impl Knowledge {
         let in_mode = |mode| survey.pods.iter().filter(|pod| pod.pod.mode == mode).count() as u64;
         let collected = || survey.collected.iter();
         let (cri, cri_version) = match &snapshot.runtime {
-            Some(Runtime { name, version, .. }) => (plain(name), plain(version)),
+            Some(CriRuntime { name, version, .. }) => (plain(name), plain(version)),
             None => ("", ""),
         };
         let oci_runtime = snapshot.examined.as_ref().and_then(|examined| examined.oci_runtime.as_deref());
@@ -322,7 +323,7 @@ impl Knowledge {
             .write_of(text, collected().map(|part| (part.collector.name(), truth(part.succeeded))));
         COLLECTOR_DURATION
             .write_of(text, collected().map(|part| (part.collector.name(), part.took.as_secs_f64())));
-        if let Some(Kernel { user_namespaces, max_user_namespaces, .. }) = &survey.kernel {
+        if let Some(NodeKernel { user_namespaces, max_user_namespaces, .. }) = &survey.kernel {
             NAMESPACES.write_one(text, number(*user_namespaces));
             NAMESPACES_MAX.write_one(text, number(*max_user_namespaces));
         }

@@ -16,7 +16,8 @@ use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::node::{
-    Collected, Collector, ContainerCgroups, Detail, Health, Kernel, Peer, PodCgroup, Runtime, SurveyedPod,
+    Collected, Collector, ContainerCgroups, CriRuntime, Detail, Health, NodeKernel, Peer, PodCgroup,
+    SurveyedPod,
 };
 use usernsd_domain::pod::Pod;
 use usernsd_domain::record::{Outcome, Record, UserNamespace, UserNamespaceMode};
@@ -52,7 +53,7 @@ fn every_series_exists_from_the_start() {
             assert_eq!(value(&text, &format!("{name}{{action=\"{}\"}}", action.name())), Some(0.0), "{name}");
         }
     }
-    for reason in Refusal::all() {
+    for reason in RefusalReason::all() {
         let series = format!("usernsd_refusals_total{{reason=\"{}\"}}", reason.name());
         assert_eq!(value(&text, &series), Some(0.0), "{series}");
     }
@@ -101,7 +102,7 @@ fn each_method_moves_its_number_and_no_other() {
         ),
         (&|| metrics.missed(Missed::WritableCgroup), &["usernsd_missed_total{missed=\"writable_cgroup\"}"]),
         (
-            &|| metrics.refused(Refusal::LOST_ISOLATION),
+            &|| metrics.refused(RefusalReason::LOST_ISOLATION),
             &["usernsd_refusals_total{reason=\"lost_isolation\"}"],
         ),
         (
@@ -227,7 +228,7 @@ fn the_number_of_problems_is_that_of_the_whole_document() {
     }
     let snapshot = store.snapshot();
     let about = About { node: String::new(), version: String::new(), started_at: NOW };
-    let verdict = verdict::Verdict::of(&State::of(&about, &snapshot, &look(&snapshot)));
+    let verdict = verdict::NodeVerdict::of(&State::of(&about, &snapshot, &look(&snapshot)));
     let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
     for (severity, tone) in [("error", verdict::Tone::Bad), ("warning", verdict::Tone::Warning)] {
         let count = verdict.problems.iter().filter(|problem| problem.tone == tone).count();
@@ -274,7 +275,7 @@ fn look(snapshot: &Snapshot) -> Survey {
     });
     Survey {
         pods: surveyed.collect(),
-        kernel: Some(Kernel {
+        kernel: Some(NodeKernel {
             release: "6.12.0-1 \"quoted\"".into(),
             user_namespaces: 3,
             max_user_namespaces: 1000,
@@ -384,7 +385,7 @@ fn crowded(exposition: Exposition) -> Metrics {
         store.put(record);
     }
     store.up(Peer::Cri, NOW);
-    store.set_runtime(Runtime { name: "cri-o".into(), version: "1.36.3".into(), endpoint: String::new() });
+    store.set_runtime(CriRuntime { name: "cri-o".into(), version: "1.36.3".into(), endpoint: String::new() });
     Metrics::new(store, Arc::new(look), exposition).unwrap()
 }
 

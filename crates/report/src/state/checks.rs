@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use usernsd_domain::check::{Category, Check, CheckResult, Checked, Outcome, Problem};
+use usernsd_domain::check::{Category, Check, CheckOutcome, CheckResult, Checked, Problem};
 use usernsd_domain::finding::Severity;
 
 use super::schema::Named;
@@ -41,8 +41,8 @@ impl From<&Checked> for CheckState {
     fn from(checked: &Checked) -> CheckState {
         let check = checked.check;
         let (seen, problems) = match &checked.outcome {
-            Outcome::Passed(seen) | Outcome::Skipped(seen) => (Some(seen.clone()), &[][..]),
-            Outcome::Failed(problems) => (None, problems.as_slice()),
+            CheckOutcome::Passed(seen) | CheckOutcome::Skipped(seen) => (Some(seen.clone()), &[][..]),
+            CheckOutcome::Failed(problems) => (None, problems.as_slice()),
         };
         let problem =
             |problem: &Problem| ProblemState { what: problem.what.clone(), remedy: problem.remedy.clone() };
@@ -66,9 +66,9 @@ impl CheckState {
         let problem =
             |problem: &ProblemState| Problem { what: problem.what.clone(), remedy: problem.remedy.clone() };
         let outcome = match self.outcome.known() {
-            Some(CheckResult::Pass) => Outcome::Passed(seen),
-            Some(CheckResult::Skip) => Outcome::Skipped(seen),
-            _ => Outcome::Failed(self.problems.iter().map(problem).collect()),
+            Some(CheckResult::Pass) => CheckOutcome::Passed(seen),
+            Some(CheckResult::Skip) => CheckOutcome::Skipped(seen),
+            _ => CheckOutcome::Failed(self.problems.iter().map(problem).collect()),
         };
         Some(Checked { check, outcome })
     }

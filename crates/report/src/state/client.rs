@@ -21,7 +21,7 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Why there is no state to show.
 #[derive(Debug, Error)]
-pub enum ReadError {
+pub enum ReadStateError {
     /// The socket has no listener.
     #[error(
         "nothing answers on {} ({error}); is usernsd agent running? On a node: systemctl status usernsd; in a \
@@ -83,18 +83,20 @@ pub enum ReadError {
 /// Reads the document of the agent at `path`.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn read_state(path: &Path) -> Result<State, ReadError> {
+/// See [`ReadStateError`].
+pub fn read_state(path: &Path) -> Result<State, ReadStateError> {
     let deadline = Instant::now() + MAX_TIME;
     let stream = open(path)?;
     // A reader without a request gets the document.
-    stream.shutdown(Shutdown::Write).map_err(|error| ReadError::Read { path: path.to_owned(), error })?;
+    stream
+        .shutdown(Shutdown::Write)
+        .map_err(|error| ReadStateError::Read { path: path.to_owned(), error })?;
     let text = read_all(stream, path, deadline)?;
     parse(&text, path)
 }
 
-fn open(path: &Path) -> Result<UnixStream, ReadError> {
-    let failed = |errno: Errno| ReadError::NotRunning { path: path.to_owned(), error: errno.into() };
+fn open(path: &Path) -> Result<UnixStream, ReadStateError> {
+    let failed = |errno: Errno| ReadStateError::NotRunning { path: path.to_owned(), error: errno.into() };
     let address = SocketAddrUnix::new(path).map_err(failed)?;
     let fd =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
@@ -102,20 +104,20 @@ fn open(path: &Path) -> Result<UnixStream, ReadError> {
     set_socket_timeout(&fd, Timeout::Send, Some(MAX_TIME)).map_err(failed)?;
     match connect(&fd, &address) {
         Ok(()) => Ok(fd.into()),
-        Err(Errno::ACCESS | Errno::PERM) => Err(ReadError::Denied(path.to_owned())),
-        Err(Errno::AGAIN) => Err(ReadError::Slow(path.to_owned())),
+        Err(Errno::ACCESS | Errno::PERM) => Err(ReadStateError::Denied(path.to_owned())),
+        Err(Errno::AGAIN) => Err(ReadStateError::Slow(path.to_owned())),
         Err(errno) => Err(failed(errno)),
     }
 }
 
-fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Vec<u8>, ReadError> {
-    let broken = |error| ReadError::Read { path: path.to_owned(), error };
+fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Vec<u8>, ReadStateError> {
+    let broken = |error| ReadStateError::Read { path: path.to_owned(), error };
     let mut text = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(ReadError::Slow(path.to_owned()));
+            return Err(ReadStateError::Slow(path.to_owned()));
         }
         stream.set_read_timeout(Some(left)).map_err(broken)?;
         let read = match stream.read(&mut buffer) {
@@ -127,12 +129,12 @@ fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Ve
         };
         text.extend_from_slice(buffer.get(..read).unwrap_or_default());
         if text.len() as u64 > MAX_BYTES {
-            return Err(ReadError::TooLong(path.to_owned()));
+            return Err(ReadStateError::TooLong(path.to_owned()));
         }
     }
 }
 
-pub(super) fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
+pub(super) fn parse(text: &[u8], path: &Path) -> Result<State, ReadStateError> {
     /// The field that every version has.
     #[derive(Deserialize)]
     struct Versioned {
@@ -140,12 +142,12 @@ pub(super) fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
     }
 
     if text.is_empty() {
-        return Err(ReadError::Silent(path.to_owned()));
+        return Err(ReadStateError::Silent(path.to_owned()));
     }
-    let garbage = |error| ReadError::Garbage { path: path.to_owned(), error };
+    let garbage = |error| ReadStateError::Garbage { path: path.to_owned(), error };
     let Versioned { version } = serde_json::from_slice(text).map_err(garbage)?;
     if version > VERSION {
-        return Err(ReadError::Newer { found: version });
+        return Err(ReadStateError::Newer { found: version });
     }
     serde_json::from_slice(text).map_err(garbage)
 }
@@ -165,7 +167,7 @@ mod tests {
         #[test]
         fn newer_versions_are_refused_whatever_they_hold(version in VERSION + 1.., rest in "[a-z]{1,5}") {
             let text = format!("{{\"version\":{version},\"{rest}\":[]}}");
-            let newer = matches!(parse(text.as_bytes(), Path::new("/s")), Err(ReadError::Newer { found }) if found == version);
+            let newer = matches!(parse(text.as_bytes(), Path::new("/s")), Err(ReadStateError::Newer { found }) if found == version);
             prop_assert!(newer);
         }
     }

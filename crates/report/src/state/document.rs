@@ -342,9 +342,9 @@ impl State {
 
 // === impl From ===
 
-impl From<&node::Runtime> for Runtime {
-    fn from(runtime: &node::Runtime) -> Runtime {
-        let node::Runtime { name, version, endpoint } = runtime.clone();
+impl From<&node::CriRuntime> for Runtime {
+    fn from(runtime: &node::CriRuntime) -> Runtime {
+        let node::CriRuntime { name, version, endpoint } = runtime.clone();
         Runtime { name, version, endpoint }
     }
 }

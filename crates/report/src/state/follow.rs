@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::client::{MAX_BYTES, ReadError, parse};
+use super::client::{MAX_BYTES, ReadStateError, parse};
 use super::document::State;
 use super::request::Request;
 use super::server::HEARTBEAT;
@@ -32,8 +32,8 @@ pub struct Documents {
 /// Asks the agent at `path` for its state, now and whenever it changes.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub async fn watch_state(path: &Path) -> Result<Documents, ReadError> {
+/// See [`ReadStateError`].
+pub async fn watch_state(path: &Path) -> Result<Documents, ReadStateError> {
     let stream = ask(path, Request::Watch).await?;
     Ok(Documents { stream, path: path.to_owned(), buffer: Vec::new(), has_spoken: false })
 }
@@ -41,34 +41,34 @@ pub async fn watch_state(path: &Path) -> Result<Documents, ReadError> {
 /// Asks the agent at `path` for its metrics (Prometheus text format 0.0.4).
 ///
 /// # Errors
-/// See [`ReadError`].
-pub async fn read_metrics(path: &Path) -> Result<String, ReadError> {
+/// See [`ReadStateError`].
+pub async fn read_metrics(path: &Path) -> Result<String, ReadStateError> {
     let mut stream = ask(path, Request::Metrics).await?.take(MAX_BYTES + 1);
     let mut text = String::new();
     match timeout(MAX_TIME, stream.read_to_string(&mut text)).await {
-        Err(_) => Err(ReadError::Slow(path.to_owned())),
-        Ok(Err(error)) => Err(ReadError::Read { path: path.to_owned(), error }),
-        Ok(Ok(_)) if text.is_empty() => Err(ReadError::Silent(path.to_owned())),
-        Ok(Ok(_)) if text.len() as u64 > MAX_BYTES => Err(ReadError::TooLong(path.to_owned())),
+        Err(_) => Err(ReadStateError::Slow(path.to_owned())),
+        Ok(Err(error)) => Err(ReadStateError::Read { path: path.to_owned(), error }),
+        Ok(Ok(_)) if text.is_empty() => Err(ReadStateError::Silent(path.to_owned())),
+        Ok(Ok(_)) if text.len() as u64 > MAX_BYTES => Err(ReadStateError::TooLong(path.to_owned())),
         // A document, or an error: this agent does not support the request.
-        Ok(Ok(_)) if text.starts_with('{') => Err(ReadError::Unknown(path.to_owned())),
+        Ok(Ok(_)) if text.starts_with('{') => Err(ReadStateError::Unknown(path.to_owned())),
         Ok(Ok(_)) => Ok(text),
     }
 }
 
-async fn ask(path: &Path, request: Request) -> Result<UnixStream, ReadError> {
+async fn ask(path: &Path, request: Request) -> Result<UnixStream, ReadStateError> {
     let asked = async {
         let mut stream = UnixStream::connect(path).await?;
         stream.write_all(request.line().as_bytes()).await?;
         Ok(stream)
     };
     let named = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
+        io::ErrorKind::PermissionDenied => ReadStateError::Denied(path.to_owned()),
         // The socket's queue is full.
-        io::ErrorKind::WouldBlock => ReadError::Slow(path.to_owned()),
-        _ => ReadError::NotRunning { path: path.to_owned(), error },
+        io::ErrorKind::WouldBlock => ReadStateError::Slow(path.to_owned()),
+        _ => ReadStateError::NotRunning { path: path.to_owned(), error },
     };
-    timeout(MAX_TIME, asked).await.map_err(|_| ReadError::Slow(path.to_owned()))?.map_err(named)
+    timeout(MAX_TIME, asked).await.map_err(|_| ReadStateError::Slow(path.to_owned()))?.map_err(named)
 }
 
 // === impl Documents ===
@@ -77,19 +77,20 @@ impl Documents {
     /// The next document. After an error there are no more.
     ///
     /// # Errors
-    /// See [`ReadError`]. If the agent closes the connection, [`ReadError::Silent`] before the first
-    /// document and [`ReadError::Ended`] after it.
-    pub async fn next(&mut self) -> Result<State, ReadError> {
-        let line = timeout(SILENCE, self.line()).await.map_err(|_| ReadError::Slow(self.path.clone()))??;
+    /// See [`ReadStateError`]. If the agent closes the connection, [`ReadStateError::Silent`] before the first
+    /// document and [`ReadStateError::Ended`] after it.
+    pub async fn next(&mut self) -> Result<State, ReadStateError> {
+        let line =
+            timeout(SILENCE, self.line()).await.map_err(|_| ReadStateError::Slow(self.path.clone()))??;
         if line.starts_with(b"{\"error\"") {
-            return Err(ReadError::Unknown(self.path.clone()));
+            return Err(ReadStateError::Unknown(self.path.clone()));
         }
         let state = parse(&line, &self.path)?;
         self.has_spoken = true;
         Ok(state)
     }
 
-    async fn line(&mut self) -> Result<Vec<u8>, ReadError> {
+    async fn line(&mut self) -> Result<Vec<u8>, ReadStateError> {
         let mut seen = 0;
         loop {
             let new = self.buffer.get(seen..).unwrap_or_default();
@@ -100,13 +101,13 @@ impl Documents {
             }
             seen = self.buffer.len();
             if seen as u64 > MAX_BYTES {
-                return Err(ReadError::TooLong(self.path.clone()));
+                return Err(ReadStateError::TooLong(self.path.clone()));
             }
             self.buffer.reserve(KEPT);
             let read = self.stream.read_buf(&mut self.buffer).await;
-            match read.map_err(|error| ReadError::Read { path: self.path.clone(), error })? {
+            match read.map_err(|error| ReadStateError::Read { path: self.path.clone(), error })? {
                 0 if self.buffer.is_empty() => {
-                    let error = if self.has_spoken { ReadError::Ended } else { ReadError::Silent };
+                    let error = if self.has_spoken { ReadStateError::Ended } else { ReadStateError::Silent };
                     return Err(error(self.path.clone()));
                 }
                 // If the text was cut off within a document, the parser fails.

@@ -72,7 +72,7 @@ pub struct Sources {
 
 /// A running server. Dropping it stops it and removes its socket.
 #[derive(Debug)]
-pub struct Server {
+pub struct StateServer {
     path: PathBuf,
     inode: (u64, u64),
     stop: Option<oneshot::Sender<()>>,
@@ -86,7 +86,7 @@ pub struct Server {
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server, ServeError> {
+pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<StateServer, ServeError> {
     let listener = listen_on(path, allow_uids.is_empty())?;
     let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
     let inode = fs::symlink_metadata(path).map_err(|error| io("looking at", error))?;
@@ -102,12 +102,12 @@ pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server
         .spawn(move || runtime.block_on(accept(listener, allowed, Arc::new(sources), stopped)))
         .map_err(|error| io("starting a thread for", error))?;
     let inode = (inode.dev(), inode.ino());
-    Ok(Server { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
+    Ok(StateServer { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
 }
 
 // === impl Server ===
 
-impl Server {
+impl StateServer {
     /// The path on which the server listens.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -115,7 +115,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for StateServer {
     fn drop(&mut self) {
         // Only this server's own socket: a successor may have replaced it.
         let own =

@@ -158,9 +158,9 @@ pub struct Account {
 
 // === impl From ===
 
-impl From<&node::Kernel> for Kernel {
-    fn from(kernel: &node::Kernel) -> Kernel {
-        let node::Kernel { release, user_namespaces, max_user_namespaces } = kernel.clone();
+impl From<&node::NodeKernel> for Kernel {
+    fn from(kernel: &node::NodeKernel) -> Kernel {
+        let node::NodeKernel { release, user_namespaces, max_user_namespaces } = kernel.clone();
         Kernel { release, user_namespaces, max_user_namespaces }
     }
 }

@@ -1,7 +1,7 @@
 //! CRI-O: its configuration, its restart, and pods that ask it for a user namespace.
 
 use super::{Crio, Older};
-use crate::check::{Check, Checked, Outcome, Probe, Problem};
+use crate::check::{Check, CheckOutcome, Checked, Probe, Problem};
 use crate::crio::CrioVersion;
 use crate::crio::annotation::{CGROUP, names_for};
 use crate::crio::config::Effective;
@@ -129,9 +129,9 @@ fn restarts(version: CrioVersion, effective: &Effective) -> Checked {
     let monitors = restart::warnings(Some(version), &effective.cgroup_manager.value, 1, 0);
     let judged = Check::CrioRestart.judged(&monitors, format!("CRI-O {version} restores ID mappings"));
     match judged.outcome {
-        Outcome::Failed(more) => problems.extend(more),
+        CheckOutcome::Failed(more) => problems.extend(more),
         _ if problems.is_empty() => return judged,
         _ => {}
     }
-    Checked { check: Check::CrioRestart, outcome: Outcome::Failed(problems) }
+    Checked { check: Check::CrioRestart, outcome: CheckOutcome::Failed(problems) }
 }

@@ -1,7 +1,7 @@
 //! The OCI runtimes that the container runtime starts.
 
 use super::{OciRuntime, release};
-use crate::check::{Check, Checked, Outcome, Probe, Problem};
+use crate::check::{Check, CheckOutcome, Checked, Probe, Problem};
 
 /// The oldest releases with ID-mapped mounts (Kubernetes' documentation, "User Namespaces").
 const OCI_RUNTIMES: [(&str, (u32, u32)); 2] = [("runc", (1, 2)), ("crun", (1, 9))];
@@ -82,7 +82,7 @@ impl Many {
 
     fn checked(self) -> Checked {
         match (self.bad.is_empty(), self.good.is_empty()) {
-            (false, _) => Checked { check: self.check, outcome: Outcome::Failed(self.bad) },
+            (false, _) => Checked { check: self.check, outcome: CheckOutcome::Failed(self.bad) },
             (true, false) => self.check.passed(self.good.join(", ")),
             (true, true) => self.check.skipped(self.unknown.join(", ")),
         }

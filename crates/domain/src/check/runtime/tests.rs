@@ -26,7 +26,7 @@ fn runtime(version: &str) -> RuntimeFacts {
         .collect();
     let handler = |name: &str| Handler { name: name.into(), user_namespaces: true };
     RuntimeFacts {
-        cri: Answer::Given(Cri {
+        cri: Answer::Given(CriFacts {
             name: "cri-o".into(),
             version: version.to_string(),
             endpoint: "/s".into(),
@@ -66,7 +66,7 @@ fn crio(facts: &mut RuntimeFacts) -> &mut Crio {
     facts.crio.as_mut().unwrap()
 }
 
-fn cri(facts: &mut RuntimeFacts) -> &mut Cri {
+fn cri(facts: &mut RuntimeFacts) -> &mut CriFacts {
     match &mut facts.cri {
         Answer::Given(cri) => cri,
         other => panic!("{other:?}"),
@@ -80,7 +80,7 @@ fn a_runtime_that_is_not_joined_is_named_with_the_reason() {
     assert_eq!(word(&health), "warn");
     health.down(std::time::SystemTime::UNIX_EPOCH, "pod a/b is too large".into());
     assert!(
-        matches!(joined(&health, StartPath::Nobody, None).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
+        matches!(joined(&health, StartPath::Nobody, None).outcome, CheckOutcome::Failed(problems) if problems[0].what.contains("a/b"))
     );
     health.up(std::time::SystemTime::UNIX_EPOCH);
     assert_eq!(word(&health), "pass");
@@ -187,7 +187,7 @@ fn each_check_fails_alone_if_its_cause_is_present() {
 #[test]
 fn containerd_is_judged_by_its_own_rules() {
     let facts = |version: &str, findings| RuntimeFacts {
-        cri: Answer::Given(Cri {
+        cri: Answer::Given(CriFacts {
             name: "containerd".into(),
             version: version.into(),
             endpoint: "/s".into(),

@@ -11,7 +11,7 @@ fn v(text: &str) -> CrioVersion {
 }
 
 fn planned(version: &str, files: &[ConfFile], options: CrioOptions) -> Result<DropIn, DropInError> {
-    plan(Node { version: v(version), kubernetes: None, files: Some(files), programs: &unseen }, options)
+    plan(CrioNode { version: v(version), kubernetes: None, files: Some(files), programs: &unseen }, options)
 }
 
 fn written(version: &str, files: &[ConfFile], options: CrioOptions) -> String {
@@ -124,13 +124,14 @@ fn each_version_gets_what_it_supports() {
 fn an_unknown_version_is_refused() {
     assert_eq!(planned("1.19.9", &[], ALL), Err(DropInError::TooOld(v("1.19.9"))));
     assert_eq!(planned("2.0.0", &[], ALL), Err(DropInError::Unknown(v("2.0.0"))));
-    let node = Node { version: v("1.22.5"), kubernetes: None, files: None, programs: &unseen };
+    let node = CrioNode { version: v("1.22.5"), kubernetes: None, files: None, programs: &unseen };
     assert_eq!(plan(node, ALL), Err(DropInError::NeedsConfiguration(v("1.22.5"))));
 }
 
 #[test]
 fn userns_mode_follows_kubernetes_unless_configured() {
-    let node = |kubernetes| Node { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
+    let node =
+        |kubernetes| CrioNode { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
     let has = |kubernetes, wish| {
         let plan = plan(node(kubernetes), CrioOptions { userns_mode: wish, ..ALL }).unwrap();
         (
@@ -380,7 +381,7 @@ proptest! {
         let [writable_cgroup, pod_events, nri, ping_group_range, hook] = flags;
         let options = CrioOptions { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook, validator: None };
         let version = CrioVersion::new(1, minor, patch);
-        let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
+        let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
         let plan = plan(node, options);
         prop_assert!(!matches!(plan, Err(DropInError::WouldNotStart(_))), "{plan:?}");
     }

@@ -18,7 +18,10 @@ fn bytes(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
 
-fn container(call: &'static str, answer: &v1::ContainerStatusResponse) -> Result<Inspected, CriError> {
+fn container(
+    call: &'static str,
+    answer: &v1::ContainerStatusResponse,
+) -> Result<InspectedContainer, CriError> {
     super::container(call, &bytes(answer))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Family, counter, gauge, number, truth};
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile, Drift};
-use usernsd_domain::check::{Checked, Examined, Outcome};
+use usernsd_domain::check::{CheckOutcome, Checked, Examined};
 use usernsd_domain::node::{Snapshot, Survey};
 use usernsd_domain::restart::Service;
 use usernsd_domain::restart::to_restart;
@@ -34,7 +34,7 @@ pub(super) fn write(text: &mut String, snapshot: &Snapshot, survey: &Survey) {
     let Some(examined) = &snapshot.examined else { return };
     let checked = Examined::now(snapshot, survey);
     let result = |one: &Checked| match one.outcome {
-        Outcome::Skipped(_) => None,
+        CheckOutcome::Skipped(_) => None,
         _ => Some(([one.check.name(), one.check.severity().name()], truth(!one.is_failed()))),
     };
     CHECK.write(text, checked.iter().filter_map(result));

@@ -62,7 +62,7 @@ fn the_document_agrees_with_its_page() {
     peers.nri.down(at(11), "no such file".into());
     peers.systemd.off(at(12));
     let snapshot = Snapshot {
-        runtime: Some(node::Runtime {
+        runtime: Some(node::CriRuntime {
             name: "cri-o".into(),
             version: "1.36.3".into(),
             endpoint: "/run/crio/crio.sock".into(),
@@ -128,7 +128,7 @@ fn the_document_agrees_with_its_page() {
     let survey = Survey {
         pods: pods.into_iter().zip(space.shared.clone()).map(surveyed).collect(),
         host_ids: Some(host_ids),
-        kernel: Some(node::Kernel {
+        kernel: Some(node::NodeKernel {
             release: "6.12.0".into(),
             user_namespaces: 3,
             max_user_namespaces: 63_000,
