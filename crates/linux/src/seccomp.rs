@@ -11,6 +11,8 @@
 //! If a call is missing here, it fails with ENOSYS, "Function not implemented"; `strace -f` shows which. `io_uring`
 //! must never be added: its operations bypass every filter.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use seccompiler::{
@@ -18,6 +20,8 @@ use seccompiler::{
     TargetArch, apply_filter_all_threads,
 };
 use thiserror::Error;
+
+use self::calls::{ALLOWED, HANDING_OVER, OLDER, OLDER_READING, READING, STAT};
 
 /// Families of sockets that may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,216 +42,6 @@ pub enum FilterError {
     #[error("the kernel does not take the filter of system calls ({0}); it needs CONFIG_SECCOMP_FILTER")]
     Apply(seccompiler::Error),
 }
-
-/// Calls that are allowed with any arguments.
-const ALLOWED: &[libc::c_long] = &[
-    // Files.
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_lseek,
-    libc::SYS_close,
-    libc::SYS_close_range,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_flock,
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_statfs,
-    libc::SYS_fstatfs,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_readlinkat,
-    libc::SYS_getdents64,
-    libc::SYS_getcwd,
-    libc::SYS_umask,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_ftruncate,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
-    libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
-    libc::SYS_linkat,
-    libc::SYS_symlinkat,
-    libc::SYS_fgetxattr,
-    libc::SYS_flistxattr,
-    libc::SYS_fsetxattr,
-    // Waiting.
-    libc::SYS_pipe2,
-    libc::SYS_eventfd2,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_ppoll,
-    libc::SYS_pselect6,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch,
-    libc::SYS_inotify_rm_watch,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_gettimeofday,
-    libc::SYS_restart_syscall,
-    // Memory and threads.
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_membarrier,
-    libc::SYS_futex,
-    libc::SYS_set_robust_list,
-    libc::SYS_get_robust_list,
-    libc::SYS_set_tid_address,
-    libc::SYS_rseq,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_getrandom,
-    libc::SYS_prctl,
-    // Signals.
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_sigaltstack,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_send_signal,
-    // This process and the machine.
-    libc::SYS_getpid,
-    libc::SYS_getppid,
-    libc::SYS_gettid,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
-    libc::SYS_getgroups,
-    libc::SYS_getrlimit,
-    libc::SYS_getrusage,
-    libc::SYS_capget,
-    libc::SYS_uname,
-    libc::SYS_sysinfo,
-    // Sockets after they were created.
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_connect,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_shutdown,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-];
-
-/// Older names of the same calls, which C libraries still use on architectures that have them.
-#[cfg(target_arch = "x86_64")]
-const OLDER: &[libc::c_long] = &[
-    libc::SYS_open,
-    libc::SYS_stat,
-    libc::SYS_lstat,
-    libc::SYS_access,
-    libc::SYS_readlink,
-    libc::SYS_mkdir,
-    libc::SYS_rmdir,
-    libc::SYS_unlink,
-    libc::SYS_rename,
-    libc::SYS_link,
-    libc::SYS_symlink,
-    libc::SYS_chmod,
-    libc::SYS_dup2,
-    libc::SYS_pipe,
-    libc::SYS_poll,
-    libc::SYS_select,
-    libc::SYS_epoll_create,
-    libc::SYS_epoll_wait,
-    libc::SYS_time,
-    libc::SYS_arch_prctl,
-];
-#[cfg(not(target_arch = "x86_64"))]
-const OLDER: &[libc::c_long] = &[];
-
-/// Of these, the ones that only open and look.
-#[cfg(target_arch = "x86_64")]
-const OLDER_READING: &[libc::c_long] =
-    &[libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_poll];
-#[cfg(not(target_arch = "x86_64"))]
-const OLDER_READING: &[libc::c_long] = &[];
-
-/// Calls of a process that answers questions with stat(2).
-const STAT: &[libc::c_long] = &[
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    // The standard library's message if it panics.
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_sigaltstack,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_restart_syscall,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// Additional calls of a process that answers questions with the contents of files.
-const READING: &[libc::c_long] = &[
-    libc::SYS_openat2,
-    libc::SYS_openat,
-    libc::SYS_read,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_getdents64,
-];
-
-/// Additional calls of a process that hands over the cgroup of one container. It asks no other process.
-const HANDING_OVER: &[libc::c_long] = &[
-    libc::SYS_pread64,
-    libc::SYS_writev,
-    libc::SYS_fstatfs,
-    libc::SYS_readlinkat,
-    libc::SYS_fgetxattr,
-    libc::SYS_flock,
-    libc::SYS_fchownat,
-    libc::SYS_pidfd_open,
-    libc::SYS_ppoll,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_getrandom,
-];
 
 /// Commands of fcntl(2) by which a descriptor sends signals to a process that the caller chooses.
 const SIGNALLING: [libc::c_int; 3] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX];
