@@ -22,7 +22,7 @@ use faked::{fakes, node, runtime};
 use fakes::cri_runtime::FakeRuntime;
 
 fn main() {
-    let options = node::Options { runtime: node::CriRuntime::None, ..node::Options::default() };
+    let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };
     in_node(options, doctor);
 }
 

@@ -2,7 +2,7 @@
 //! container, an unprivileged host ID outside.
 //!
 //! ```text
-//!  main → agent / exporter / plugin / cli → agent, inspect, prepare, report → linux, peers → domain
+//!  main → agent / exporter / plugin / cli → agent, inspect, prepare, report → linux, peers, nri, delegation → domain
 //! ```
 //!
 //! The libraries in `crates/` do the work; the first page of each describes its purpose and its callers, and

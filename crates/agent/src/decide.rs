@@ -163,7 +163,7 @@ pub struct Refusal {
     pub sentence: String,
 }
 
-// === impl Pods ===
+// === impl PodAnswers ===
 
 impl PodAnswers {
     /// Stores the runtime's answer about a pod.

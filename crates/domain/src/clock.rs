@@ -39,7 +39,7 @@ pub struct Stamp {
     pub uptime: Option<Duration>,
 }
 
-// === impl Reading ===
+// === impl ClockReading ===
 
 impl ClockReading {
     /// By how much the wall clock was set since an `earlier` reading; `None` if it was not.

@@ -58,7 +58,7 @@ pub struct Schedule {
     written: Option<(DesiredCondition, Duration, Duration)>,
 }
 
-// === impl Status ===
+// === impl ConditionStatus ===
 
 impl ConditionStatus {
     /// The word that Kubernetes uses.
@@ -72,7 +72,7 @@ impl ConditionStatus {
     }
 }
 
-// === impl Verdict ===
+// === impl DesiredCondition ===
 
 impl DesiredCondition {
     pub const REASONS: [&'static str; 7] = [

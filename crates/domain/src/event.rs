@@ -223,7 +223,7 @@ impl EventPolicy {
     }
 }
 
-// === impl Subject ===
+// === impl EventSubject ===
 
 impl EventSubject {
     /// The object's key for counting Events.
@@ -385,7 +385,7 @@ fn of_pod(pod: &PodEventFacts) -> Vec<Notice> {
     found
 }
 
-// === impl Journal ===
+// === impl PostedNotices ===
 
 impl PostedNotices {
     /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those

@@ -260,7 +260,7 @@ impl PoolFlaw {
     }
 }
 
-// === impl Pool ===
+// === impl NextPool ===
 
 impl NextPool {
     /// The IDs of the pool, as far as they are known.

@@ -322,7 +322,7 @@ words! {
     }
 }
 
-// === impl Runtime ===
+// === impl CriRuntime ===
 
 impl CriRuntime {
     /// The kind; `None` for a build under another name.

@@ -117,7 +117,7 @@ impl Seccomp {
     }
 }
 
-// === impl Status ===
+// === impl ProcessStatus ===
 
 impl ProcessStatus {
     /// Parses the file's text; missing lines leave the defaults.

@@ -29,7 +29,7 @@ pub enum FieldValue<'a> {
     Bytes(&'a [u8]),
 }
 
-// === impl Value ===
+// === impl FieldValue ===
 
 impl<'a> FieldValue<'a> {
     /// The bytes; empty for a number, which is a field of the wrong type.

@@ -146,7 +146,7 @@ impl Created {
     }
 }
 
-// === impl Kept ===
+// === impl KeptReports ===
 
 impl<T: Clone> KeptReports<T> {
     /// Keeps at most `most` reports with at most `most_bytes` bytes, and none longer than `longest` bytes, which no

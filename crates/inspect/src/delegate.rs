@@ -141,7 +141,7 @@ pub enum DelegatorError {
     Cgroups(#[from] CgroupError),
 }
 
-// === impl StartError ===
+// === impl DelegatorError ===
 
 impl DelegatorError {
     fn of_namespace(error: ProcError) -> DelegatorError {

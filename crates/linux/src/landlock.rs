@@ -58,7 +58,7 @@ pub enum LandlockError {
     Rules(RulesetError),
 }
 
-// === impl Writing ===
+// === impl WriteRights ===
 
 impl WriteRights {
     fn rights(self) -> BitFlags<AccessFs> {

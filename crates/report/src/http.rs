@@ -261,7 +261,7 @@ struct Guard {
     report: Arc<Box<dyn Fn(ServerEvent) + Send + Sync>>,
 }
 
-// === impl Server ===
+// === impl HttpServer ===
 
 impl HttpServer {
     /// The address on which the server listens.

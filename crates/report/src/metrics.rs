@@ -108,7 +108,7 @@ pub struct Metrics {
     plugin_reports_unreadable: IntCounter,
 }
 
-// === impl ResyncReason, GuardCall, Event, Method, Refusal ===
+// === impl ResyncReason, GuardCall, RuntimeEvent, Method, RefusalReason ===
 
 usernsd_domain::words! {
     /// The label's value.

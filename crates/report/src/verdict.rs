@@ -77,7 +77,7 @@ pub fn assess(container: &Container) -> Assessment {
     Assessment::of(isolation.known(), outcome.known(), state.known(), maps_host_root)
 }
 
-// === impl Verdict ===
+// === impl NodeVerdict ===
 
 impl NodeVerdict {
     /// The verdict on a document.

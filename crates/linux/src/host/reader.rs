@@ -165,7 +165,7 @@ pub struct ReaderServer {
     socket: UnixStream,
 }
 
-// === impl Server ===
+// === impl ReaderServer ===
 
 impl ReaderServer {
     /// Opens what the reader needs; afterwards it can give up everything else. Its socket is its standard input.

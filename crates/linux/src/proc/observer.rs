@@ -277,7 +277,7 @@ pub struct ObserverServer {
     sockets: [OwnedFd; 2],
 }
 
-// === impl Server ===
+// === impl ObserverServer ===
 
 impl ObserverServer {
     /// Opens what the observer needs; afterwards it can give up everything else. Its sockets are its standard input

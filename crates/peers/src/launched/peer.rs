@@ -115,7 +115,7 @@ fn halves(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
     Ok((Lines(BufReader::new(read), Vec::new()), Writer(write)))
 }
 
-// === impl Listener ===
+// === impl PluginListener ===
 
 impl PluginListener {
     /// Listens under `name` in `directory`, which is created if it is missing, and removes sockets of plugins

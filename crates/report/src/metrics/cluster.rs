@@ -41,7 +41,7 @@ pub struct ClusterMetrics {
     pod_misfits: IntGaugeVec,
 }
 
-// === impl Request ===
+// === impl ApiRequest ===
 
 usernsd_domain::words! {
     /// The label's value.

@@ -105,7 +105,7 @@ pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<StateS
     Ok(StateServer { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
 }
 
-// === impl Server ===
+// === impl StateServer ===
 
 impl StateServer {
     /// The path on which the server listens.
