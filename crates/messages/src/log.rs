@@ -556,8 +556,7 @@ impl Step {
             line.match_indices(*mark)
                 .any(|(at, _)| !starts_word || begins_word(line.get(..at).unwrap_or_default()))
         };
-        let named =
-            MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| is_in_line(&mark))).map(|(step, _)| *step);
+        let named = MARKS.iter().find(|(_, marks)| marks.iter().any(&is_in_line)).map(|(step, _)| *step);
         named.or_else(|| {
             let error = last_error(line)?;
             matches!(error, KernelError::Denied | KernelError::NotPermitted | KernelError::ReadOnly)

@@ -239,12 +239,12 @@ impl Ticket<'_> {
     }
 
     fn turn(&self, now: Duration) -> Turn {
-        lock(&self.strangers).take(self.number, now)
+        lock(self.strangers).take(self.number, now)
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        lock(&self.strangers).leave(self.number);
+        lock(self.strangers).leave(self.number);
     }
 }
