@@ -135,7 +135,7 @@ FORCE:
 
 # Of a processor that this machine has not. The tests are those that run the program and need no node.
 CROSS_ARCH := arm64
-CROSS_CRATES := domain linux peers config report
+CROSS_CRATES := domain delegation messages linux peers nri config report
 # qemu-user makes fork(2) of vfork(2), so that posix_spawn(3) does not report that there is no such program.
 CROSS_SKIPPED := a_program_is_killed_at_the_deadline
 CROSS_TESTS := binary(bootstrap) | binary(it) & test(/^(doctor|machineconfig|commands|cli_and_http|exporter)::/)

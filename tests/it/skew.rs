@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::version::TLS13;
 
@@ -218,6 +219,21 @@ async fn tokens_of_a_real_api_server_are_judged_by_it_alone() {
         ask(&admin, "POST", accounts, Some(named("ServiceAccount", "gone"))).await.unwrap();
         let gone = issue("gone").await;
         ask(&admin, "DELETE", &format!("{accounts}/gone"), None).await.unwrap();
+        // The API server judges accounts by a watch of its own, and remembers a good judgement for ten seconds.
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": gone}});
+        let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+        timeout(Duration::from_secs(60), async {
+            loop {
+                let answer = ask(&admin, "POST", reviews, Some(review.clone())).await.unwrap();
+                let answer: Value = serde_json::from_str(&answer).unwrap();
+                if answer["status"]["authenticated"] != true {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        })
+        .await
+        .expect("the API server still takes the token for valid");
         let status = tokio::task::spawn_blocking(move || skewed.get(&gone).0).await.unwrap();
         assert_eq!(status, "401");
     }
