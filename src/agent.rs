@@ -14,7 +14,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::compose;
-use usernsd_agent::clock::Clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
@@ -45,12 +44,13 @@ use usernsd_linux::proc::Proc;
 use usernsd_linux::proc::observer;
 use usernsd_linux::seccomp::Families;
 use usernsd_linux::userdb::UserDb;
-use usernsd_peers::cri::Endpoints;
+use usernsd_peers::cri::{Endpoints, OnFailure};
 use usernsd_peers::kube::Kube;
 use usernsd_report::authorization::protection;
+use usernsd_report::clock::Clock;
 use usernsd_report::features::FeatureFile;
 use usernsd_report::http::{self, Listener, Routes};
-use usernsd_report::metrics::{HttpMetrics, Method, Metrics};
+use usernsd_report::metrics::{HttpMetrics, Metrics};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state::{self, About, Sources, State};
 use usernsd_report::store::Store;
@@ -151,6 +151,8 @@ fn written(settings: &Settings) -> Vec<WritableDirectory> {
 struct Agent {
     settings: Settings,
     started: SystemTime,
+    /// The node's uptime at that time.
+    uptime_at_start: Option<Duration>,
     store: Store,
     metrics: Metrics,
     surveyor: Arc<Surveyor>,
@@ -229,6 +231,8 @@ impl Agent {
         let started = SystemTime::now();
         let store = Store::new(started);
         let proc = Proc::new(&settings.host_root.join("proc"));
+        let uptime_at_start = proc.uptime().ok();
+        let moved = store.clone();
         let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
         let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
         let surveying = Arc::clone(&surveyor);
@@ -246,7 +250,8 @@ impl Agent {
             endpoints: compose::endpoints(&settings),
             settings,
             started,
-            clock: Arc::new(Clock::new(proc, store.clone())),
+            uptime_at_start,
+            clock: Arc::new(Clock::new(proc, move |setting| moved.shift(setting))),
             store,
             metrics,
             surveyor,
@@ -257,6 +262,12 @@ impl Agent {
             tasks: Tasks::new(),
         };
         Ok((agent, Questions { pods, units }))
+    }
+
+    /// Counts requests to the runtime that fail.
+    fn on_failure(&self) -> OnFailure {
+        let metrics = self.metrics.clone();
+        Arc::new(move |call| metrics.request_failed(call))
     }
 
     /// Joins the runtime over NRI, on a thread of its own, unless a plugin that the runtime launched serves it.
@@ -270,7 +281,7 @@ impl Agent {
         // Until it is seen whether the runtime launched a plugin.
         plugin.hold();
         let (endpoints, bundles) = (Arc::clone(&self.endpoints), Arc::clone(&self.bundles));
-        self.tasks.spawn("nri-neighbours", neighbour::answer(endpoints, bundles, questions));
+        self.tasks.spawn("nri-neighbours", neighbour::answer(endpoints, bundles, questions, self.on_failure()));
         let (joining, leaving) = (Arc::clone(&plugin), Arc::clone(&plugin));
         let (containers, listed) = (Arc::clone(&self.containers), Arc::clone(&self.listed));
         // It ends once the request in work is answered.
@@ -320,8 +331,7 @@ impl Agent {
         &mut self,
         questions: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>,
     ) -> watch::Receiver<bool> {
-        let metrics = self.metrics.clone();
-        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
+        let failed = self.on_failure();
         let pods = self.containers.pods().clone();
         self.tasks.spawn("pods", answer_pods(Arc::clone(&self.endpoints), questions, pods, failed));
         let (ready, inspected) = watch::channel(false);
@@ -357,7 +367,7 @@ impl Agent {
         let about = About {
             node: node_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.started,
+            uptime_at_start: self.uptime_at_start,
         };
         let (store, surveyor) = (self.store.clone(), Arc::clone(&self.surveyor));
         Arc::new(move || {

@@ -18,6 +18,7 @@ use usernsd_linux::proc::Proc;
 use usernsd_linux::seccomp::{self, Families};
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::authorization::protection;
+use usernsd_report::clock::Clock;
 use usernsd_report::cluster;
 use usernsd_report::follow::{Followed, Follower};
 use usernsd_report::http::{self, Routes};
@@ -66,6 +67,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
 
     let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
+    let clock = Arc::new(Clock::new(Proc::new(Path::new("/proc")), follower.mover()));
+    tasks.spawn("clock", clock.follow());
     tasks.spawn("agent", follower.run());
     let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
     let misfits = report_to_cluster(&mut tasks, &settings, &followed, &metrics)?;

@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::settings_file::SettingsFile;
-use usernsd_agent::clock;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use usernsd_agent::cri_watch::answer_pods;
@@ -46,6 +45,7 @@ use usernsd_nri::{CreateToken, Request, Session, StartToken};
 use usernsd_peers::cri;
 use usernsd_peers::cri::Endpoints;
 use usernsd_peers::launched::{DIRECTORY, Hello, PROTOCOL, PluginListener};
+use usernsd_report::clock;
 use usernsd_tasks::{TaskEnded, Tasks, name_panics};
 
 /// Threads for work of the second thread that blocks; there is none.
@@ -261,7 +261,7 @@ impl Beside {
         let Beside { reports, busy, endpoints, pods, name, mut problems, settings } = self;
         let mut tasks = Tasks::new();
         let endpoints: Endpoints = Arc::new(move || cri::sockets(Path::new("/"), &lock(&endpoints)));
-        tasks.spawn("pods", answer_pods(endpoints, questions, pods, || {}));
+        tasks.spawn("pods", answer_pods(endpoints, questions, pods, Arc::new(|_| {})));
         match PluginListener::new(&Path::new("/").join(DIRECTORY), &name) {
             Ok(listener) => tasks.spawn("reports", reports.serve(listener, Arc::new(move || busy.time()))),
             Err(error) => {

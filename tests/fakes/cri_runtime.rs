@@ -1,6 +1,6 @@
 //! A fake container runtime that serves CRI on a unix socket, as a scenario describes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -44,6 +44,8 @@ pub struct Scenario {
     /// Accepts calls but answers none while this is set.
     pub hang: bool,
     pub list_fails: bool,
+    /// The methods that fail.
+    pub refuses: BTreeSet<&'static str>,
     pub list_pods_fails: bool,
     /// The number, from 1, of a list of pods that is made and not sent until this changes; it is recorded as the call
     /// "list held". 0 for none.
@@ -64,6 +66,8 @@ struct Served(Arc<Mutex<Scenario>>, Seen);
 #[derive(Clone, Default)]
 struct Seen {
     calls: Arc<Mutex<Vec<&'static str>>>,
+    /// The number of calls that failed because of [`Scenario::refuses`].
+    refused: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     subscribers: Arc<()>,
 }
 
@@ -98,6 +102,11 @@ impl FakeRuntime {
     /// How often a method was called, of those that are recorded.
     pub fn calls(&self, method: &str) -> usize {
         self.seen.calls.lock().unwrap().iter().filter(|call| **call == method).count()
+    }
+
+    /// How often a method failed because of [`Scenario::refuses`].
+    pub fn refused(&self, method: &str) -> usize {
+        self.seen.refused.lock().unwrap().get(method).copied().unwrap_or_default()
     }
 
     /// The number of open event streams.
@@ -143,6 +152,14 @@ impl Served {
         }
     }
 
+    fn refuse(&self, method: &'static str) -> Result<(), Status> {
+        if self.0.lock().unwrap().refuses.contains(method) {
+            *self.1.refused.lock().unwrap().entry(method).or_default() += 1;
+            return Err(Status::internal("boom"));
+        }
+        Ok(())
+    }
+
     fn called(&self, method: &'static str) {
         self.1.calls.lock().unwrap().push(method);
     }
@@ -160,6 +177,7 @@ impl RuntimeService for Served {
         request: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::VersionResponse>, Status> {
         self.called("Version");
+        self.refuse("Version")?;
         let (runtime_name, runtime_version) = self.look(|it| it.version.clone()).await;
         let version = request.into_inner().version;
         Ok(Response::new(v1::VersionResponse {
@@ -175,6 +193,7 @@ impl RuntimeService for Served {
         _: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         self.called("ListPodSandbox");
+        self.refuse("ListPodSandbox")?;
         let all = |it: &Scenario| it.sandboxes.values().map(|(it, _)| it.clone()).collect::<Vec<_>>();
         let (fails, sandboxes) = self.look(|it| (it.list_pods_fails, all(it))).await;
         let number = self.1.calls.lock().unwrap().iter().filter(|call| **call == "ListPodSandbox").count();
@@ -204,6 +223,7 @@ impl RuntimeService for Served {
         request: Request<v1::PodSandboxStatusRequest>,
     ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
         self.called("PodSandboxStatus");
+        self.refuse("PodSandboxStatus")?;
         let request = request.into_inner();
         let known = self.look(|it| it.sandboxes.get(&request.pod_sandbox_id).cloned()).await;
         let (status, info) = known.ok_or_else(|| Status::not_found("no such sandbox"))?;
@@ -219,6 +239,7 @@ impl RuntimeService for Served {
         _: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
         self.called("ListContainers");
+        self.refuse("ListContainers")?;
         let of = |(sandbox, status, _): &(String, v1::ContainerStatus, _)| (sandbox.clone(), status.clone());
         let (fails, all) =
             self.look(|it| (it.list_fails, it.containers.values().map(of).collect::<Vec<_>>())).await;
@@ -242,6 +263,7 @@ impl RuntimeService for Served {
         &self,
         request: Request<v1::ContainerStatusRequest>,
     ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+        self.refuse("ContainerStatus")?;
         let request = request.into_inner();
         let known = self.look(|it| it.containers.get(&request.container_id).cloned()).await;
         let (_, status, info) = known.ok_or_else(|| Status::not_found("could not find container"))?;
@@ -256,6 +278,7 @@ impl RuntimeService for Served {
         _: Request<v1::GetEventsRequest>,
     ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
         self.called("GetContainerEvents");
+        self.refuse("GetContainerEvents")?;
         let (events, after) = self.look(|it| (it.events.clone(), it.after_events)).await;
         let events = stream::iter(events.into_iter().map(Ok));
         let stream: BoxStream<_> = match after {

@@ -10,7 +10,6 @@ use crate::fakes::nri_runtime::{self, Fault, Kind};
 use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
-use usernsd_agent::clock::{self, Clock};
 use usernsd_agent::containers::{Containers, NotEnded, PodAnswer, Policies, Refusal, Trigger};
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
 use usernsd_agent::decide::Decider;
@@ -20,14 +19,15 @@ use usernsd_agent::nri_plugin::{Listed, Plugin};
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::systemd_watch::Units;
 use usernsd_domain::adjust::AdjustRules;
-use usernsd_domain::cgroup::DelegateList;
+use usernsd_domain::adjust::Ungranted;
+use usernsd_domain::cgroup::{CgroupPath, DelegateList};
 use usernsd_domain::check::Check;
 use usernsd_domain::clock::Stamp;
 use usernsd_domain::container::{
     Container, ContainerState, CriId, PodRef, SpecifiedNamespaces, UserNamespaceRequest,
 };
 use usernsd_domain::crio::drop_in::CrioOptions;
-use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules, Skip};
 use usernsd_domain::guard::{GuardPolicy, Verdict};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::idplan::DesiredIds;
@@ -36,9 +36,9 @@ use usernsd_domain::node::{Exposition, LaunchedPlugin, Peer, PeerState, Survey};
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::pairing::{CallWay, Caller};
-use usernsd_domain::record::Source;
+use usernsd_domain::record::{Action, Change, Outcome, Record, Source};
 use usernsd_domain::repair::{Missed, MissedPolicy, RepairRule, RepairRules};
-use usernsd_domain::report::{ContainerNames, Created, Done, NotGranted, Report};
+use usernsd_domain::report::{Adjusted, ContainerNames, Created, Done, Inspected, NotGranted, Report};
 use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::{self, Question};
@@ -51,7 +51,8 @@ use usernsd_linux::proc::Proc;
 use usernsd_linux::userdb::UserDb;
 use usernsd_peers::cri::{Endpoints, v1};
 use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, PluginListener, Writer};
-use usernsd_report::metrics::{Method, Metrics};
+use usernsd_report::clock::{self, Clock};
+use usernsd_report::metrics::{Metrics, RefusalReason};
 use usernsd_report::store::Store;
 
 /// A time that is longer than any of these tests.
@@ -134,7 +135,7 @@ impl Rig {
         let endpoints: Endpoints = Arc::new(move || paths.clone());
         let questions = self.questions.take().unwrap();
         let metrics = self.containers.metrics().clone();
-        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
+        let failed = Arc::new(move |call: &str| metrics.request_failed(call));
         tokio::spawn(answer_pods(endpoints, questions, self.containers.pods().clone(), failed));
     }
 
@@ -214,7 +215,7 @@ impl Rig {
     fn check_rounds(&self) -> watch::Sender<bool> {
         let (sender, ready) = watch::channel(true);
         let rounds = Rounds {
-            doctor: Arc::new(Doctor::new(self.place()).unwrap()),
+            doctor: Arc::new(Doctor::new(place(self.directory.path(), self.socket("cri.sock"))).unwrap()),
             store: self.containers.store().clone(),
             every: NEVER,
             pods_every: SHORT,
@@ -223,23 +224,23 @@ impl Rig {
         tokio::spawn(rounds.run());
         sender
     }
+}
 
-    /// The node as the doctor sees it, with the runtime on `cri.sock`.
-    fn place(&self) -> DoctorConfig {
-        DoctorConfig {
-            root: self.directory.path().to_owned(),
-            endpoints: vec![self.socket("cri.sock")],
-            bus: None,
-            uses_bootstrap: true,
-            ids: DesiredIds::default(),
-            runtime: RuntimeOverride::default(),
-            crio: CrioOptions::default(),
-            containerd_nri: true,
-            hook: HookOptions::default(),
-            plugin: PluginOptions::default(),
-            apply_sysctl: false,
-            may_run_programs: false,
-        }
+/// A node as the doctor sees it, with a runtime on that socket.
+pub(crate) fn place(root: &Path, runtime: PathBuf) -> DoctorConfig {
+    DoctorConfig {
+        root: root.to_owned(),
+        endpoints: vec![runtime],
+        bus: None,
+        uses_bootstrap: true,
+        ids: DesiredIds::default(),
+        runtime: RuntimeOverride::default(),
+        crio: CrioOptions::default(),
+        containerd_nri: true,
+        hook: HookOptions::default(),
+        plugin: PluginOptions::default(),
+        apply_sysctl: false,
+        may_run_programs: false,
     }
 }
 
@@ -623,6 +624,194 @@ async fn a_storm_of_events_is_counted_event_by_event() {
     assert_eq!(rig.metric("usernsd_cri_stream_reconnects_total"), 0.0);
 }
 
+/// Every method fails some times, for every purpose for which it is called.
+#[tokio::test]
+async fn a_storm_of_failed_requests_is_counted_request_by_request() {
+    const CONTAINERS: usize = 12;
+    let mut rig = Rig::new(Duration::from_secs(20));
+    let mut scenario = Scenario { after_events: AfterEvents::Stall, ..guarded() };
+    for number in 0..CONTAINERS {
+        let state = v1::ContainerState::ContainerRunning as i32;
+        let status = v1::ContainerStatus { id: format!("c{number}"), state, ..Default::default() };
+        scenario.add_container("s1", status, Some(r#"{"pid":1,"sandboxID":"s1","runtimeSpec":{}}"#.into()));
+    }
+    let runtime = rig.runtime(scenario);
+    rig.answer(&["cri.sock"]);
+    let watching = rig.watch();
+    let lists = || runtime.calls("ListContainers");
+    let refuse = |methods: &[&'static str]| {
+        runtime.scenario.lock().unwrap().refuses = methods.iter().copied().collect();
+    };
+    until("a list", || lists() >= 1 && runtime.subscribers() == 1).await;
+
+    refuse(&["ContainerStatus", "ListPodSandbox"]);
+    for _ in 0..3 {
+        let before = lists();
+        watching.resync.notify_one();
+        until("a resync", || lists() > before).await;
+        until("its questions", || runtime.refused("ContainerStatus") % CONTAINERS == 0).await;
+    }
+    refuse(&["PodSandboxStatus"]);
+    let created: Vec<Container> = (0..CONTAINERS).map(|number| in_hosts(&format!("new{number}"))).collect();
+    let created = futures_util::future::join_all(created.iter().map(|container| rig.create(container))).await;
+    assert!(created.iter().all(Result::is_ok));
+    // It is asked for its version while another runtime seems to call over NRI.
+    refuse(&["Version"]);
+    rig.containers.store().set_joined(joined("another", "1.0"));
+    for number in 1..=3 {
+        rig.containers.attention().notify_one();
+        until("the question", || runtime.refused("Version") >= number).await;
+    }
+    rig.containers.store().set_joined(None);
+    // The list that fails ends the session.
+    refuse(&["ListContainers", "Version"]);
+    watching.resync.notify_one();
+    until("the end of the session", || runtime.refused("Version") >= 6).await;
+    refuse(&["GetContainerEvents"]);
+    until("sessions without events", || runtime.refused("GetContainerEvents") >= 4).await;
+    refuse(&[]);
+    until("a session", || runtime.subscribers() == 1).await;
+
+    for (method, call, least) in [
+        ("version", "Version", 6),
+        ("list_pod_sandbox", "ListPodSandbox", 3),
+        ("list_containers", "ListContainers", 1),
+        ("container_status", "ContainerStatus", 3 * CONTAINERS),
+        ("pod_sandbox_status", "PodSandboxStatus", CONTAINERS),
+        ("get_container_events", "GetContainerEvents", 4),
+    ] {
+        let refused = runtime.refused(call);
+        assert!(refused >= least, "{call}: {refused}");
+        let series = format!("usernsd_cri_request_failures_total{{method=\"{method}\"}}");
+        until(&format!("{refused} of {method}"), || rig.metric(&series) == refused as f64).await;
+    }
+    // Every subscription but the first.
+    let again = runtime.calls("GetContainerEvents") - 1;
+    assert_eq!(rig.metric("usernsd_cri_stream_reconnects_total"), again as f64);
+}
+
+/// Containers of every kind are inspected by several threads at once, and again and again, as by resyncs: each is counted
+/// once, and each attempt that fails.
+#[test]
+fn a_storm_of_inspections_is_counted_container_by_container() {
+    const EACH: usize = 25;
+    const THREADS: usize = 4;
+    let rig = Rig::new(SHORT);
+    let change = |action, path: &str| Change {
+        action,
+        path: CgroupPath::parse(path).unwrap(),
+        from: "max".into(),
+        to: "1".into(),
+    };
+    let inspected = |kind: &str, number: usize, outcome| Inspected {
+        record: Record {
+            name: kind.to_owned(),
+            source: Source::Resync,
+            stage: Stage::Running,
+            outcome,
+            ..Record::bare(id(&format!("{kind}{number}")))
+        },
+        changes: Vec::new(),
+        failed: None,
+        detail: None,
+        refused: false,
+        unanswered: false,
+        after: Duration::from_millis(1),
+        took: Duration::from_millis(1),
+    };
+    let skips: Vec<Skip> =
+        Skip::ALL.into_iter().filter(|skip| !matches!(skip, Skip::BeingMade | Skip::Gone)).collect();
+    let mut repeated = Vec::new();
+    for number in 0..EACH {
+        repeated.push(inspected("right", number, Outcome::AlreadyRight));
+        for skip in &skips {
+            repeated.push(inspected(skip.name(), number, Outcome::Skipped(*skip)));
+        }
+        let mut lacks = inspected("lacks", number, Outcome::Skipped(Skip::ReadOnlyMount));
+        lacks.record.missed = true;
+        repeated.push(lacks);
+        let mut lost = inspected("lost", number, Outcome::Skipped(Skip::HostUserNamespace));
+        lost.record.isolation = Verdict::Lost;
+        repeated.push(lost);
+        for action in [Action::ChownCgroup, Action::SetLimits] {
+            let outcome = Outcome::Failed("no".into());
+            repeated.push(Inspected { failed: Some(action), ..inspected(action.name(), number, outcome) });
+        }
+    }
+    let all_at_once = |inspections: &[Inspected]| {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let containers = &rig.containers;
+                // Each begins with another one.
+                let (late, early) = inspections.split_at(inspections.len() * thread / THREADS);
+                scope.spawn(move || {
+                    early.iter().chain(late).for_each(|one| containers.record(one, SystemTime::now()));
+                });
+            }
+        });
+    };
+    // Handed over once, and found right afterwards.
+    for number in 0..EACH {
+        let changes = vec![
+            change(Action::SetLimits, "/p/cgroup.max.descendants"),
+            change(Action::SetLimits, "/p/cgroup.max.depth"),
+            change(Action::ChownCgroup, "/p/c"),
+        ];
+        let handed_over = Inspected { changes, ..inspected("given", number, Outcome::Delegated) };
+        rig.containers.record(&handed_over, SystemTime::now());
+        repeated.push(inspected("given", number, Outcome::AlreadyRight));
+        rig.containers.record(&inspected("gone", number, Outcome::Skipped(Skip::Gone)), SystemTime::now());
+        // The runtime waits for this one.
+        let mut waited_for = inspected("waited", number, Outcome::AlreadyRight);
+        waited_for.record.source = Source::Nri;
+        rig.containers.record(&waited_for, SystemTime::now());
+        for reason in Ungranted::NAMES {
+            rig.containers.record_created(&created(&format!("{reason}{number}"), Some(reason)), SystemTime::now());
+        }
+        rig.containers.record_created(&created(&format!("adjusted{number}"), None), SystemTime::now());
+    }
+    all_at_once(&repeated);
+    all_at_once(&repeated);
+
+    let (each, attempts) = (EACH as f64, (EACH * THREADS * 2) as f64);
+    for reason in RefusalReason::all().map(RefusalReason::name) {
+        let kinds = match reason {
+            // The containers that lack something, and those that lost their isolation, are skipped too.
+            "read_only_mount" | "host_user_namespace" => 2.0,
+            _ => 1.0,
+        };
+        let series = format!("usernsd_refusals_total{{reason=\"{reason}\"}}");
+        assert_eq!(rig.metric(&series), kinds * each, "{reason}");
+    }
+    for (series, want) in [
+        ("usernsd_already_right_total", 2.0 * each),
+        ("usernsd_fixes_total{action=\"adjust_container\"}", each),
+        ("usernsd_fixes_total{action=\"chown_cgroup\"}", each + attempts),
+        ("usernsd_fixes_total{action=\"set_limits\"}", 2.0 * each + attempts),
+        ("usernsd_fixes_total{action=\"end_container\"}", 0.0),
+        ("usernsd_fix_failures_total{action=\"chown_cgroup\"}", attempts),
+        ("usernsd_fix_failures_total{action=\"set_limits\"}", attempts),
+        ("usernsd_missed_total{missed=\"writable_cgroup\"}", each),
+        ("usernsd_missed_total{missed=\"user_namespace\"}", each),
+        ("usernsd_fix_delay_seconds_count", each),
+        ("usernsd_handling_seconds_count", each),
+    ] {
+        assert_eq!(rig.metric(series), want, "{series}");
+    }
+}
+
+/// The decision on a container that is about to be created: adjusted, unless its request is not granted for that reason.
+fn created(name: &str, ungranted: Option<&str>) -> Created {
+    Created {
+        container: ContainerNames { id: id(name), name: name.into(), pod: PodRef::default() },
+        isolation: Verdict::Good,
+        refused: false,
+        unanswered: false,
+        adjusted: ungranted.is_none().then_some(Adjusted { mounts: 1, cgroup_namespace: false }),
+        ungranted: ungranted.map(|reason| NotGranted { reason: reason.to_owned(), sentence: String::new() }),
+    }
+}
+
 /// Resyncs that fail, and the requests because of which they fail; then resyncs that succeed.
 #[tokio::test]
 async fn each_failed_resync_is_counted_once() {
@@ -930,11 +1119,12 @@ impl Following {
 impl Rig {
     fn follow(&self) -> Following {
         let joins = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let clock = Arc::new(Clock::new(Proc::new(Path::new("/proc")), self.containers.store().clone()));
+        let store = self.containers.store().clone();
+        let clock = Clock::new(Proc::new(Path::new("/proc")), move |setting| store.shift(setting));
         let follow = Follow {
             directory: self.socket("plugins"),
             containers: Arc::clone(&self.containers),
-            clock: Arc::clone(&clock),
+            clock: Arc::new(clock),
             join: {
                 let joins = Arc::clone(&joins);
                 Box::new(move |wanted| joins.lock().unwrap().push(wanted))

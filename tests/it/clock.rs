@@ -1,6 +1,7 @@
 //! The agent when somebody sets the wall clock, with the binary. libfaketime shows it another time: the machine's own
 //! clock is everybody's.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use usernsd_domain::utc::rfc3339;
-use usernsd_report::state::read_state;
+use crate::fakes::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use serde_json::Value;
+use usernsd_domain::utc::{moment, rfc3339};
+use usernsd_report::state::{read_metrics, read_state};
 
 /// Less than the pause between two looks at an unchanged feature file.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -60,9 +63,44 @@ impl Agent {
         text.lines().find_map(|line| line.strip_prefix("# +expiry-time=")).map(str::to_owned)
     }
 
-    /// Since when the agent has been without its runtime.
-    fn since(&self) -> Option<String> {
-        Some(read_state(&self.file("state")).ok()?.peers.cri.since)
+    /// Every time in the state document and in the metrics, by its place; `None` before the first inspection of all
+    /// containers.
+    fn times(&self) -> Option<BTreeMap<String, SystemTime>> {
+        let state = read_state(&self.file("state")).ok()?;
+        let mut found = BTreeMap::new();
+        find_times("", &serde_json::to_value(state).unwrap(), &mut found);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let metrics = runtime.block_on(read_metrics(&self.file("state"))).ok()?;
+        for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            if name.ends_with("_timestamp_seconds") {
+                let since = Duration::from_secs_f64(value.parse().unwrap());
+                found.insert(name.to_owned(), SystemTime::UNIX_EPOCH + since);
+            }
+        }
+        found.values().all(|time| *time > SystemTime::UNIX_EPOCH).then_some(found)
+    }
+
+    /// Waits until every recorded time is `by` later than it was; then none has been forgotten.
+    #[track_caller]
+    fn wait_for_times(&self, before: &BTreeMap<String, SystemTime>, by: Duration, is_back: bool) {
+        let mut last = BTreeMap::new();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let now = self.times().unwrap_or_default();
+            let is_moved = |(place, before): (&String, &SystemTime)| {
+                let due = if is_back { *before - by } else { *before + by };
+                // What changes in the meantime has the present time, and the test does not take that long.
+                now.get(place).is_some_and(|time| *time > due - LIFE && *time < due + LIFE)
+            };
+            let late: Vec<_> = before.iter().filter(|one| !is_moved(*one)).map(|(place, _)| place).collect();
+            if late.is_empty() && now.len() == before.len() {
+                return;
+            }
+            last.clone_from(&now);
+            assert!(Instant::now() < end, "not moved: {late:?} in {last:?}, before: {before:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     #[track_caller]
@@ -77,7 +115,7 @@ impl Agent {
                 Instant::now() < end,
                 "waiting for {what}: {:?} {:?}\n{}",
                 self.expiry(),
-                self.since(),
+                self.times(),
                 log()
             );
             thread::sleep(Duration::from_millis(50));
@@ -89,6 +127,26 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Finds the texts that are times, whatever their names.
+fn find_times(place: &str, value: &Value, found: &mut BTreeMap<String, SystemTime>) {
+    match value {
+        Value::String(text) => {
+            let fields: Vec<u64> =
+                text.split(['-', 'T', ':', 'Z']).filter_map(|field| field.parse().ok()).collect();
+            let time = <[u64; 6]>::try_from(fields).ok().and_then(moment);
+            // Nothing else has this form.
+            found.extend(time.filter(|time| rfc3339(*time) == *text).map(|time| (place.to_owned(), time)));
+        }
+        Value::Array(all) => {
+            all.iter().enumerate().for_each(|(index, one)| find_times(&format!("{place}/{index}"), one, found));
+        }
+        Value::Object(all) => {
+            all.iter().for_each(|(name, one)| find_times(&format!("{place}/{name}"), one, found));
+        }
+        _ => {}
     }
 }
 
@@ -113,24 +171,31 @@ fn features_stay_valid_and_times_true_when_the_clock_is_set() {
         return;
     };
     let agent = Agent::start(&library);
+    let scenario = Scenario {
+        version: ("containerd".into(), "2.1.9".into()),
+        after_events: AfterEvents::Stall,
+        ..Default::default()
+    };
+    let _runtime = FakeRuntime::start(&agent.file("cri"), scenario);
     let now = SystemTime::now();
     let first = agent.wait("the feature file", || agent.expiry());
     assert!(first >= rfc3339(now + LIFE) && first < rfc3339(now + DAY), "{first}");
-    let since = agent.wait("the state", || agent.since());
-    let first_since = since.clone();
-    assert!(since < rfc3339(now + DAY), "{since}");
+    let times = agent.wait("the times", || agent.times());
+    for place in ["/agent/startedAt", "/peers/cri/since", "usernsd_reconcile_last_success_timestamp_seconds"] {
+        assert!(times.contains_key(place), "{place}: {times:?}");
+    }
+    assert!(times.values().all(|time| *time > now - LIFE && *time < now + LIFE), "{times:?}");
 
     // NFD removes the labels if it reads a file that has expired.
     set(&agent.file("features.d"), "+86400");
     let ahead = rfc3339(SystemTime::now() + DAY);
     let second = agent.wait("a later expiry", || agent.expiry().filter(|expiry| *expiry > ahead));
     assert!(second < rfc3339(SystemTime::now() + DAY + LIFE + LIFE), "{second}");
-    let since = agent.wait("a later time", || agent.since().filter(|since| *since != first_since));
-    assert!(since > rfc3339(now + DAY - LIFE) && since <= ahead, "as long ago as before: {since}");
+    agent.wait_for_times(&times, DAY, false);
 
     // A file that would hold for a day would outlive the agent.
     set(&agent.file("features.d"), "+0");
     let third = agent.wait("an earlier expiry", || agent.expiry().filter(|expiry| *expiry < second));
     assert!(third < rfc3339(SystemTime::now() + LIFE + LIFE), "{third}");
-    agent.wait("the former time", || agent.since().filter(|since| *since < rfc3339(now + LIFE)));
+    agent.wait_for_times(&times, Duration::ZERO, true);
 }

@@ -406,6 +406,53 @@ fn expired_early_and_foreign_certificates_are_reported() {
     }
 }
 
+/// Clients that do not accept the certificate, for every reason at once and with both versions of TLS, among others that
+/// do, that send no TLS, and that close the connection without a reason: each that refuses it is counted once.
+#[test]
+fn a_storm_of_clients_that_refuse_the_certificate_is_counted_client_by_client() {
+    const TURNS: usize = 8;
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("a.test"));
+    let metrics = HttpMetrics::new().unwrap();
+    let server = serve(protection(files(&secret), None, &metrics));
+    let address = server.address();
+    let refusals = || -> usize {
+        let text = metrics.render();
+        let name = "usernsd_http_certificate_refusals_total ";
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+    };
+    let (strangers, mut refused) = (Authority::new(), 0);
+    for turn in 0..TURNS {
+        let version = if turn % 2 == 0 { &TLS12 } else { &TLS13 };
+        let (knows, knows_not) = (authority.client(version), strangers.client(version));
+        thread::scope(|scope| {
+            let refuse = |client, name: &'static str| {
+                scope.spawn(move || assert!(get(address, client, name, "/healthz", "").is_err()))
+            };
+            for (client, name) in [(&knows, "other.test"), (&knows_not, "a.test"), (&knows_not, "other.test")] {
+                refuse(client, name);
+                refused += 1;
+            }
+            let knows = &knows;
+            scope.spawn(move || assert!(get(address, knows, "a.test", "/healthz", "").is_ok()));
+            for garbage in ["", "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01"] {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(garbage.as_bytes()).unwrap();
+            }
+        });
+        // Before the next ones: so many connections of one address have places at a time.
+        until(|| refusals() >= refused);
+        assert_eq!(refusals(), refused, "{}", metrics.render());
+    }
+    // Time for one that must not be counted.
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!((refusals(), refused), (3 * TURNS, 3 * TURNS));
+    let others = metrics.render();
+    for name in ["certificate_failures_total 0", "certificate_renewals_total 0"] {
+        assert!(others.contains(&format!("\nusernsd_http_{name}\n")), "{name}: {others}");
+    }
+}
+
 /// A certificate that expires while it is in use.
 #[test]
 fn a_certificate_that_expires_while_in_use_is_reported_once() {
@@ -704,6 +751,49 @@ fn only_clients_that_the_cluster_permits_may_read() {
 
     let text = metrics.render();
     for (reason, count) in [("unauthenticated", 2), ("forbidden", 5), ("undecided", 6)] {
+        let line = format!("usernsd_http_refusals_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+/// Requests of every kind, several at once and with tokens that are asked for the first time and again.
+#[test]
+fn a_storm_of_refused_requests_is_counted_request_by_request() {
+    const TURNS: usize = 6;
+    let cluster = Cluster::start();
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("a.test"));
+    let metrics = HttpMetrics::new().unwrap();
+    let server = serve(protection(files(&secret), Some(cluster.kube()), &metrics));
+    let (address, client) = (server.address(), authority.client(&TLS13));
+    let status = |path: &str, token: &str| {
+        let answer = get(address, &client, "a.test", path, token).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let requests = [
+        ("/metrics", "scraper", "200"),
+        ("/metrics", "", "401"),
+        ("/api/v1/state", "", "401"),
+        ("/metrics", "stolen", "401"),
+        ("/api/v1/state", "scraper", "403"),
+        ("/metrics", "reader", "403"),
+        ("/healthz", "stolen", "200"),
+    ];
+    for _ in 0..TURNS {
+        thread::scope(|scope| {
+            for (path, token, want) in requests {
+                let status = &status;
+                scope.spawn(move || assert_eq!(status(path, token), want, "{path} {token}"));
+            }
+        });
+    }
+    // Unknown tokens of one address are reviewed a few at a time; those that are not are undecided.
+    cluster.mood(Mood::Says(500));
+    for number in 0..TURNS {
+        assert_eq!(status("/metrics", &format!("unheard-of-{number}")), "503");
+    }
+    let text = metrics.render();
+    for (reason, count) in [("unauthenticated", 3 * TURNS), ("forbidden", 2 * TURNS), ("undecided", TURNS)] {
         let line = format!("usernsd_http_refusals_total{{reason=\"{reason}\"}} {count}\n");
         assert!(text.contains(&line), "{line}{text}");
     }

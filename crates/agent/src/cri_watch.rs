@@ -28,8 +28,10 @@ use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_peers::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, first_answering};
-use usernsd_report::metrics::{Method, ResyncReason, RuntimeEvent};
+use usernsd_peers::cri::{
+    ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, OnFailure, first_answering,
+};
+use usernsd_report::metrics::{ResyncReason, RuntimeEvent};
 
 /// After a connection that lasted this long, the runtime is reconnected without a pause.
 const LASTING: Duration = Duration::from_secs(30);
@@ -108,12 +110,11 @@ impl RuntimeWatch {
 
     /// The first runtime that answers, and whether each of its events reaches every subscriber.
     async fn join(&self) -> Result<(Cri, bool), String> {
-        let clients = (self.endpoints)().into_iter().map(Cri::new);
+        let metrics = self.containers.metrics().clone();
+        let failed: OnFailure = Arc::new(move |call| metrics.request_failed(call));
+        let clients = (self.endpoints)().into_iter().map(|path| Cri::new(path).reporting(Arc::clone(&failed)));
         let answered = first_answering(clients).await;
-        let (cri, version) = answered.map_err(|unanswered| {
-            unanswered.errors.iter().for_each(|_| self.containers.metrics().request_failed(Method::Version));
-            unanswered.to_string()
-        })?;
+        let (cri, version) = answered.map_err(|unanswered| unanswered.to_string())?;
         info!(
             socket = %cri.path().display(),
             runtime = %version.name,
@@ -186,9 +187,6 @@ impl RuntimeWatch {
                     );
                 }
                 Wake::EventsEnded { error, .. } => {
-                    if error.is_some() {
-                        self.containers.metrics().request_failed(Method::GetContainerEvents);
-                    }
                     let reason = error.map_or_else(|| "it ended".to_owned(), |error| chain(&error));
                     warn!(%reason, "lost the runtime's event stream");
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
@@ -204,7 +202,6 @@ impl RuntimeWatch {
         self.meet_again(cri).await;
         let Ok(listed) = cri.containers().await else {
             // Without CRI's list there is nothing to compare.
-            self.containers.metrics().request_failed(Method::ListContainers);
             return;
         };
         let store = self.containers.store();

@@ -2,7 +2,6 @@
 //! systemd, CRI), the repair of containers that were missed, and the link to the launched plugin. Composed
 //! by the binary's `agent` and `plugin`.
 
-pub mod clock;
 pub mod confinement;
 pub mod containers;
 pub mod cri_watch;

@@ -16,7 +16,6 @@ use usernsd_domain::record::Record;
 use usernsd_domain::repair::{ANNOTATION, KEEP, Kept, Missed, RepairFacts, RepairRules, Repairs};
 use usernsd_peers::cri::{Cri, CriError, ListedContainer};
 use usernsd_peers::oci::parse_spec;
-use usernsd_report::metrics::Method;
 
 /// The pause before a container that had to wait for others is considered again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -82,7 +81,6 @@ impl Repair {
         let listed = match cri.containers().await {
             Ok(listed) => listed,
             Err(error) => {
-                containers.metrics().request_failed(Method::ListContainers);
                 debug!(error = %chain(&error), "could not list the containers; they are considered again later");
                 return Some(Instant::now() + PAUSE);
             }
@@ -104,7 +102,6 @@ impl Repair {
                     Ok(Some(found)) => self.end(containers, found).await,
                     Ok(None) => Err(NotEnded::NotSo),
                     Err(error) => {
-                        containers.metrics().request_failed(Method::ContainerStatus);
                         debug!(container = record.id.short(), error = %chain(&error), "considered again later");
                         let fresh = || (Instant::now(), Backoff::new(PAUSE, LONGEST_PAUSE, Duration::MAX));
                         let (next, backoff) = self.unread.entry(record.id.clone()).or_insert_with(fresh);

@@ -112,6 +112,10 @@ pub struct CriRuntime {
 /// The agent's state at one moment. It is immutable.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// When the agent started.
+    pub started: SystemTime,
+    /// When all containers were last inspected without a failure; `None` before the first time.
+    pub reconciled: Option<SystemTime>,
     /// The runtime, once it was reached.
     pub runtime: Option<CriRuntime>,
     /// The peers' health.

@@ -15,7 +15,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::join::{self, EndedContainer, InFlight, ListedPod, Survival, Weights};
 use usernsd_linux::proc;
-use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
+use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer, OnFailure};
 use usernsd_peers::oci::{
     bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document, recorded_pid,
 };
@@ -45,17 +45,19 @@ pub struct RuntimeSight {
 }
 
 /// Answers the questions of the joining thread; `None` if no runtime answers over CRI. In that case nothing
-/// is in progress: operations that had begun ended with the runtime.
+/// is in progress: operations that had begun ended with the runtime. `failed` is called for each request that fails.
 pub async fn answer(
     endpoints: Endpoints,
     bundles: Arc<Bundles>,
     mut questions: mpsc::Receiver<Question<(), Option<RuntimeSight>>>,
+    failed: OnFailure,
 ) {
     let mut ends = Ends::default();
     while let Some(question) = questions.recv().await {
         let mut sight = None;
         for path in endpoints() {
-            match observe(&Cri::new(path).with_deadline(PATIENCE), &bundles, &mut ends).await {
+            let cri = Cri::new(path).with_deadline(PATIENCE).reporting(Arc::clone(&failed));
+            match observe(&cri, &bundles, &mut ends).await {
                 Ok(seen) => {
                     sight = Some(seen);
                     break;

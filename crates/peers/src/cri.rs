@@ -70,6 +70,19 @@ const LABEL_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const LABEL_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_UID: &str = "io.kubernetes.pod.uid";
 
+/// Called with the method of each request that fails. What a runtime does not have, or does not implement, is an answer.
+pub type OnFailure = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// See [`Cri::reporting`].
+#[derive(Clone, Default)]
+struct Failures(Option<OnFailure>);
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Failures").field(&self.0.is_some()).finish()
+    }
+}
+
 /// A client of a runtime's CRI socket. It connects at the first call, and reconnects after the runtime
 /// restarted. Clones share one connection.
 #[derive(Debug, Clone)]
@@ -78,6 +91,7 @@ pub struct Cri {
     client: RuntimeServiceClient<Channel>,
     channel: Channel,
     deadline: Duration,
+    failures: Failures,
 }
 
 /// Why a call has no usable answer.
@@ -349,13 +363,19 @@ impl Cri {
         // server in Go closes connections that ping more often than every five minutes.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
         let client = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
-        Cri { path, client, channel, deadline: DEADLINE }
+        Cri { path, client, channel, deadline: DEADLINE, failures: Failures::default() }
     }
 
     /// Replaces [`DEADLINE`] as the time limit of each call.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Cri {
         Cri { deadline, ..self }
+    }
+
+    /// Calls `failed` with the method of each request that fails.
+    #[must_use]
+    pub fn reporting(self, failed: OnFailure) -> Cri {
+        Cri { failures: Failures(Some(failed)), ..self }
     }
 
     /// Path of the socket.
@@ -370,7 +390,7 @@ impl Cri {
     /// See [`CriError`].
     pub async fn version(&self) -> Result<RuntimeVersion, CriError> {
         let request = v1::VersionRequest { version: "v1".to_owned() };
-        let answer = self.call("Version", self.client().version(request)).await?;
+        let answer = self.noted("Version", self.call("Version", self.client().version(request)).await)?;
         Ok(RuntimeVersion {
             name: answer.runtime_name,
             version: answer.runtime_version,
@@ -385,7 +405,7 @@ impl Cri {
     /// See [`CriError`].
     pub async fn handlers(&self) -> Result<Vec<Handler>, CriError> {
         let request = v1::StatusRequest { verbose: false };
-        let answer = self.call("Status", self.client().status(request)).await?;
+        let answer = self.noted("Status", self.call("Status", self.client().status(request)).await)?;
         let handler = |handler: v1::RuntimeHandler| Handler {
             user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
             name: handler.name,
@@ -461,15 +481,17 @@ impl Cri {
         let subscribe = async move {
             let request = tonic::Request::new(v1::GetEventsRequest {}.encode_to_vec());
             let codec = InPlace::new(|message: &Bytes| info::event(CALL, message));
-            let mut grpc = cri.grpc().await.map_err(|status| cri.error(CALL, &status))?;
-            let answer = grpc.server_streaming(request, method(CALL), codec).await;
-            let messages = answer.map_err(|status| cri.error(CALL, &status))?.into_inner();
+            let opened = async {
+                cri.grpc().await?.server_streaming(request, method(CALL), codec).await
+            };
+            let opened = opened.await.map_err(|status| cri.error(CALL, &status));
+            let messages = cri.noted(CALL, opened)?.into_inner();
             Ok(messages.filter_map(move |message| {
                 let event = match message {
                     Ok(event) => event.transpose(),
                     Err(status) => Some(Err(cri.error(CALL, &status))),
                 };
-                std::future::ready(event)
+                std::future::ready(event.map(|event| cri.noted(CALL, event)))
             }))
         };
         stream::once(subscribe).try_flatten()
@@ -493,7 +515,7 @@ impl Cri {
             let _turn = ONE.acquire().await;
             self.unary(call, request, read).await
         };
-        self.call(call, asking).await?
+        self.noted(call, self.call(call, asking).await.flatten())
     }
 
     /// Calls any other method.
@@ -503,7 +525,7 @@ impl Cri {
         request: &impl Message,
         read: fn(&Bytes) -> Result<T, CriError>,
     ) -> Result<T, CriError> {
-        self.call(call, self.unary(call, request, read)).await?
+        self.noted(call, self.call(call, self.unary(call, request, read)).await.flatten())
     }
 
     async fn unary<T: Send + Sync + 'static>(
@@ -533,6 +555,18 @@ impl Cri {
             Ok(Err(status)) => Err(self.error(call, &status)),
             Err(_) => Err(CriError::Deadline { call, path: self.path.clone(), within: self.deadline }),
         }
+    }
+
+    /// Reports a failure; returns the answer as it is.
+    fn noted<T>(&self, call: &'static str, answer: Result<T, CriError>) -> Result<T, CriError> {
+        answer.inspect_err(|error| {
+            let is_answer = matches!(error, CriError::NotFound { .. } | CriError::Unimplemented { .. });
+            if let Failures(Some(failed)) = &self.failures
+                && !is_answer
+            {
+                failed(call);
+            }
+        })
     }
 
     fn error(&self, call: &'static str, status: &tonic::Status) -> CriError {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::state::{ReadStateError, State, watch_state};
 use usernsd_domain::chain::chain;
+use usernsd_domain::clock::Setting;
 use usernsd_domain::node::{Health, PeerState};
 use usernsd_domain::rate_limit::Backoff;
 
@@ -56,6 +57,18 @@ impl Follower {
         let link = Link { health: Health::new(now), heard: None, documents: 0 };
         let (link, current) = watch::channel(link);
         (Follower { socket, state, link }, Followed { state: last, link: current })
+    }
+
+    /// Moves the recorded times of the connection; for a clock that was set.
+    #[must_use]
+    pub fn mover(&self) -> impl Fn(Setting) + Send + Sync + 'static {
+        let link = self.link.clone();
+        move |setting| {
+            link.send_modify(|link| {
+                link.health.since = setting.apply(link.health.since);
+                link.heard = link.heard.map(|at| setting.apply(at));
+            });
+        }
     }
 
     /// Reads until it is dropped. Reconnects to an agent that is away, with growing pauses.
@@ -126,6 +139,21 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use usernsd_domain::clock::ClockReading;
+
+    #[test]
+    fn the_times_of_the_connection_are_moved_with_the_clock() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let (follower, followed) = Follower::new(PathBuf::new(), at(1000));
+        let reading = |seconds, uptime| ClockReading { wall: at(seconds), uptime: Duration::from_secs(uptime) };
+        let move_times = follower.mover();
+        let setting = reading(5000, 60).set_since(&reading(1010, 50)).unwrap();
+        move_times(setting);
+        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().heard), (at(4980), None));
+        follower.link.send_modify(|link| link.heard = Some(at(4990)));
+        move_times(reading(1030, 80).set_since(&reading(5010, 70)).unwrap());
+        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().heard), (at(990), Some(at(1000))));
+    }
 
     const DOCUMENT: &str = include_str!("../../../tests/golden/state.json");
 

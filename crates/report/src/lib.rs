@@ -2,6 +2,7 @@
 //! what is posted to the cluster. Reads what the agent has recorded, and changes nothing on the node.
 
 pub mod authorization;
+pub mod clock;
 pub mod cluster;
 pub mod features;
 pub mod follow;

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::store::Store;
@@ -100,7 +100,6 @@ pub struct Metrics {
     handling: Histogram,
     reconciles: IntCounterVec,
     reconcile_failures: IntCounterVec,
-    reconcile_last_success: Gauge,
     stream_reconnects: IntCounter,
     events: IntCounterVec,
     request_failures: IntCounterVec,
@@ -134,6 +133,22 @@ usernsd_domain::words! {
         ContainerStatus = "container_status",
         PodSandboxStatus = "pod_sandbox_status",
         GetContainerEvents = "get_container_events",
+    }
+}
+
+impl Method {
+    /// The method that CRI calls by this name; `None` for one that is not counted.
+    #[must_use]
+    pub fn of_call(call: &str) -> Option<Method> {
+        Some(match call {
+            "Version" => Method::Version,
+            "ListPodSandbox" => Method::ListPodSandbox,
+            "ListContainers" => Method::ListContainers,
+            "ContainerStatus" => Method::ContainerStatus,
+            "PodSandboxStatus" => Method::PodSandboxStatus,
+            "GetContainerEvents" => Method::GetContainerEvents,
+            _ => return None,
+        })
     }
 }
 
@@ -260,13 +275,6 @@ impl Metrics {
                 "trigger",
                 &triggers,
             )?,
-            reconcile_last_success: add(
-                &registry,
-                Gauge::new(
-                    "usernsd_reconcile_last_success_timestamp_seconds",
-                    "Unix time of the last successful inspection of all containers; 0 before the first.",
-                )?,
-            )?,
             stream_reconnects: add(
                 &registry,
                 IntCounter::new(
@@ -284,7 +292,7 @@ impl Metrics {
             request_failures: counters(
                 &registry,
                 "usernsd_cri_request_failures_total",
-                "Requests to the runtime that failed.",
+                "Requests to the runtime that failed, except those of the checks of the node.",
                 "method",
                 &Method::ALL.map(Method::name),
             )?,
@@ -361,8 +369,7 @@ impl Metrics {
     /// Counts an inspection of all containers.
     pub fn reconciled(&self, trigger: ResyncReason, now: SystemTime) {
         increment(&self.reconciles, trigger.name());
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.reconcile_last_success.set(now.as_secs_f64());
+        self.knowledge.store().set_reconciled(now);
     }
 
     /// Counts a failed inspection of all containers.
@@ -381,9 +388,11 @@ impl Metrics {
         increment(&self.events, event.name());
     }
 
-    /// Counts a request that the runtime did not answer, or answered unusably.
-    pub fn request_failed(&self, method: Method) {
-        increment(&self.request_failures, method.name());
+    /// Counts a request that the runtime did not answer, or answered unusably; by the name that CRI has for the call.
+    pub fn request_failed(&self, call: &str) {
+        if let Some(method) = Method::of_call(call) {
+            increment(&self.request_failures, method.name());
+        }
     }
 
     /// The text for a scraper (Prometheus text format 0.0.4).

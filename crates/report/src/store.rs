@@ -31,6 +31,10 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
+    /// When the agent started.
+    started: SystemTime,
+    /// When all containers were last inspected without a failure.
+    reconciled: Option<SystemTime>,
     containers: BTreeMap<CriId, Arc<Record>>,
     runtime: Option<CriRuntime>,
     peers: Peers,
@@ -84,6 +88,8 @@ impl Inner {
     }
 
     fn shift(&mut self, setting: Setting) {
+        self.started = setting.apply(self.started);
+        self.reconciled = self.reconciled.map(|at| setting.apply(at));
         self.peers.all_mut().into_iter().for_each(|peer| peer.since = setting.apply(peer.since));
         self.since.values_mut().for_each(|since| *since = setting.apply(*since));
         self.plugins.values_mut().for_each(|plugin| plugin.since = setting.apply(plugin.since));
@@ -104,10 +110,12 @@ impl Inner {
 // === impl Store ===
 
 impl Store {
-    /// The records of an agent that has not observed anything yet.
+    /// The records of an agent that starts now and has not observed anything yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Store {
         let inner = Inner {
+            started: now,
+            reconciled: None,
             containers: BTreeMap::new(),
             runtime: None,
             peers: Peers::new(now),
@@ -298,6 +306,11 @@ impl Store {
         }
     }
 
+    /// Stores when all containers were inspected without a failure.
+    pub fn set_reconciled(&self, now: SystemTime) {
+        self.lock().reconciled = Some(now);
+    }
+
     /// Moves all recorded times, because the clock was set.
     pub fn shift(&self, setting: Setting) {
         self.lock().shift(setting);
@@ -315,6 +328,8 @@ impl Store {
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
         Snapshot {
+            started: inner.started,
+            reconciled: inner.reconciled,
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
             start_path: inner.start_path(),

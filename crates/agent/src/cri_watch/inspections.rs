@@ -17,7 +17,7 @@ use usernsd_domain::record::Source;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::cri::{Cri, CriError, InspectedContainer, ListedContainer};
 use usernsd_peers::oci::parse_spec;
-use usernsd_report::metrics::{Method, ResyncReason};
+use usernsd_report::metrics::ResyncReason;
 
 /// The most specifications that a resync holds at a time. This bounds the heap's peak: the allocator would
 /// not return the memory of 500 specifications of some kilobytes each.
@@ -41,7 +41,6 @@ impl Inspections<'_> {
         let listed = match cri.containers().await {
             Ok(listed) => listed,
             Err(error) => {
-                self.containers.metrics().request_failed(Method::ListContainers);
                 self.containers.metrics().reconcile_failed(trigger);
                 warn!(error = %chain(&error), "could not list the containers");
                 self.containers.store().down(Peer::Cri, SystemTime::now(), chain(&error));
@@ -129,10 +128,7 @@ impl Inspections<'_> {
     /// Inspects a container whose current state and process the runtime reports.
     pub(super) async fn again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
         let since = Instant::now();
-        let found = cri.container(id).await.inspect_err(|_| {
-            self.containers.metrics().request_failed(Method::ContainerStatus);
-        })?;
-        let Some(found) = found else {
+        let Some(found) = cri.container(id).await? else {
             self.containers.forget(id);
             return Ok(());
         };
@@ -173,11 +169,7 @@ impl Inspections<'_> {
             }
         }
         let Some(cri) = cri else { return Ok(None) };
-        let found = cri.container(id).await;
-        if found.is_err() {
-            self.containers.metrics().request_failed(Method::ContainerStatus);
-        }
-        Ok(found?.and_then(|found| specified(id, found)))
+        Ok(cri.container(id).await?.and_then(|found| specified(id, found)))
     }
 
     /// Begins to inspect containers, on a thread that may block: it reads files and asks systemd.

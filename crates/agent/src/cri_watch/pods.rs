@@ -13,8 +13,7 @@ use crate::containers::{Containers, PodAnswer, PodAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId};
 use usernsd_inspect::ask::Question;
-use usernsd_peers::cri::{Cri, CriError, Endpoints, InspectedSandbox};
-use usernsd_report::metrics::Method;
+use usernsd_peers::cri::{Cri, CriError, Endpoints, InspectedSandbox, OnFailure};
 
 /// Answers other threads' questions about pods, and stores the answers: the asking thread may have given
 /// up. `failed` is called for each request that a runtime does not answer.
@@ -22,18 +21,18 @@ pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodAnswer>>>,
     pods: PodAnswers,
-    failed: impl Fn() + Send + Sync + 'static,
+    failed: OnFailure,
 ) {
-    let failed = Arc::new(failed);
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
         let paths = endpoints();
         if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
-            clients = paths.into_iter().map(Cri::new).collect();
+            let client = |path| Cri::new(path).reporting(Arc::clone(&failed));
+            clients = paths.into_iter().map(client).collect();
         }
-        let (clients, pods, failed) = (clients.clone(), pods.clone(), Arc::clone(&failed));
+        let (clients, pods) = (clients.clone(), pods.clone());
         tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question, &*failed).await;
+            let answer = ask_pod(&clients, &question.question).await;
             if let Some(facts) = &answer {
                 pods.note(question.question.as_str(), facts.clone());
             }
@@ -42,7 +41,7 @@ pub async fn answer_pods(
     }
 }
 
-async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodAnswer> {
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId) -> Option<PodAnswer> {
     // All runtimes at once: one that hangs must not delay the answer of the one that has the pod.
     let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
@@ -50,7 +49,6 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + 
             Ok(Some(found)) => return Some(facts(&found)),
             Ok(None) => {}
             Err(error) => {
-                failed();
                 debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
             }
         }
@@ -89,7 +87,6 @@ pub(super) async fn review(containers: &Containers, cri: &Cri) {
             gone.for_each(|id| containers.forget_pod(id));
         }
         Err(error) => {
-            containers.metrics().request_failed(Method::ListPodSandbox);
             warn!(error = %chain(&error), "could not list the sandboxes; the next resync tries again");
         }
     }
@@ -116,7 +113,6 @@ pub(super) async fn learn(all: &Containers, cri: &Cri, containers: &[&Container]
             }
             Ok(None) => {}
             Err(error) => {
-                all.metrics().request_failed(Method::PodSandboxStatus);
                 debug!(sandbox = sandbox.short(), error = %chain(&error), "the runtime did not say what the pod asked for")
             }
         }

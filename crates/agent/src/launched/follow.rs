@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::clock::Clock;
 use crate::containers::Containers;
 use usernsd_domain::chain::chain;
 use usernsd_domain::node::{LaunchedPlugin, Peer, PeerState};
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::report::{Done, Report};
 use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, LinkError, PROTOCOL, Watch, Writer};
+use usernsd_report::clock::Clock;
 
 /// The pause between two pings.
 const PING: Duration = Duration::from_secs(2);

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::clock;
 use usernsd_domain::chain::chain;
 use usernsd_domain::lock::lock;
 use usernsd_domain::report::{Done, KeptReports, Report};
@@ -19,6 +18,7 @@ use usernsd_linux::proc::Proc;
 use usernsd_peers::launched::{
     FromAgent, FromPlugin, Hello, Lines, LinkError, MAX_LINE, PluginListener, Writer,
 };
+use usernsd_report::clock;
 
 /// The most reports that wait for an agent: as many as the boot of a node with some hundred pods makes.
 const MOST: usize = 1024;

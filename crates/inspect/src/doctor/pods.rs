@@ -61,9 +61,12 @@ impl Doctor {
         let of =
             |(container, state): &(Container, ContainerState)| record(&inspector, container, *state, answers);
         let records = answers.containers.iter().map(|container| Arc::new(of(container)));
+        let now = SystemTime::now();
         let snapshot = Snapshot {
+            started: now,
+            reconciled: None,
             runtime: None,
-            peers: Peers::new(SystemTime::now()),
+            peers: Peers::new(now),
             start_path: StartPath::Nobody,
             mismatch: None,
             plugins: vec![],

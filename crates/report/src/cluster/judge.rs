@@ -13,7 +13,7 @@ use super::namespaces::Ranges;
 use super::post::Waiting;
 use super::watch::Pods;
 use crate::metrics::Action;
-use crate::state::{Container, Event, State};
+use crate::state::{Agent, Container, Event, State};
 use usernsd_domain::event::{
     ContainerFacts, EventPolicy, EventSubject, Notice, PodEventFacts, PostedNotices, in_turn, notices,
 };
@@ -38,9 +38,25 @@ pub(super) struct Judge {
     journal: PostedNotices,
     limiter: Limiter,
     began: Instant,
-    /// When the agent started, and the number of its last event before this process read the first
-    /// document.
-    heard: Option<(String, u64)>,
+    /// The run of the agent, and the number of its last event before this process read the first document.
+    heard: Option<(Run, u64)>,
+}
+
+/// Distinguishes one run of the agent from the next, in which events are numbered from 1 again.
+#[derive(PartialEq, Eq)]
+enum Run {
+    /// The node's uptime when it started.
+    Uptime(u64),
+    /// When it started, from an earlier version of the agent.
+    Time(String),
+}
+
+// === impl Run ===
+
+impl Run {
+    fn of(agent: &Agent) -> Run {
+        agent.uptime_at_start_ms.map_or_else(|| Run::Time(agent.started_at.clone()), Run::Uptime)
+    }
 }
 
 // === impl Judge ===
@@ -196,9 +212,10 @@ impl Judge {
         let oldest = rfc3339(SystemTime::now() - self.cluster.pace.event_age);
         let is_old = |event: &&Event| event.at < oldest;
         let last = || state.events.iter().filter(is_old).map(|event| event.number).max().unwrap_or_default();
-        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last()));
-        if *agent != state.agent.started_at {
-            (*agent, *old) = (state.agent.started_at.clone(), 0);
+        let run = Run::of(&state.agent);
+        let (heard, old) = self.heard.get_or_insert_with(|| (Run::of(&state.agent), last()));
+        if *heard != run {
+            (*heard, *old) = (run, 0);
         }
         let old = *old;
         let runs = |id: &str| state.containers.iter().any(|container| container.id == id);

@@ -8,7 +8,7 @@ use prometheus::{IntCounter, Registry, TextEncoder};
 use tokio::sync::watch;
 
 use super::process::own_process;
-use super::scrape::{Family, counter, descs, gauge, number, truth};
+use super::scrape::{Family, counter, descs, gauge, number, seconds, truth};
 use super::{add, build_info, row};
 use crate::follow::Link;
 use usernsd_domain::node::{Health, PeerState};
@@ -109,12 +109,11 @@ impl Source for Own {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let link = self.link.borrow().clone();
-        let heard = link.heard.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         let mut families = vec![
             UP.one(truth(link.health.state == PeerState::Up)),
             RECONNECTS.one(number(link.health.reconnects)),
             DOCUMENTS.one(number(link.documents)),
-            HEARD.one(heard.unwrap_or_default().as_secs_f64()),
+            HEARD.one(seconds(link.heard)),
         ];
         // Without /proc these series are missing; the rest of the scrape is still useful.
         if let Ok(process) = own_process() {

@@ -15,7 +15,7 @@ use self::families::{
     COLLECTOR_DURATION, COLLECTOR_SUCCESS, CONTAINERS, CONTAINERS_OMITTED, KNOWLEDGE, LOG, LOG_DROPPED, LOST,
     NAMESPACES, NAMESPACES_MAX, NODE, OF_CONTAINER, OVERLAPS, PEERS, PLUGIN_DROPPED, POD, POD_DESCENDANTS,
     POD_DESCENDANTS_MAX, POD_DESCENDANTS_USED, POD_MAPPED, POD_OVERLAP, POD_ROOT, PODS, PODS_OMITTED,
-    POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED, PROBLEMS, READY, START_PATH, SUBID_RANGES,
+    POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED, PROBLEMS, READY, RECONCILED, START_PATH, SUBID_RANGES,
 };
 use super::SurveyFn;
 use crate::state::{About, State};
@@ -209,6 +209,12 @@ pub(super) fn number(count: u64) -> f64 {
     count as f64
 }
 
+/// A time in seconds since 1970; 0 for none.
+pub(super) fn seconds(time: Option<SystemTime>) -> f64 {
+    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.unwrap_or_default().as_secs_f64()
+}
+
 pub(super) fn truth(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
@@ -246,10 +252,12 @@ fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
 
 /// The number of the node's problems by severity.
 fn problems(snapshot: &Snapshot, survey: &Survey) -> [(&'static str, f64); 2] {
-    let about = About { node: String::new(), version: String::new(), started_at: SystemTime::UNIX_EPOCH };
+    let about = About { node: String::new(), version: String::new(), uptime_at_start: None };
     // A container without a problem adds nothing to the verdict, and most are without one.
     let matters = |record: &&Arc<Record>| record.user_namespace.is_none() || record.assessment().is_problem();
     let snapshot = &Snapshot {
+        started: snapshot.started,
+        reconciled: snapshot.reconciled,
         runtime: snapshot.runtime.clone(),
         peers: snapshot.peers.clone(),
         start_path: snapshot.start_path,
@@ -286,6 +294,10 @@ impl Knowledge {
         Knowledge { store, survey, exposition }
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     fn node(text: &mut String, snapshot: &Snapshot, survey: &Survey) {
         let mut counts = CgroupState::ALL.map(|state| (state, 0_u64));
         for record in &snapshot.containers {
@@ -315,6 +327,7 @@ impl Knowledge {
         let paths = StartPath::ALL.map(|path| (path.name(), truth(path == snapshot.start_path)));
         START_PATH.write_of(text, paths);
         PLUGIN_DROPPED.write_one(text, number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum()));
+        RECONCILED.write_one(text, seconds(snapshot.reconciled));
         PODS.write_of(text, UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode)))));
         PROBLEMS.write_of(text, problems(snapshot, survey));
         READY.write_one(text, truth(survey.is_ready(snapshot)));

@@ -227,7 +227,7 @@ fn the_number_of_problems_is_that_of_the_whole_document() {
         store.put(record);
     }
     let snapshot = store.snapshot();
-    let about = About { node: String::new(), version: String::new(), started_at: NOW };
+    let about = About { node: String::new(), version: String::new(), uptime_at_start: None };
     let verdict = verdict::NodeVerdict::of(&State::of(&about, &snapshot, &look(&snapshot)));
     let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
     for (severity, tone) in [("error", verdict::Tone::Bad), ("warning", verdict::Tone::Warning)] {

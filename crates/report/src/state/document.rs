@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::SystemTime;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +38,8 @@ pub struct About {
     pub node: String,
     /// The agent's version.
     pub version: String,
-    /// When the agent started.
-    pub started_at: SystemTime,
+    /// The node's uptime when the agent started; `None` if it could not be read.
+    pub uptime_at_start: Option<Duration>,
 }
 
 /// The whole document.
@@ -109,6 +109,10 @@ pub struct Agent {
     pub version: String,
     /// When the agent started (RFC 3339, UTC).
     pub started_at: String,
+    /// The node's uptime in milliseconds when the agent started. Unlike `startedAt` it stays the same when the clock is
+    /// set, so it differs only between two runs of the agent; `null` if it is not known.
+    #[serde(default)]
+    pub uptime_at_start_ms: Option<u64>,
 }
 
 /// The programs the agent talks to.
@@ -305,7 +309,13 @@ impl State {
                 kernel: survey.kernel.as_ref().map(Kernel::from),
                 ready: snapshot.examined.as_ref().map(|_| survey.is_ready(snapshot)),
             },
-            agent: Agent { version: about.version.clone(), started_at: rfc3339(about.started_at) },
+            agent: Agent {
+                version: about.version.clone(),
+                started_at: rfc3339(snapshot.started),
+                uptime_at_start_ms: about
+                    .uptime_at_start
+                    .map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+            },
             peers: Peers {
                 cri: Peer::from(&snapshot.peers.cri),
                 nri: Peer::from(&snapshot.peers.nri),

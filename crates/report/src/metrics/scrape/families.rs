@@ -27,11 +27,11 @@ pub(super) const PROBLEMS: Family = gauge(
     "Problems of this node that someone must act on, as usernsd status lists them; error is what breaks isolation or \
      keeps pods from running.",
 );
-pub(super) const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines written.");
+pub(super) const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines, those that were dropped included.");
 pub(super) const LOG_DROPPED: Family = counter(
     "usernsd_log_messages_dropped_total",
     &[],
-    "Log lines dropped because the log was not read fast enough.",
+    "Log lines that were dropped because the log was not read fast enough.",
 );
 pub(super) const START_PATH: Family = gauge(
     "usernsd_nri_start_path",
@@ -42,6 +42,11 @@ pub(super) const PLUGIN_DROPPED: Family = counter(
     "usernsd_nri_plugin_reports_dropped_total",
     &[],
     "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
+);
+pub(super) const RECONCILED: Family = gauge(
+    "usernsd_reconcile_last_success_timestamp_seconds",
+    &[],
+    "Unix time of the last successful inspection of all containers; 0 before the first.",
 );
 /// In the order of [`Peer::ALL`](usernsd_domain::node::Peer::ALL): up, reconnects.
 pub(super) const PEERS: [(Family, Family); 3] = [
@@ -208,6 +213,7 @@ pub(super) const KNOWLEDGE: &[&Family] = &[
     &LOG_DROPPED,
     &START_PATH,
     &PLUGIN_DROPPED,
+    &RECONCILED,
     &COLLECTOR_SUCCESS,
     &COLLECTOR_DURATION,
     &READY,

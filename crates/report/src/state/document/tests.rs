@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use std::time::Duration;
+use std::time::SystemTime;
 use usernsd_domain::check::configuration::ConfigFacts;
 
 use super::*;
@@ -62,6 +62,8 @@ fn the_document_agrees_with_its_page() {
     peers.nri.down(at(11), "no such file".into());
     peers.systemd.off(at(12));
     let snapshot = Snapshot {
+        started: at(9),
+        reconciled: Some(at(40)),
         runtime: Some(node::CriRuntime {
             name: "cri-o".into(),
             version: "1.36.3".into(),
@@ -97,7 +99,7 @@ fn the_document_agrees_with_its_page() {
         })),
         past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
     };
-    let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
+    let about = About { node: "worker-1".into(), version: "0.1.0".into(), uptime_at_start: Some(Duration::from_millis(31_640)) };
     let pods = DomainPod::of(&snapshot.containers);
     let mut accounts = Accounts::default();
     accounts.add_users(b"root:x:0:0:::\n");

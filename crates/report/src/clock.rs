@@ -1,6 +1,7 @@
 //! Notices that the wall clock was set, so that recorded times stay true and documents with a time of expiry are written
 //! again.
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -9,30 +10,29 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{ClockReading, Shift, Stamp};
+use usernsd_domain::clock::{ClockReading, Setting, Shift, Stamp};
 use usernsd_domain::lock::lock;
 use usernsd_linux::proc::Proc;
-use usernsd_report::store::Store;
 
 /// The pause between two looks. Until the next one, a time in a document may be wrong.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The clock by which the times in a store are recorded.
-#[derive(Debug)]
+/// The clock by which this process records times.
 pub struct Clock {
     proc: Proc,
-    store: Store,
+    /// Moves the recorded times.
+    move_times: Box<dyn Fn(Setting) + Send + Sync>,
     set: Arc<Notify>,
     /// The latest reading.
     before: Mutex<Option<ClockReading>>,
 }
 
 impl Clock {
-    /// The clock for `store`, which has no earlier times.
+    /// A clock by which no time has been recorded yet; `move_times` moves those that will have been.
     #[must_use]
-    pub fn new(proc: Proc, store: Store) -> Clock {
+    pub fn new(proc: Proc, move_times: impl Fn(Setting) + Send + Sync + 'static) -> Clock {
         let before = Mutex::new(read(&proc));
-        Clock { proc, store, set: Arc::default(), before }
+        Clock { proc, move_times: Box::new(move_times), set: Arc::default(), before }
     }
 
     /// Notified after the clock was set.
@@ -51,13 +51,13 @@ impl Clock {
         }
     }
 
-    /// A time that another process recorded, by the present clock, which is the store's afterwards.
+    /// A time that another process recorded, by the present clock, which is that of all recorded times afterwards.
     #[must_use]
     pub fn time_of(&self, stamp: Stamp) -> SystemTime {
         stamp.by(self.look())
     }
 
-    /// Reads the clock, and moves the times in the store if it was set.
+    /// Reads the clock, and moves the recorded times if it was set.
     fn look(&self) -> Option<ClockReading> {
         let mut before = lock(&self.before);
         let now = read(&self.proc);
@@ -70,11 +70,17 @@ impl Clock {
                 seconds = setting.shift.distance().as_secs(),
                 direction, "the clock was set; recorded times are moved with it"
             );
-            self.store.shift(setting);
+            (self.move_times)(setting);
             self.set.notify_one();
         }
         *before = now.or(*before);
         now
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("before", &self.before).finish_non_exhaustive()
     }
 }
 
