@@ -20,9 +20,13 @@ pub struct Denied<'a> {
     pub until: u64,
 }
 
-/// Whether a line reports a denial.
+/// What a line contains that reports a denial. The last one is written by Ubuntu's kernels when a program has created a
+/// user namespace and comes under the profile `unprivileged_userns`, which denies it all capabilities.
+pub const DENIALS: [&str; 3] =
+    ["apparmor=\"DENIED\"", "avc:  denied", "apparmor=\"AUDIT\" operation=\"userns_create\""];
+
 fn is_denial(line: &str) -> bool {
-    line.contains("apparmor=\"DENIED\"") || line.contains("avc:  denied")
+    DENIALS.iter().any(|mark| line.contains(mark))
 }
 
 /// The value of the first `key=` in a line, without quotes.
@@ -126,6 +130,36 @@ type=SYSCALL msg=audit(2.3:8): arch=c000003e syscall=83 success=no pid=70 fsuid=
     fn what_happened_before_or_after_the_container_is_anothers() {
         assert_eq!(serials_in(2, 2, LABEL, &[71], "0 200000 65536"), ["6", "7"]);
         assert_eq!(serials_in(0, 1, LABEL, &[71], "0 200000 65536"), ["2", "3"]);
+    }
+
+    /// Lines of Ubuntu 24.04 (protontricks#400, and a service of systemd with a sandbox). Only what opens a file names a user.
+    const RESTRICTED: &str = "\
+5/3/25 10:54 PM\tkernel\taudit: type=1400 audit(1746284084.451:210): apparmor=\"AUDIT\" operation=\"userns_create\" class=\"namespace\" info=\"Userns create - transitioning profile\" profile=\"unconfined\" pid=8507 comm=\"srt-bwrap\" requested=\"userns_create\" target=\"unprivileged_userns\"
+5/3/25 10:54 PM\tkernel\taudit: type=1400 audit(1746284084.451:211): apparmor=\"DENIED\" operation=\"capable\" class=\"cap\" profile=\"unprivileged_userns\" pid=8508 comm=\"srt-bwrap\" capability=8  capname=\"setpcap\"
+5/3/25 10:54 PM\tkernel\taudit: type=1400 audit(1746284084.451:212): apparmor=\"DENIED\" operation=\"open\" class=\"file\" info=\"Failed name lookup - disconnected path\" error=-13 profile=\"unprivileged_userns\" name=\"proc/8508/uid_map\" pid=8508 comm=\"srt-bwrap\" requested_mask=\"wr\" denied_mask=\"wr\" fsuid=1000 ouid=1000
+MESSAGE=audit: type=1400 audit(1733331261.212:219): apparmor=\"AUDIT\" operation=\"userns_create\" class=\"namespace\" info=\"Userns create - transitioning profile\" profile=\"unconfined\" pid=3197 comm=\"(uidsynth)\" requested=\"userns_create\" target=\"unprivileged_userns\"
+[306.1] audit: type=1400 audit(1746284085.000:214): apparmor=\"AUDIT\" operation=\"exec\" class=\"file\" info=\"conflicting profile attachments - ix fallback\" error=-13 profile=\"unconfined\" name=\"/usr/bin/x\" pid=8507 comm=\"x\" requested_mask=\"x\" fsuid=1000 ouid=0 target=\"unconfined\"
+";
+
+    #[test]
+    fn user_namespaces_that_ubuntu_restricts_are_denials_of_the_container_that_creates_them() {
+        for (pids, users, serials) in [
+            (&[8507][..], "", &["210"][..]),
+            (&[8507, 8508], "", &["210", "211", "212"]),
+            (&[], "0 1000 1", &["212"]),
+            (&[8507], "0 1000 1", &["210", "212"]),
+            (&[3197], "", &["219"]),
+            (&[1], "0 100000 65536", &[]),
+        ] {
+            let users = IdMap::parse(users).unwrap();
+            let pids = pids.iter().copied().collect();
+            let denied =
+                Denied { label: "unconfined", pids: &pids, users: &users, from: 0, until: u64::MAX };
+            let lines = denied.lines(RESTRICTED);
+            let found: Vec<_> =
+                lines.iter().map(|line| event(line).unwrap().rsplit(':').next().unwrap()).collect();
+            assert_eq!(found, serials, "{pids:?} {users:?}");
+        }
     }
 
     #[test]

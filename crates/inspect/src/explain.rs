@@ -20,7 +20,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::denial::Denied;
+use usernsd_domain::denial::{DENIALS, Denied};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::isolation::Occasion;
@@ -341,9 +341,10 @@ impl<'a> Explainer<'a> {
         got: Option<&Observed>,
         unseen: &mut Vec<String>,
     ) -> Vec<KnownMessage> {
-        let Some(label) = label.filter(|label| !label.starts_with("unconfined")) else { return Vec::new() };
+        // Also to an unconfined one: Ubuntu's restriction of user namespaces is for programs without a profile.
+        let Some(label) = label else { return Vec::new() };
         let device = self.node.host_root.join(KERNEL_LOG);
-        let log = kernel_log(&device, &["apparmor=\"DENIED\"", "avc:  denied"]);
+        let log = kernel_log(&device, &DENIALS);
         let audit = tail(&self.node.host_root.join(AUDIT_LOG), AUDIT_BYTES);
         // Neither is in an agent's pod.
         if let (Err(error), Err(_)) = (&log, &audit)

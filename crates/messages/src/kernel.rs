@@ -50,6 +50,7 @@ messages! { Kernel;
             "apparmor=\"AUDIT\" operation=\"userns_create\"",
             "apparmor=\"DENIED\" operation=\"capable\" … profile=\"unprivileged_userns\"",
             "apparmor=\"DENIED\" operation=\"mount\" … profile=\"unprivileged_userns\"",
+            "apparmor=\"DENIED\" operation=\"open\" … profile=\"unprivileged_userns\"",
         ],
         sample: "audit: type=1400 audit(1722708589.057:469): apparmor=\"DENIED\" operation=\"capable\" class=\"cap\" profile=\"unprivileged_userns\" pid=2054704 comm=\"nsjail\" capability=6  capname=\"setgid\"",
         cause: "A program made a user namespace without being privileged on the node, and AppArmor leaves it no capabilities there (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns). The user namespaces of pods are made by the runtime, as root, and are not concerned.",

@@ -441,6 +441,11 @@ fn lines_of_a_third_look_are_known() {
             r#"audit: type=1400 audit(1722708589.045:468): apparmor="AUDIT" operation="userns_create" class="namespace" info="Userns create - transitioning profile" profile="unconfined" pid=2054703 comm="nsjail" requested="userns_create" target="unprivileged_userns""#,
             "apparmor-userns",
         ),
+        // protontricks#400
+        (
+            r#"kernel	audit: type=1400 audit(1746284084.451:212): apparmor="DENIED" operation="open" class="file" info="Failed name lookup - disconnected path" error=-13 profile="unprivileged_userns" name="proc/8508/uid_map" pid=8508 comm="srt-bwrap" requested_mask="wr" denied_mask="wr" fsuid=1000 ouid=1000"#,
+            "apparmor-userns",
+        ),
         // minikube#14985
         (
             r#"Sep 21 09:58:08 minikube kubelet[108686]: E0921 09:58:08.895170  108686 server.go:186] "Failed to set feature gates from initial flags-based config" err="unrecognized feature gate: KubeletInUserNamespace""#,
