@@ -43,10 +43,10 @@ pub(crate) enum Home {
 /// Starts an agent for a case.
 pub(crate) type Start = for<'a> fn(&'a Node) -> Agent<'a>;
 
-/// Starts the agent with the default configuration, as a process of the node.
+/// Starts the agent with the default configuration, as a process of the node, and waits until it is in the start path.
 #[track_caller]
 pub(crate) fn on_the_node(node: &Node) -> Agent<'_> {
-    Agent::start(node)
+    Agent::joined(node)
 }
 
 impl<'a> Agent<'a> {
@@ -54,6 +54,15 @@ impl<'a> Agent<'a> {
     #[track_caller]
     pub(crate) fn start(node: &'a Node) -> Self {
         Self::with(node, "")
+    }
+
+    /// Starts the agent with the default configuration, and waits until it is in the runtime's start path as well, which on
+    /// a slow machine is long after it is ready.
+    #[track_caller]
+    pub(crate) fn joined(node: &'a Node) -> Self {
+        let agent = Self::start(node);
+        wait_for("NRI", || agent.log().contains("joined the runtime over NRI").then_some(()));
+        agent
     }
 
     /// Starts the agent with a configuration in YAML. Returns once it has reported readiness to systemd.

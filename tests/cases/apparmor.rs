@@ -90,7 +90,7 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
         return;
     }
     let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    let _agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
     let plain = pods.run(&pod, &ContainerSpec::systemd());
     assert_systemd_runs(&pods, &plain, BASE);

@@ -61,7 +61,7 @@ fn sh(pods: &Pods<'_>, container: &Container, script: &str) -> String {
 fn systemd_sees_the_limits_of_its_container_and_cannot_change_them() {
     let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
     assert!(["delegated", "already_right"].contains(&agent.outcome(&container).as_str()));
     for (file, limit) in [
@@ -91,7 +91,7 @@ fn systemd_sees_the_limits_of_its_container_and_cannot_change_them() {
 fn limits_of_units_in_a_container_are_enforced() {
     let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    let _agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
 
     // Each limit arrives in the unit's own cgroup.
@@ -142,7 +142,7 @@ fn limits_of_units_in_a_container_are_enforced() {
 fn a_container_that_runs_out_of_memory_ends_alone() {
     let Some(node) = node_with_controllers(&["memory"]) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
     let bystander = pods.run(
         &pods.run_pod(&PodSpec::new("bystander").numbered(1).annotated("usernsd.io/cgroup", "writable")),
@@ -166,7 +166,7 @@ fn a_container_that_runs_out_of_memory_ends_alone() {
 fn every_controller_works_in_a_tree_that_was_handed_over() {
     let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("tree").annotated("usernsd.io/cgroup", "writable"));
     let container = pods.run(&pod, &ContainerSpec::sleeping());
     agent.wait_for_outcome(&container, "already_right");
@@ -217,7 +217,7 @@ fn every_controller_works_in_a_tree_that_was_handed_over() {
 fn a_writable_cgroup_reaches_no_processors_of_another_container() {
     let Some(node) = node_with_controllers(&["cpuset"]) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let pinned = |name: &str, number, cpus: &str| {
         let pod =
             pods.run_pod(&PodSpec::new(name).numbered(number).annotated("usernsd.io/cgroup", "writable"));

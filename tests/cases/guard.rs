@@ -47,7 +47,7 @@ fn containerd() -> Option<Node> {
 fn containerd_a_lost_container_is_refused() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
     assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
     assert_refused(&pods, &agent, &pod, &lost());
@@ -61,7 +61,7 @@ fn containerd_a_lost_container_is_refused_in_a_pod_older_than_the_agent() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     assert_refused(&pods, &agent, &pod, &lost());
 }
 
@@ -103,7 +103,7 @@ fn crio_a_lost_container_is_refused() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let (pods, pod, forgot) = crio_restarted(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let assert = if forgot { assert_refused } else { assert_kept };
     assert(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
 }

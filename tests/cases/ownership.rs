@@ -121,7 +121,7 @@ fn the_cgroupfs_manager_gives_the_same_result_as_systemd() {
     let options = Options { cgroup_manager: CgroupManager::Cgroupfs, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    let _agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("plain").cgroupfs().annotated("usernsd.io/systemd", "true"));
     let plain = pods.run(&pod, &ContainerSpec::systemd());
     assert_systemd_runs(&pods, &plain, BASE);
@@ -148,7 +148,7 @@ fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSp
     }
     let times = changed(&cgroup);
 
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     agent.wait_for_outcome(&before, "already_right");
     assert_eq!(changed(&cgroup), times);
     // Started while the agent runs, it is right as the runtime created it, too.
@@ -230,7 +230,7 @@ fn privileged() -> (PodSpec, ContainerSpec) {
 fn each_container_gets_the_right_owner_or_the_right_skip_reason() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let (pod, container) = privileged();
     let writable = PodSpec::new("p").annotated("usernsd.io/cgroup", "writable");
     let sleeping = ContainerSpec::sleeping();
@@ -365,7 +365,7 @@ fn an_owner_from_outside_the_container_is_kept() {
     let container = pods.run(&pods.run_pod(&pod), &container);
     // Neither root nor a user of the container: the owner was set on purpose.
     std::os::unix::fs::chown(&container.cgroup, Some(12_345), None).unwrap();
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     assert_eq!(agent.outcome(&container), "foreign_owner");
     assert_eq!(container.owner(""), (12_345, 0));
     assert_eq!(container.owner("cgroup.procs"), (0, 0));
@@ -378,7 +378,7 @@ fn a_pod_with_several_ranges_is_served() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let (pod, container) = privileged();
     let pod = pod.mapped(&[(0, 200_000, 1000), (1000, 400_000, 1000), (5000, 600_000, 10)]);
     let user = |uid| container.clone().user(uid);
@@ -427,7 +427,7 @@ fn the_owner_is_right_if_ranges_of_groups_differ_from_those_of_users() {
     };
     let pod =
         PodSpec { user_namespace: UserNamespace::Split { uids: uids.clone(), gids: gids.clone() }, ..pod };
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let mut all = Vec::new();
     for (uid, want) in [(0, 200_000), (1000, 400_000), (5009, 600_009)] {
         let made = pods.run(&pods.run_pod(&pod), &container.clone().user(uid));
@@ -454,7 +454,7 @@ fn the_owner_is_right_if_ranges_of_groups_differ_from_those_of_users() {
 fn containerd_refuses_more_than_one_range() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    let mut agent = Agent::start(&node);
+    let mut agent = Agent::joined(&node);
     let several = PodSpec::new("several").mapped(&[(0, 200_000, 1000), (1000, 400_000, 1000)]);
     let refused = pods.try_run_pod(&several).unwrap_err();
     assert!(refused.message().contains("mapping"), "{refused:?}");
@@ -469,7 +469,7 @@ fn containerd_refuses_more_than_one_range() {
 fn threaded_cgroups_change_nothing() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("p").annotated("usernsd.io/cgroup", "writable"));
     let container = pods.run(&pod, &ContainerSpec::sleeping());
     agent.wait_for_outcome(&container, "already_right");
@@ -494,7 +494,7 @@ fn threaded_cgroups_change_nothing() {
     look(&agent);
     agent.terminate();
     // A container that starts later.
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     look(&agent);
     agent.terminate();
     // Its directories are still its own making, and not the runtime's, when somebody sets its cgroup back.
@@ -508,7 +508,7 @@ fn threaded_cgroups_change_nothing() {
 fn the_pod_gets_limits_that_it_cannot_change() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    let agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("p").annotated("usernsd.io/cgroup", "writable"));
     let container = pods.run(&pod, &ContainerSpec::sleeping());
     agent.wait_for_outcome(&container, "already_right");

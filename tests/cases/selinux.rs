@@ -55,7 +55,7 @@ fn pods_need_our_policy_and_those_that_change_their_cgroup_a_type_or_a_boolean_t
         return;
     }
     let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    let _agent = Agent::joined(&node);
 
     // Debian's policy alone: no pod with a user namespace starts.
     let refused = pods.try_run_pod(&PodSpec::new("refused")).unwrap_err();

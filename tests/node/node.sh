@@ -496,6 +496,10 @@ configure_containerd() {
   [[ -z ${whole_machine:-} || ! -e $root/etc/selinux/config ]] || selinux=true
   local disable_nri=false
   [[ $nri = true ]] || disable_nri=true
+  # A plugin on a slow machine needs longer than the five and two seconds that it has.
+  local nri_timeouts=''
+  [[ -z ${whole_machine:-} ]] ||
+    nri_timeouts=$'plugin_registration_timeout = "60s"\nplugin_request_timeout = "30s"'
   local cri
   if [[ $suite = bookworm ]]; then
     # containerd 1.6: one CRI plugin, no NRI of today's kind, no writable cgroups.
@@ -523,6 +527,7 @@ sandbox = "localhost/pause:1"
 [plugins."io.containerd.nri.v1.nri"]
 disable = $disable_nri
 socket_path = "/var/run/nri/nri.sock"
+$nri_timeouts
 [$cri]
 restrict_oom_score_adj = $restrict_oom
 enable_selinux = $selinux
@@ -554,12 +559,15 @@ TOML
 }
 
 configure_crio() {
-  local root=$1 runc crun conmon_cgroup=system.slice irq=''
+  local root=$1 runc crun conmon_cgroup=system.slice irq='' nri_timeouts=''
   runc=$(oci_runtime "$root" runc)
   crun=$(oci_runtime "$root" crun)
   [[ $manager = systemd ]] || conmon_cgroup=pod
   # User Mode Linux has no /proc/irq/default_smp_affinity, which CRI-O would restore.
   [[ -e /proc/irq/default_smp_affinity ]] || irq='irqbalance_config_restore_file = "disable"'
+  # As for containerd.
+  [[ -z ${whole_machine:-} ]] ||
+    nri_timeouts=$'nri_plugin_registration_timeout = "60s"\nnri_plugin_request_timeout = "30s"'
   [[ -n ${whole_machine:-} ]] || mount --bind "$image/storage" "$root/usr/share/usernsd-node/storage"
   mkdir -p "$root/etc/crio/crio.conf.d" "$root/etc/containers"
   cat >"$root/etc/containers/storage.conf" <<'TOML'
@@ -583,6 +591,7 @@ plugin_dirs = ["/usr/lib/cni"]
 [crio.nri]
 enable_nri = $nri
 nri_listen = "/var/run/nri/nri.sock"
+$nri_timeouts
 [crio.runtime]
 cgroup_manager = "$manager"
 conmon_cgroup = "$conmon_cgroup"

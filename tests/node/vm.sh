@@ -16,6 +16,7 @@
 #   vm.sh list                 the machines that run
 #   vm.sh test [options] FILTER...
 #                              runs cases of tests/cases, each on a machine that has just booted
+#     --jobs N                 so many machines at a time; default: 1
 #
 # The kernel is Debian's User Mode Linux: Linux of that version as a process of this machine, so neither KVM nor an
 # emulated processor is needed. It has the controllers cpu, memory and pids, seccomp and AppArmor, and one processor;
@@ -29,6 +30,7 @@
 #
 # Environment:
 #   USERNSD_VM_MEMORY          MiB of a machine, default 1024
+#   USERNSD_TEST_NODE=require  "test" fails, and does not skip its cases, where machines cannot boot
 #
 # Needs root and the packages in host-packages.txt.
 set -euo pipefail
@@ -224,6 +226,19 @@ add_policy() {
 
 # ---------------------------------------------------------------- machine
 
+# The reason why this machine cannot run User Mode Linux, if it cannot. What is rarer fails at boot, with the kernel's
+# own words on the console.
+missing() {
+  if [[ $(uname -m) != x86_64 ]]; then
+    # Of the processors that usernsd is built for.
+    echo "Debian has no User Mode Linux for $(uname -m)"
+  elif [[ $(id -u) != 0 ]]; then
+    echo "machines need root"
+  elif ! strace -qq -o /dev/null true 2>/dev/null; then
+    echo "ptrace(2) is not allowed here, by which User Mode Linux runs programs (or strace is missing)"
+  fi
+}
+
 boot() {
   local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy=''
   while (($#)); do
@@ -237,7 +252,7 @@ boot() {
     esac
     shift 2
   done
-  [[ $(id -u) = 0 ]] || die "must be root"
+  [[ -z $(missing) ]] || die "$(missing)"
   [[ $name =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || die "not a name: $name"
   case $kernel in
     6.1) kernel_suite=bookworm ;;
@@ -383,22 +398,24 @@ down() {
 
 # Runs cases of tests/cases. The results go to target/vm/results, one line each.
 test_cases() {
-  local name=test kernel=6.12 lsm=apparmor suite=forky built cases state test list said code start facts
-  local result failed=0 results limit=900 filters=() arch version image_binary given='' crio
+  local name=test-$$ kernel=6.12 lsm=apparmor suite=forky jobs=1 built cases list test index work
+  local failed=0 results filters=() arch version image_binary given=''
   while (($#)); do
     case $1 in
       --kernel) kernel=$2 && shift ;;
       --lsm) lsm=$2 && shift ;;
       --suite) suite=$2 && shift ;;
       --name) name=$2 && shift ;;
+      --jobs) jobs=$2 && shift ;;
       --*) die "unknown option $1" ;;
       *) filters+=("$1") ;;
     esac
     shift
   done
-  # Debian has User Mode Linux for this processor alone, of those that usernsd is built for.
-  if [[ $(uname -m) != x86_64 ]]; then
-    echo "SKIPPED: there is no User Mode Linux for $(uname -m)"
+  [[ $jobs =~ ^[1-9][0-9]*$ ]] || die "not a number of machines: $jobs"
+  if [[ -n $(missing) ]]; then
+    [[ ${USERNSD_TEST_NODE:-} != require ]] || die "$(missing)"
+    echo "SKIPPED $(missing)"
     return
   fi
   cd "$source"
@@ -426,44 +443,67 @@ test_cases() {
     image_binary=$out/usernsd
   fi
   results=$out/results/$kernel-$lsm-$suite.tsv
-  state=$states/$name
-  # shellcheck disable=SC2064 # the name of now
-  trap "'${BASH_SOURCE[0]}' down '$name'" EXIT
-  for test in "${list[@]}"; do
-    start=$SECONDS code=0
-    "${BASH_SOURCE[0]}" down "$name"
-    "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" >&2
-    facts=$(run "$state" 'uname -r; tr , " " </sys/kernel/security/lsm; grep -qsx 0 /sys/fs/selinux/enforce && echo " permissive"; echo
-      systemctl --version | sed -n "1s/systemd \([0-9]*\).*/\1/p"
-      containerd --version | cut -d" " -f3; runc --version | sed -n "1s/runc version //p"
-      crun --version | sed -n "1s/crun version //p" | grep . || echo -; uname -m' |
-      grep . | tr '\n' '\t')
-    # At the same path as here: it is compiled into the tests.
-    said=$(run "$state" "cd '$source' &&
-      USERNSD_TEST_NODE=require $given USERNSD_TEST_IMAGE_BINARY='$image_binary' \
-      timeout $limit '$cases' --exact '$test' --nocapture") || code=$?
-    # The runtime of the case's node.
-    if crio=$(run "$state" 'systemctl show --property=ActiveEnterTimestampMonotonic --value crio.service | grep -qvx 0 &&
-      crio --version | sed -n "s/^crio version /CRI-O /p"'); then
-      facts=$(awk -F '\t' -v OFS='\t' -v crio="$crio" '{ $4 = crio; print }' <<<"$facts")
-    fi
-    result=passed
-    if ((code != 0)); then
-      result=failed
-    elif grep -q 'SKIPPED ' <<<"$said"; then
-      result=skipped
-    elif grep -q '1 ignored' <<<"$said"; then
-      result=ignored
-    fi
-    printf '%-8s %4d s  %s\n' "$result" $((SECONDS - start)) "$test"
-    if [[ $result = failed ]]; then
-      failed=$((failed + 1))
-      printf '%s\n' "$said" | tail -n 60
-    fi
-    printf '%s\t%s\t%s%s\t%s\t%s\n' "$(date -u +%F)" "$version" "$facts" "$test" "$result" $((SECONDS - start)) >>"$results"
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064 # the names of now
+  trap "end_cases '$work' '$name' ${#list[@]}" EXIT
+  for index in "${!list[@]}"; do
+    while (($(jobs -rp | wc -l) >= jobs)); do wait -n || true; done
+    run_case "$name-$index" "${list[index]}" &
   done
-  echo "${#list[@]} cases, $failed failed; target/vm/results/${results##*/}"
+  wait
+  # A case that did not come to its end has no result.
+  failed=$((${#list[@]} - $(cat "$work"/result-* | grep -cvx failed || true)))
+  echo "${#list[@]} cases, $failed failed, $SECONDS s; target/vm/results/${results##*/}"
   ((failed == 0))
+}
+
+# end_cases DIR NAME COUNT: when they have ended, or the shell was.
+end_cases() {
+  local index
+  # shellcheck disable=SC2046 # numbers
+  kill $(jobs -p) 2>/dev/null || true
+  for ((index = 0; index < $3; index++)); do down "$2-$index"; done
+  rm -r "$1"
+}
+
+# run_case NAME TEST: one of test_cases, with its variables. Its lines come together, at its end.
+run_case() {
+  local name=$1 test=$2 state=$states/$1 limit=900 start=$SECONDS code=0 said facts crio result=passed log
+  log=$work/log-${name##*-}
+  down "$name"
+  if ! "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" >"$log" 2>&1; then
+    printf '%-8s %4d s  %s: no machine\n%s\n' failed $((SECONDS - start)) "$test" "$(tail -n 40 "$log")"
+    return
+  fi
+  facts=$(run "$state" 'uname -r; tr , " " </sys/kernel/security/lsm; grep -qsx 0 /sys/fs/selinux/enforce && echo " permissive"; echo
+    systemctl --version | sed -n "1s/systemd \([0-9]*\).*/\1/p"
+    containerd --version | cut -d" " -f3; runc --version | sed -n "1s/runc version //p"
+    crun --version | sed -n "1s/crun version //p" | grep . || echo -; uname -m' |
+    grep . | tr '\n' '\t')
+  # At the same path as here: it is compiled into the tests.
+  said=$(run "$state" "cd '$source' &&
+    USERNSD_TEST_NODE=require $given USERNSD_TEST_IMAGE_BINARY='$image_binary' \
+    timeout $limit '$cases' --exact '$test' --nocapture") || code=$?
+  # The runtime of the case's node.
+  if crio=$(run "$state" 'systemctl show --property=ActiveEnterTimestampMonotonic --value crio.service | grep -qvx 0 &&
+    crio --version | sed -n "s/^crio version /CRI-O /p"'); then
+    facts=$(awk -F '\t' -v OFS='\t' -v crio="$crio" '{ $4 = crio; print }' <<<"$facts")
+  fi
+  if ((code != 0)); then
+    result=failed
+  elif grep -q 'SKIPPED ' <<<"$said"; then
+    result=skipped
+  elif grep -q '1 ignored' <<<"$said"; then
+    result=ignored
+  fi
+  down "$name"
+  {
+    printf '%-8s %4d s  %s\n' "$result" $((SECONDS - start)) "$test"
+    [[ $result != failed ]] || printf '%s\n' "$said" | tail -n 60
+  } >"$log"
+  cat "$log"
+  printf '%s\t%s\t%s%s\t%s\t%s\n' "$(date -u +%F)" "$version" "$facts" "$test" "$result" $((SECONDS - start)) >>"$results"
+  echo "$result" >"$work/result-${name##*-}"
 }
 
 command=${1:-}
