@@ -44,6 +44,7 @@ mod kubectl_demo;
 mod language;
 mod layers;
 mod machineconfig;
+mod makefile;
 mod map;
 mod memory;
 mod names;
