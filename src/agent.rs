@@ -281,7 +281,8 @@ impl Agent {
         // Until it is seen whether the runtime launched a plugin.
         plugin.hold();
         let (endpoints, bundles) = (Arc::clone(&self.endpoints), Arc::clone(&self.bundles));
-        self.tasks.spawn("nri-neighbours", neighbour::answer(endpoints, bundles, questions, self.on_failure()));
+        self.tasks
+            .spawn("nri-neighbours", neighbour::answer(endpoints, bundles, questions, self.on_failure()));
         let (joining, leaving) = (Arc::clone(&plugin), Arc::clone(&plugin));
         let (containers, listed) = (Arc::clone(&self.containers), Arc::clone(&self.listed));
         // It ends once the request in work is answered.

@@ -766,7 +766,8 @@ fn a_storm_of_inspections_is_counted_container_by_container() {
         waited_for.record.source = Source::Nri;
         rig.containers.record(&waited_for, SystemTime::now());
         for reason in Ungranted::NAMES {
-            rig.containers.record_created(&created(&format!("{reason}{number}"), Some(reason)), SystemTime::now());
+            rig.containers
+                .record_created(&created(&format!("{reason}{number}"), Some(reason)), SystemTime::now());
         }
         rig.containers.record_created(&created(&format!("adjusted{number}"), None), SystemTime::now());
     }

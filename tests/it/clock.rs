@@ -90,7 +90,7 @@ impl Agent {
             let now = self.times().unwrap_or_default();
             let is_moved = |(place, before): (&String, &SystemTime)| {
                 let due = if is_back { *before - by } else { *before + by };
-                // What changes in the meantime has the present time, and the test does not take that long.
+                // A time that changes in the meantime is the present, and the test does not take that long.
                 now.get(place).is_some_and(|time| *time > due - LIFE && *time < due + LIFE)
             };
             let late: Vec<_> = before.iter().filter(|one| !is_moved(*one)).map(|(place, _)| place).collect();
@@ -141,7 +141,9 @@ fn find_times(place: &str, value: &Value, found: &mut BTreeMap<String, SystemTim
             found.extend(time.filter(|time| rfc3339(*time) == *text).map(|time| (place.to_owned(), time)));
         }
         Value::Array(all) => {
-            all.iter().enumerate().for_each(|(index, one)| find_times(&format!("{place}/{index}"), one, found));
+            all.iter()
+                .enumerate()
+                .for_each(|(index, one)| find_times(&format!("{place}/{index}"), one, found));
         }
         Value::Object(all) => {
             all.iter().for_each(|(name, one)| find_times(&format!("{place}/{name}"), one, found));
@@ -181,7 +183,8 @@ fn features_stay_valid_and_times_true_when_the_clock_is_set() {
     let first = agent.wait("the feature file", || agent.expiry());
     assert!(first >= rfc3339(now + LIFE) && first < rfc3339(now + DAY), "{first}");
     let times = agent.wait("the times", || agent.times());
-    for place in ["/agent/startedAt", "/peers/cri/since", "usernsd_reconcile_last_success_timestamp_seconds"] {
+    for place in ["/agent/startedAt", "/peers/cri/since", "usernsd_reconcile_last_success_timestamp_seconds"]
+    {
         assert!(times.contains_key(place), "{place}: {times:?}");
     }
     assert!(times.values().all(|time| *time > now - LIFE && *time < now + LIFE), "{times:?}");

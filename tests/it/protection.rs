@@ -429,7 +429,8 @@ fn a_storm_of_clients_that_refuse_the_certificate_is_counted_client_by_client() 
             let refuse = |client, name: &'static str| {
                 scope.spawn(move || assert!(get(address, client, name, "/healthz", "").is_err()))
             };
-            for (client, name) in [(&knows, "other.test"), (&knows_not, "a.test"), (&knows_not, "other.test")] {
+            for (client, name) in [(&knows, "other.test"), (&knows_not, "a.test"), (&knows_not, "other.test")]
+            {
                 refuse(client, name);
                 refused += 1;
             }

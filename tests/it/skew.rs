@@ -220,7 +220,8 @@ async fn tokens_of_a_real_api_server_are_judged_by_it_alone() {
         let gone = issue("gone").await;
         ask(&admin, "DELETE", &format!("{accounts}/gone"), None).await.unwrap();
         // The API server judges accounts by a watch of its own, and remembers a good judgement for ten seconds.
-        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": gone}});
+        let review =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": gone}});
         let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
         timeout(Duration::from_secs(60), async {
             loop {

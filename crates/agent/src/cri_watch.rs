@@ -112,7 +112,8 @@ impl RuntimeWatch {
     async fn join(&self) -> Result<(Cri, bool), String> {
         let metrics = self.containers.metrics().clone();
         let failed: OnFailure = Arc::new(move |call| metrics.request_failed(call));
-        let clients = (self.endpoints)().into_iter().map(|path| Cri::new(path).reporting(Arc::clone(&failed)));
+        let clients =
+            (self.endpoints)().into_iter().map(|path| Cri::new(path).reporting(Arc::clone(&failed)));
         let answered = first_answering(clients).await;
         let (cri, version) = answered.map_err(|unanswered| unanswered.to_string())?;
         info!(

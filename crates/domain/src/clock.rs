@@ -23,7 +23,7 @@ pub enum Shift {
 
 /// That the wall clock was set between two readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setting {
+pub struct ClockChange {
     pub shift: Shift,
     /// The earlier reading as the clock would have shown it then, and the later one. A time between the two was recorded
     /// after the clock had been set.
@@ -56,9 +56,9 @@ impl ClockReading {
 
     /// Whether and how the wall clock was set since an `earlier` reading.
     #[must_use]
-    pub fn set_since(&self, earlier: &ClockReading) -> Option<Setting> {
+    pub fn set_since(&self, earlier: &ClockReading) -> Option<ClockChange> {
         let shift = self.shift_since(earlier)?;
-        Some(Setting { shift, since: shift.apply(earlier.wall), now: self.wall })
+        Some(ClockChange { shift, since: shift.apply(earlier.wall), now: self.wall })
     }
 }
 
@@ -85,9 +85,9 @@ impl Shift {
     }
 }
 
-// === impl Setting ===
+// === impl ClockChange ===
 
-impl Setting {
+impl ClockChange {
     /// A recorded time by the clock as it is now. One that was recorded after the clock had been set stays.
     #[must_use]
     pub fn apply(self, recorded: SystemTime) -> SystemTime {
@@ -143,10 +143,10 @@ mod tests {
             // Set back by 500 s.
             (reading(502, 52), (999, 499), 501),
         ] {
-            let setting = shown.set_since(&reading(1000, 50)).unwrap();
-            let apply = |wall| setting.apply(reading(wall, 0).wall);
-            assert_eq!(apply(recorded_before.0), reading(recorded_before.1, 0).wall, "{setting:?}");
-            assert_eq!(apply(recorded_after), reading(recorded_after, 0).wall, "{setting:?}");
+            let change = shown.set_since(&reading(1000, 50)).unwrap();
+            let apply = |wall| change.apply(reading(wall, 0).wall);
+            assert_eq!(apply(recorded_before.0), reading(recorded_before.1, 0).wall, "{change:?}");
+            assert_eq!(apply(recorded_after), reading(recorded_after, 0).wall, "{change:?}");
         }
         assert_eq!(reading(1002, 52).set_since(&reading(1000, 50)), None);
     }

@@ -153,8 +153,7 @@ MESSAGE=audit: type=1400 audit(1733331261.212:219): apparmor=\"AUDIT\" operation
         ] {
             let users = IdMap::parse(users).unwrap();
             let pids = pids.iter().copied().collect();
-            let denied =
-                Denied { label: "unconfined", pids: &pids, users: &users, from: 0, until: u64::MAX };
+            let denied = Denied { label: "unconfined", pids: &pids, users: &users, from: 0, until: u64::MAX };
             let lines = denied.lines(RESTRICTED);
             let found: Vec<_> =
                 lines.iter().map(|line| event(line).unwrap().rsplit(':').next().unwrap()).collect();

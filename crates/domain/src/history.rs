@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::clock::Setting;
+use super::clock::ClockChange;
 use super::container::{CriId, PodRef};
 use super::idmap::IdMap;
 use super::record::Record;
@@ -84,10 +84,10 @@ impl History {
     }
 
     /// Moves the times of all entries, because the clock was set.
-    pub fn shift(&mut self, setting: Setting) {
+    pub fn shift(&mut self, change: ClockChange) {
         for past in &mut self.0 {
             let past = Arc::make_mut(past);
-            (past.since, past.until) = (setting.apply(past.since), setting.apply(past.until));
+            (past.since, past.until) = (change.apply(past.since), change.apply(past.until));
         }
     }
 

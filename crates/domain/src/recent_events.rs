@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::clock::Setting;
+use super::clock::ClockChange;
 use super::container::{CriId, PodRef};
 
 /// How many events are kept: this many fixes, and as many others, so that many fixes cannot displace a refusal.
@@ -80,9 +80,9 @@ impl Feed {
     }
 
     /// Moves the times of all events, because the clock was set.
-    pub fn shift(&mut self, setting: Setting) {
+    pub fn shift(&mut self, change: ClockChange) {
         for event in self.fixes.iter_mut().chain(&mut self.others) {
-            let at = setting.apply(event.at);
+            let at = change.apply(event.at);
             Arc::make_mut(event).at = at;
         }
     }

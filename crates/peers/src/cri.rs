@@ -70,7 +70,8 @@ const LABEL_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const LABEL_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_UID: &str = "io.kubernetes.pod.uid";
 
-/// Called with the method of each request that fails. What a runtime does not have, or does not implement, is an answer.
+/// Called with the method of each request that fails. The answer of a runtime that does not have or implement something is
+/// no failure.
 pub type OnFailure = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// See [`Cri::reporting`].
@@ -481,9 +482,7 @@ impl Cri {
         let subscribe = async move {
             let request = tonic::Request::new(v1::GetEventsRequest {}.encode_to_vec());
             let codec = InPlace::new(|message: &Bytes| info::event(CALL, message));
-            let opened = async {
-                cri.grpc().await?.server_streaming(request, method(CALL), codec).await
-            };
+            let opened = async { cri.grpc().await?.server_streaming(request, method(CALL), codec).await };
             let opened = opened.await.map_err(|status| cri.error(CALL, &status));
             let messages = cri.noted(CALL, opened)?.into_inner();
             Ok(messages.filter_map(move |message| {

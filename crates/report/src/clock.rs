@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{ClockReading, Setting, Shift, Stamp};
+use usernsd_domain::clock::{ClockChange, ClockReading, Shift, Stamp};
 use usernsd_domain::lock::lock;
 use usernsd_linux::proc::Proc;
 
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Clock {
     proc: Proc,
     /// Moves the recorded times.
-    move_times: Box<dyn Fn(Setting) + Send + Sync>,
+    move_times: Box<dyn Fn(ClockChange) + Send + Sync>,
     set: Arc<Notify>,
     /// The latest reading.
     before: Mutex<Option<ClockReading>>,
@@ -30,7 +30,7 @@ pub struct Clock {
 impl Clock {
     /// A clock by which no time has been recorded yet; `move_times` moves those that will have been.
     #[must_use]
-    pub fn new(proc: Proc, move_times: impl Fn(Setting) + Send + Sync + 'static) -> Clock {
+    pub fn new(proc: Proc, move_times: impl Fn(ClockChange) + Send + Sync + 'static) -> Clock {
         let before = Mutex::new(read(&proc));
         Clock { proc, move_times: Box::new(move_times), set: Arc::default(), before }
     }
@@ -61,16 +61,16 @@ impl Clock {
     fn look(&self) -> Option<ClockReading> {
         let mut before = lock(&self.before);
         let now = read(&self.proc);
-        if let Some(setting) = now.zip(*before).and_then(|(now, before)| now.set_since(&before)) {
-            let direction = match setting.shift {
+        if let Some(change) = now.zip(*before).and_then(|(now, before)| now.set_since(&before)) {
+            let direction = match change.shift {
                 Shift::Forward(_) => "forward",
                 Shift::Back(_) => "back",
             };
             info!(
-                seconds = setting.shift.distance().as_secs(),
+                seconds = change.shift.distance().as_secs(),
                 direction, "the clock was set; recorded times are moved with it"
             );
-            (self.move_times)(setting);
+            (self.move_times)(change);
             self.set.notify_one();
         }
         *before = now.or(*before);

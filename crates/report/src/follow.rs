@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::state::{ReadStateError, State, watch_state};
 use usernsd_domain::chain::chain;
-use usernsd_domain::clock::Setting;
+use usernsd_domain::clock::ClockChange;
 use usernsd_domain::node::{Health, PeerState};
 use usernsd_domain::rate_limit::Backoff;
 
@@ -61,12 +61,12 @@ impl Follower {
 
     /// Moves the recorded times of the connection; for a clock that was set.
     #[must_use]
-    pub fn mover(&self) -> impl Fn(Setting) + Send + Sync + 'static {
+    pub fn mover(&self) -> impl Fn(ClockChange) + Send + Sync + 'static {
         let link = self.link.clone();
-        move |setting| {
+        move |change| {
             link.send_modify(|link| {
-                link.health.since = setting.apply(link.health.since);
-                link.heard = link.heard.map(|at| setting.apply(at));
+                link.health.since = change.apply(link.health.since);
+                link.heard = link.heard.map(|at| change.apply(at));
             });
         }
     }
@@ -145,14 +145,18 @@ mod tests {
     fn the_times_of_the_connection_are_moved_with_the_clock() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let (follower, followed) = Follower::new(PathBuf::new(), at(1000));
-        let reading = |seconds, uptime| ClockReading { wall: at(seconds), uptime: Duration::from_secs(uptime) };
+        let reading =
+            |seconds, uptime| ClockReading { wall: at(seconds), uptime: Duration::from_secs(uptime) };
         let move_times = follower.mover();
-        let setting = reading(5000, 60).set_since(&reading(1010, 50)).unwrap();
-        move_times(setting);
+        let change = reading(5000, 60).set_since(&reading(1010, 50)).unwrap();
+        move_times(change);
         assert_eq!((followed.link.borrow().health.since, followed.link.borrow().heard), (at(4980), None));
         follower.link.send_modify(|link| link.heard = Some(at(4990)));
         move_times(reading(1030, 80).set_since(&reading(5010, 70)).unwrap());
-        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().heard), (at(990), Some(at(1000))));
+        assert_eq!(
+            (followed.link.borrow().health.since, followed.link.borrow().heard),
+            (at(990), Some(at(1000)))
+        );
     }
 
     const DOCUMENT: &str = include_str!("../../../tests/golden/state.json");

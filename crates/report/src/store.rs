@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use usernsd_domain::check::pods::Annotations;
 use usernsd_domain::check::{Examined, Probe};
-use usernsd_domain::clock::Setting;
+use usernsd_domain::clock::ClockChange;
 use usernsd_domain::container::CriId;
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::lock::lock;
@@ -87,14 +87,14 @@ impl Inner {
         self.containers.insert(record.id.clone(), Arc::clone(record))
     }
 
-    fn shift(&mut self, setting: Setting) {
-        self.started = setting.apply(self.started);
-        self.reconciled = self.reconciled.map(|at| setting.apply(at));
-        self.peers.all_mut().into_iter().for_each(|peer| peer.since = setting.apply(peer.since));
-        self.since.values_mut().for_each(|since| *since = setting.apply(*since));
-        self.plugins.values_mut().for_each(|plugin| plugin.since = setting.apply(plugin.since));
-        self.feed.shift(setting);
-        self.history.shift(setting);
+    fn shift(&mut self, change: ClockChange) {
+        self.started = change.apply(self.started);
+        self.reconciled = self.reconciled.map(|at| change.apply(at));
+        self.peers.all_mut().into_iter().for_each(|peer| peer.since = change.apply(peer.since));
+        self.since.values_mut().for_each(|since| *since = change.apply(*since));
+        self.plugins.values_mut().for_each(|plugin| plugin.since = change.apply(plugin.since));
+        self.feed.shift(change);
+        self.history.shift(change);
     }
 
     fn forget(&mut self, id: &CriId, now: SystemTime) -> Option<Arc<Record>> {
@@ -312,8 +312,8 @@ impl Store {
     }
 
     /// Moves all recorded times, because the clock was set.
-    pub fn shift(&self, setting: Setting) {
-        self.lock().shift(setting);
+    pub fn shift(&self, change: ClockChange) {
+        self.lock().shift(change);
         self.changed.send_replace(());
     }
 

@@ -27,7 +27,8 @@ pub(super) const PROBLEMS: Family = gauge(
     "Problems of this node that someone must act on, as usernsd status lists them; error is what breaks isolation or \
      keeps pods from running.",
 );
-pub(super) const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines, those that were dropped included.");
+pub(super) const LOG: Family =
+    counter("usernsd_log_messages_total", &["level"], "Log lines, those that were dropped included.");
 pub(super) const LOG_DROPPED: Family = counter(
     "usernsd_log_messages_dropped_total",
     &[],

@@ -99,7 +99,11 @@ fn the_document_agrees_with_its_page() {
         })),
         past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
     };
-    let about = About { node: "worker-1".into(), version: "0.1.0".into(), uptime_at_start: Some(Duration::from_millis(31_640)) };
+    let about = About {
+        node: "worker-1".into(),
+        version: "0.1.0".into(),
+        uptime_at_start: Some(Duration::from_millis(31_640)),
+    };
     let pods = DomainPod::of(&snapshot.containers);
     let mut accounts = Accounts::default();
     accounts.add_users(b"root:x:0:0:::\n");
