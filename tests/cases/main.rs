@@ -39,6 +39,7 @@ mod distributions;
 mod doctor;
 mod documents;
 mod early;
+mod evasion;
 mod explain;
 mod faults;
 mod guard;

@@ -8,9 +8,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
+use usernsd_domain::check::configuration::ConfigFile;
+use usernsd_domain::node::{Exposition, Survey};
+use usernsd_domain::provision::HostPath;
+use usernsd_inspect::doctor::{Doctor, Rounds};
+use usernsd_report::metrics::Metrics;
+use usernsd_report::store::Store;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// System calls that change a file system, or that keep other programs from changing it.
@@ -1316,4 +1323,92 @@ fn no_plugin_is_installed_in_a_directory_that_is_a_bind_mount() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(node.plugins().is_empty());
     assert!(node.run(&["--undo"]).status.success());
+}
+
+/// The samples of `usernsd_config_writes_total` after a round of checks, by file.
+fn counted_writes(node: &Node) -> BTreeMap<String, usize> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = Store::new(SystemTime::now());
+    let look = Arc::new(|_: &_| Survey::empty());
+    let metrics = Metrics::new(store.clone(), look, Exposition::default()).unwrap();
+    let (_is_ready, ready) = tokio::sync::watch::channel(true);
+    let place = crate::agent_tasks::place(node.dir.path(), node.path("no-runtime.sock"));
+    let never = Duration::from_secs(1000);
+    let doctor = Arc::new(Doctor::new(place).unwrap());
+    let rounds = Rounds { doctor, store: store.clone(), every: never, pods_every: never, ready };
+    runtime.block_on(async {
+        tokio::spawn(rounds.run());
+        let end = Instant::now() + Duration::from_secs(60);
+        while store.snapshot().examined.is_none() {
+            assert!(Instant::now() < end, "no round of checks");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let text = metrics.render();
+    let samples = text.lines().filter_map(|line| line.strip_prefix("usernsd_config_writes_total{file=\""));
+    samples
+        .map(|sample| {
+            let (file, count) = sample.split_once("\"} ").unwrap();
+            (file.to_owned(), count.parse().unwrap())
+        })
+        .collect()
+}
+
+/// Runs that change files, that find nothing to change, that fail, and that are killed at their first change: each
+/// change of a file that lasts is counted once, and none that did not occur.
+#[test]
+fn a_storm_of_runs_is_counted_write_by_write() {
+    const RUNS: usize = 15;
+    if !is_root() || !is_traced() {
+        return;
+    }
+    let node = Node::new();
+    let mut want: BTreeMap<String, usize> =
+        ConfigFile::ALL.map(|file| (file.name().to_owned(), 0)).into_iter().collect();
+    let mut owners: Vec<String> = Vec::new();
+    for number in 0..RUNS {
+        let before = node.etc();
+        if number % 5 != 1 {
+            owners.push(format!("{{owner: o{number}, count: 5}}"));
+        }
+        let config = format!("bootstrap: {{kubelet: {{user: create}}, ranges: [{}]}}\n", owners.join(", "));
+        node.write("usernsd.yaml", &config);
+        let output = match number % 5 {
+            // The second file cannot be written.
+            3 => {
+                fs::rename(node.path("etc/subgid"), node.path("etc/elsewhere")).unwrap();
+                std::os::unix::fs::symlink("elsewhere", node.path("etc/subgid")).unwrap();
+                let output = node.run(&[]);
+                fs::remove_file(node.path("etc/subgid")).unwrap();
+                fs::rename(node.path("etc/elsewhere"), node.path("etc/subgid")).unwrap();
+                owners.pop();
+                assert_eq!(output.status.code(), Some(2), "{number}: {}", said(&output));
+                output
+            }
+            // Killed when the first file is about to be replaced.
+            4 => {
+                let kill = ["-e", "inject=?renameat,?renameat2:signal=SIGKILL:when=2"];
+                let output = run(&traced(&["renameat", "renameat2"], &kill, &node.words(&[])));
+                assert!(!output.status.success(), "{number}: {}", said(&output));
+                output
+            }
+            _ => {
+                let output = node.run(&[]);
+                assert!(output.status.success(), "{number}: {}", said(&output));
+                output
+            }
+        };
+        let after = node.etc();
+        for (name, text) in &after {
+            let path = HostPath::parse(&format!("etc/{name}")).unwrap();
+            if let Some(file) = ConfigFile::of(&path).filter(|_| before.get(name) != Some(text)) {
+                *want.get_mut(file.name()).unwrap() += 1;
+            }
+        }
+        assert_eq!(counted_writes(&node), want, "{number}: {}", said(&output));
+    }
+    assert!(want["subuid"] >= RUNS / 3 && want["kubelet"] > 0, "{want:?}");
+    let undone = node.run(&["--undo"]);
+    assert!(undone.status.success(), "{}", said(&undone));
+    assert!(counted_writes(&node).values().all(|count| *count == 0), "undone writes do not count");
 }

@@ -789,6 +789,44 @@ async fn events_wait_for_a_server_that_is_away() {
     cluster.end().await;
 }
 
+/// Events of many pods at once, some of which the API server refuses: each is counted once, as sent or as dropped.
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_refused_events_is_counted_event_by_event() {
+    const PODS: usize = 24;
+    const REFUSED: usize = 9;
+    let api = Api::default();
+    for number in 0..PODS {
+        let mut pod = pod(&format!("p{number}"), false, 70_000);
+        // Each namespace has a share of the node's Events of its own.
+        pod["metadata"]["namespace"] = json!(format!("n{number}"));
+        pod["metadata"]["uid"] = json!(format!("aa-{number}"));
+        api.put_pod(pod);
+    }
+    for number in 0..REFUSED {
+        // Others are tried again before.
+        api.fail("create events", Fault::Status(500, 0));
+        api.fail("create events", Fault::Status(if number % 2 == 0 { 403 } else { 422 }, 0));
+    }
+    let cluster = simulated(&api, options());
+    cluster.say(state(json!({})));
+    let sum = |name: &str| -> f64 {
+        let text = cluster.metrics.render();
+        let values = text.lines().filter(|line| line.starts_with(name));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let counted = || (sum("usernsd_kube_events_total{"), sum("usernsd_kube_events_dropped_total "));
+    // The node's Events are limited to one each six seconds.
+    for _ in 0..600 {
+        if counted().0 + counted().1 >= PODS as f64 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(counted(), ((PODS - REFUSED) as f64, REFUSED as f64));
+    assert_eq!(cluster.api.lock().events.len(), PODS - REFUSED);
+    cluster.end().await;
+}
+
 /// Each kind of request fails some times, in every way in which an answer is a failure.
 #[tokio::test]
 async fn a_storm_of_failed_requests_is_counted_request_by_request() {

@@ -43,6 +43,7 @@ mod kube_scale;
 mod kubectl_demo;
 mod language;
 mod layers;
+mod log;
 mod machineconfig;
 mod makefile;
 mod map;

@@ -185,6 +185,23 @@ impl IdMap {
         self.joined() == other.joined()
     }
 
+    /// The map of the user namespace that was made with the map `given`, if a process of it has this one. A process can
+    /// enter a namespace below its own, with other numbers for a part of the IDs, while others keep all of them; each
+    /// extent of the lower one lies in an extent of the upper one (user_namespaces(7)). This map itself if it has IDs
+    /// that were not given.
+    #[must_use]
+    pub fn or_given(self, given: &IdMap) -> IdMap {
+        let is_given = |extent: &IdMapping| {
+            let ids = |extent: &IdMapping| {
+                let first = u64::from(extent.host_id.0);
+                (first, first + u64::from(extent.length))
+            };
+            let (first, end) = ids(extent);
+            given.0.iter().map(ids).any(|(given_first, given_end)| given_first <= first && end <= given_end)
+        };
+        if !given.is_empty() && self.0.iter().all(is_given) { given.clone() } else { self }
+    }
+
     /// The extents in the order of container IDs, with adjacent ones merged.
     fn joined(&self) -> Vec<IdMapping> {
         let mut sorted = self.0.clone();
@@ -295,6 +312,23 @@ mod tests {
         let long: String = (0..341).map(|n| format!("{n} {n} 1\n")).collect();
         assert_eq!(IdMap::parse(&long), Err(IdMapError::TooLong));
         assert!(IdMap::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_map_of_a_namespace_below_is_not_that_of_the_container() {
+        let map = |text| IdMap::parse(text).unwrap();
+        let given = map("0 200000 1000\n1000 500000 64536");
+        for below in
+            ["", "0 200000 1", "0 200999 1\n5 500000 64536", "7 200000 1000", "0 500001 3\n9 200000 2"]
+        {
+            assert_eq!(map(below).or_given(&given), given, "{below:?}");
+        }
+        // IDs that were not given, or so many that they are not in one extent.
+        for other in ["0 300000 65536", "0 199999 2", "0 200999 2", "0 200000 1000\n1000 500000 64537"] {
+            assert_eq!(map(other).or_given(&given), map(other), "{other:?}");
+        }
+        // A source without maps.
+        assert_eq!(map("0 200000 1").or_given(&IdMap::default()), map("0 200000 1"));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use usernsd_domain::container::{Container, CriId};
 use usernsd_peers::oci::{
-    OciError, bundle_size, described_size, identity_of_annotations, read_bundle, read_document, recorded_pid,
+    OciError, bundle_size, described_size, identity_of, read_bundle, read_document, recorded_pid,
 };
 
 /// The directories in which the runtimes of this node keep their bundles.
@@ -40,7 +40,7 @@ impl Bundles {
     pub fn find(&self, id: &CriId) -> Result<Option<BundleSpec>, OciError> {
         for place in (self.places)(id) {
             if let Some(spec) = read_bundle(&place)? {
-                let sandbox = identity_of_annotations(&spec.annotations).sandbox;
+                let sandbox = identity_of(&spec.annotations, &spec.cgroups_path).sandbox;
                 let container = spec.into_container(id.clone(), recorded_pid(&place));
                 return Ok(Some(BundleSpec { container, sandbox }));
             }

@@ -18,7 +18,7 @@ use thiserror::Error;
 use self::limits::read_limit;
 use self::stop::Stop;
 use crate::handles::NodeHandles;
-use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Proven};
+use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Point, Proven};
 use usernsd_delegation::{Facts, Plan, plan};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
@@ -152,6 +152,17 @@ impl DelegatorError {
     }
 }
 
+// === impl Observation ===
+
+impl Observation {
+    /// Takes the maps that the container was given instead of those that were observed, if its process has entered a
+    /// namespace below.
+    fn take_given(&mut self, specified: &SpecifiedNamespaces) {
+        self.uid_map = self.uid_map.take().map(|found| found.or_given(&specified.uid_map));
+        self.gid_map = self.gid_map.take().map(|found| found.or_given(&specified.gid_map));
+    }
+}
+
 // === impl Inspection ===
 
 impl Inspection {
@@ -229,8 +240,28 @@ impl Delegator {
             done.own = Some(own);
             applied
         });
+        let result = result.or_else(|stop| self.bound_skipped(target, stop, &mut done));
         done.end(result);
         done
+    }
+
+    /// Limits the pod of a container that is skipped although its cgroup belongs to it already: the OCI runtime may have
+    /// handed the cgroup over, and the container may have closed it, or moved its mount, before it was inspected.
+    fn bound_skipped(&self, target: &Target<'_>, stop: Stop, done: &mut Inspection) -> Result<Outcome, Stop> {
+        let Some(own) = done.own.take() else { return Err(stop) };
+        let (MountSource::Specification(specified) | MountSource::Stricter(specified)) = target.mount;
+        let is_hidden = specified == CgroupMount::ReadWrite
+            && done.changes.is_empty()
+            && matches!(stop, Stop::Skip(Skip::Closed | Skip::ReadOnlyMount | Skip::NoCgroupMount, _));
+        if is_hidden && own.owner() != HostId::ROOT && !self.rules.observe_only {
+            match self.set_limits(&own, done) {
+                // What is closed or gone is said already. The pod's limits come first.
+                Ok(()) | Err(Stop::Skip(..)) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        done.own = Some(own);
+        Err(stop)
     }
 
     /// Inspects a container as [`Delegator::handle`] does, and returns the plan without changing anything.
@@ -315,12 +346,25 @@ impl Delegator {
         let process = self.init_process(target, &scope, &mut evidence)?;
         let process = done.init.insert(process);
         let own = self.read_mapping(process, scope, &mut evidence, &mut done.observation)?;
-        let mut proven = proof::prove(&evidence)?;
+        let mut proven = proof::prove(&evidence).inspect_err(|unproven| {
+            if unproven.point == Point::Mapping && target.is_started {
+                done.observation.take_given(target.specified);
+            }
+        })?;
         let facts = match proven.user_namespace() {
-            InUserNamespace::Own => self.read_facts(target, process, &own, &mut done.observation)?,
-            InUserNamespace::Hosts | InUserNamespace::SelfMade => Facts::unread(own.owner()),
+            InUserNamespace::Own => self.read_facts(target, process, &own, &mut done.observation),
+            InUserNamespace::Hosts | InUserNamespace::SelfMade => Ok(Facts::unread(own.owner())),
         };
-        let mut plan = self.decide(&proven, &facts)?;
+        let planned = facts.and_then(|facts| Ok((self.decide(&proven, &facts)?, facts)));
+        let (mut plan, facts) = match planned {
+            Ok(planned) => planned,
+            Err(stop) => {
+                if proven.user_namespace() == InUserNamespace::Own {
+                    done.own = Some(own);
+                }
+                return Err(stop);
+            }
+        };
         // systemd is asked only if there is something to do, and if its answer is not on the directory.
         if matches!(plan, Plan::Chown { .. })
             && let Some(unit) = unit

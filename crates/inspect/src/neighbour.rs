@@ -17,7 +17,7 @@ use usernsd_domain::join::{self, EndedContainer, InFlight, ListedPod, Survival, 
 use usernsd_linux::proc;
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer, OnFailure};
 use usernsd_peers::oci::{
-    bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document, recorded_pid,
+    bundle_size, bundles_in, described_size, identity_of, parse_spec, read_document, recorded_pid,
 };
 
 /// Time limit for examining the runtime before a join. The runtime waits 2 s for the answer to Configure,
@@ -118,8 +118,9 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     for bundle in &bundles {
         let Ok(Some(text)) = read_document(bundle) else { continue };
         let size = described_size(&text).unwrap_or_else(|_| u64::try_from(text.len()).unwrap_or(u64::MAX));
-        let place =
-            parse_spec(&text).map(|spec| identity_of_annotations(&spec.annotations)).unwrap_or_default();
+        let place = parse_spec(&text)
+            .map(|spec| identity_of(&spec.annotations, &spec.cgroups_path))
+            .unwrap_or_default();
         let all = if place.sandbox { &mut weights.pods } else { &mut weights.containers };
         all.push((place.pod, size));
     }

@@ -11,6 +11,7 @@ use usernsd_domain::space::HostIds;
 use usernsd_domain::whois::Tenant;
 use usernsd_linux::proc::Proc;
 use usernsd_peers::cri::{Cri, first_answering};
+use usernsd_peers::oci::parse_spec;
 use usernsd_report::state::{Mapping, Past, State, read_state};
 
 /// All holders of host IDs, and the sources that could not be read.
@@ -102,12 +103,15 @@ async fn tenant(cri: &Cri, proc: &Proc, hosts: u64, id: &usernsd_domain::contain
     if process.namespace("user").ok()? == hosts {
         return None;
     }
+    let (uid_map, gid_map) = (process.uid_map().ok()?, process.gid_map().ok()?);
+    // Its first process may have entered a namespace below.
+    let given = parse_spec(&inspected.spec_json).unwrap_or_default();
     Some(Tenant {
         id: id.to_string(),
         name: inspected.container.name,
         pod: inspected.container.pod,
-        uid_map: process.uid_map().ok()?,
-        gid_map: process.gid_map().ok()?,
+        uid_map: uid_map.or_given(&given.uid_mappings),
+        gid_map: gid_map.or_given(&given.gid_mappings),
         past: None,
     })
 }

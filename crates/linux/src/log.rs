@@ -199,6 +199,9 @@ pub fn written() -> impl Iterator<Item = (&'static str, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -216,6 +219,47 @@ mod tests {
         for level in ["loud", "", "info,zbus=trace"] {
             assert!(filter(level).is_err(), "{level:?}");
         }
+    }
+
+    /// In a process of its own, whose stderr nobody reads for a while: more lines than wait are logged. Those that waited
+    /// are read afterwards, and every other one is counted as dropped.
+    #[test]
+    fn a_storm_of_lines_that_nobody_reads_is_counted_line_by_line() {
+        const LINES: u64 = 20_000;
+        const NAME: &str = "log::tests::a_storm_of_lines_that_nobody_reads_is_counted_line_by_line";
+        const CHILD: &str = "USERNSD_TEST_LOG";
+        if std::env::var_os(CHILD).is_some() {
+            let log = init("info", true, Writing::Behind).unwrap();
+            for number in 0..LINES {
+                tracing::warn!(target: "usernsd", number, "one of many");
+            }
+            let logged: u64 = written().map(|(_, count)| count).sum();
+            println!("\ncounts {logged} {}", dropped());
+            // Until everything was read.
+            let _ = io::stdin().read_line(&mut String::new());
+            drop(log);
+            return;
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let counts = said.find_map(|line| line.strip_prefix("counts ").map(str::to_owned)).unwrap();
+        let counts: Vec<u64> = counts.split(' ').map(|count| count.parse().unwrap()).collect();
+        let &[logged, dropped] = counts.as_slice() else { panic!("{counts:?}") };
+        assert!(logged == LINES && dropped > 0 && dropped < LINES, "{logged} {dropped}");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let read =
+            lines.by_ref().filter(|line| line.contains("one of many")).take((LINES - dropped) as usize);
+        assert_eq!(read.count() as u64 + dropped, logged);
+        drop(child.stdin.take());
+        assert_eq!(lines.filter(|line| line.contains("one of many")).count(), 0, "more than were counted");
+        assert!(child.wait().unwrap().success());
     }
 
     #[test]

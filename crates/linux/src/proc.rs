@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, openat, statat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
@@ -31,6 +31,8 @@ pub mod observer;
 /// in one piece.
 const SHORT_LINES: [&str; 5] = ["uid_map", "gid_map", "cgroup", "status", "stat"];
 const WHOLE: usize = 2048;
+/// The most threads of a process of which one is looked for that runs.
+const MAX_THREADS: usize = 64;
 
 /// A mounted proc file system: the host's.
 #[derive(Debug, Clone)]
@@ -354,7 +356,7 @@ impl Process {
     /// # Errors
     /// See [`ProcError`].
     pub fn cgroup_mount(&self, own: &CgroupPath, namespace: &CgroupPath) -> Result<CgroupMount, ProcError> {
-        Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?, own, namespace))
+        Ok(cgroup_mount_of_mountinfo(&self.mount_table()?, own, namespace))
     }
 
     /// `/proc/PID/status`.
@@ -443,8 +445,39 @@ impl Process {
         if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) }
     }
 
+    /// Its mount table; if its first thread has ended, which the kernel refuses to show, that of another one.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn mount_table(&self) -> Result<String, ProcError> {
+        let file = "mountinfo";
+        match self.read(file) {
+            Err(error @ ProcError::Read { errno: Errno::INVAL, .. }) => {
+                let of_thread = |thread: &str| self.read_at(&format!("task/{thread}/{file}"), file).ok();
+                self.threads().iter().find_map(|thread| of_thread(thread)).ok_or(error)
+            }
+            table => table,
+        }
+    }
+
+    /// The first of its threads.
+    fn threads(&self) -> Vec<String> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(threads) = openat(&self.dir, "task", flags, Mode::empty()).and_then(Dir::new) else {
+            return Vec::new();
+        };
+        let names =
+            threads.flatten().filter_map(|thread| thread.file_name().to_str().ok().map(str::to_owned));
+        names.filter(|name| !name.starts_with('.')).take(MAX_THREADS).collect()
+    }
+
     fn read(&self, file: &'static str) -> Result<String, ProcError> {
-        let fd = openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        self.read_at(file, file)
+    }
+
+    /// Reads the file at `path` below its directory; `file` is its name for people.
+    fn read_at(&self, path: &str, file: &'static str) -> Result<String, ProcError> {
+        let fd = openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed(file, errno))?;
         let mut bytes = vec![0; 8192];
         let length = rustix::io::read(&fd, &mut bytes).map_err(|errno| self.failed(file, errno))?;

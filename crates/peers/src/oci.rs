@@ -21,7 +21,7 @@ use usernsd_domain::heeded;
 use usernsd_domain::idmap::{ContainerId, IdMap, IdMapError};
 
 use self::identity::is_identity_key;
-pub use self::identity::{ContainerIdentity, identity_of_annotations};
+pub use self::identity::{ContainerIdentity, identity_of};
 pub use self::security::{Security, parse_security};
 
 mod identity;
@@ -490,7 +490,7 @@ impl Spec {
     /// specification; a caller that has the sandbox's annotations must add them.
     #[must_use]
     pub fn into_container(mut self, id: CriId, pid: Option<u32>) -> Container {
-        let place = identity_of_annotations(&self.annotations);
+        let place = identity_of(&self.annotations, &self.cgroups_path);
         self.annotations.retain(|key, _| heeded::annotation(key));
         Container {
             id,

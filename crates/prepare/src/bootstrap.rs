@@ -409,8 +409,13 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
 /// # Errors
 /// The journal cannot be read.
 pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
-    let journal = journal(root)?;
-    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
+    let is_as_found = |file: &Written| {
+        // Not everybody may read the others.
+        let may_read = file.form() == Form::Content && !file.only_lines;
+        let now = file.path().ok().filter(|_| may_read).and_then(|path| root.read(&path).ok());
+        now.is_some_and(|now| file.is_as_found(now.as_deref()))
+    };
+    Ok(journal(root)?.written(is_as_found))
 }
 
 fn refused(kept: &Finding) -> BootstrapError {

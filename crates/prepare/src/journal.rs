@@ -164,9 +164,42 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// The files that runs have written, once for each write. A run that failed or was killed has not written all that
+    /// it wrote down before: the next run found such a file as that one had found it, or it is so still, which
+    /// `is_as_found` returns.
+    pub fn written(&self, is_as_found: impl Fn(&Written) -> bool) -> Vec<HostPath> {
+        let all: Vec<&Written> = self.runs.iter().flat_map(|run| &run.files).collect();
+        let was_written = |(index, one): &(usize, &&Written)| {
+            let next = all.iter().skip(index + 1).find(|later| later.path == one.path);
+            !next.map_or_else(|| is_as_found(one), |next| one.was_repeated_by(next))
+        };
+        all.iter().enumerate().filter(was_written).filter_map(|(_, one)| one.path().ok()).collect()
+    }
+}
+
 // === impl Written ===
 
 impl Written {
+    /// Whether the file is still as the run found it, if its content is `now`.
+    #[must_use]
+    pub fn is_as_found(&self, now: Option<&[u8]>) -> bool {
+        now == self.old.as_ref().map(|old| old.0.as_slice()) && self.old != self.new
+    }
+
+    /// Whether a later run made the same change, because it found the file as this one had found it.
+    fn was_repeated_by(&self, later: &Written) -> bool {
+        if !self.only_lines {
+            return later.old == self.old && self.old != self.new;
+        }
+        let lines = |bytes: &Option<Bytes>| -> Vec<Vec<u8>> {
+            let bytes = bytes.as_ref().map(|bytes| bytes.0.as_slice()).unwrap_or_default();
+            bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+        };
+        let (own, again) = (lines(&self.new), lines(&later.new));
+        !own.is_empty() && own.iter().all(|line| again.contains(line))
+    }
+
     /// Makes a journal entry of a change, with the part of its bytes that is stored.
     #[must_use]
     pub fn of(

@@ -69,14 +69,6 @@ impl Process {
         Ok(self.read("cmdline")?.trim_end_matches('\0').replace('\0', " "))
     }
 
-    /// Its mount table.
-    ///
-    /// # Errors
-    /// See [`ProcError`].
-    pub fn mount_table(&self) -> Result<String, ProcError> {
-        self.read("mountinfo")
-    }
-
     /// Its label from the kernel's security module, SELinux or AppArmor; `None` if there is none.
     #[must_use]
     pub fn security_label(&self) -> Option<String> {

@@ -20,17 +20,24 @@ pub struct ContainerIdentity {
 
 /// Identifies a container by the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
 /// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) puts into every specification.
+///
+/// A pod's own annotations may be in it too, also those with the names of the other runtime's: CRI-O copies them
+/// (`SpecAddAnnotations`), containerd those of its `pod_annotations`. `cgroups_path`, which no pod chooses, decides whose
+/// annotations count.
 #[must_use]
-pub fn identity_of_annotations(annotations: &BTreeMap<String, String>) -> ContainerIdentity {
+pub fn identity_of(annotations: &BTreeMap<String, String>, cgroups_path: &str) -> ContainerIdentity {
+    let is_crios = is_crios(cgroups_path);
     let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
     // `is_identity_key` lists the keys that are read here.
-    let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
-    let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
+    let of = |is_read: bool, prefix: &str, key: &str| match is_read {
+        true => text(&format!("{prefix}{key}")),
+        false => String::new(),
+    };
+    let crio = |key: &str| of(is_crios != Some(false), "io.kubernetes.cri-o.", key);
+    let containerd = |key: &str| of(is_crios != Some(true), "io.kubernetes.cri.", key);
     // The value is a JSON map of texts; "null" if there are none.
-    let labels: Labels = annotations
-        .get("io.kubernetes.cri-o.Labels")
-        .and_then(|json| serde_json::from_str::<Option<_>>(json).ok().flatten())
-        .unwrap_or_default();
+    let labels: Labels =
+        serde_json::from_str::<Option<_>>(&crio("Labels")).ok().flatten().unwrap_or_default();
     let sandbox_name = crio("SandboxName");
     let made_of = name_of_sandbox(&sandbox_name).unwrap_or_default();
     let of_pod = |key: &str, label: Option<String>, made_of: &str| {
@@ -58,7 +65,17 @@ pub fn identity_of_annotations(annotations: &BTreeMap<String, String>) -> Contai
     ContainerIdentity { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
 }
 
-/// Whether [`identity_of_annotations`] reads the annotation `key`.
+/// Whether a path is CRI-O's (`slice:crio:ID`, or `…/crio-ID` without systemd); `None` if there is none.
+fn is_crios(cgroups_path: &str) -> Option<bool> {
+    let mut parts = cgroups_path.rsplit(':');
+    let last = parts.next().filter(|last| !last.is_empty())?;
+    Some(match parts.next() {
+        Some(prefix) => prefix == "crio",
+        None => last.rsplit('/').next().is_some_and(|name| name.starts_with("crio-")),
+    })
+}
+
+/// Whether [`identity_of`] reads the annotation `key`.
 pub(super) fn is_identity_key(key: &str) -> bool {
     let of =
         |prefix: &str, names: &[&str]| key.strip_prefix(prefix).is_some_and(|name| names.contains(&name));

@@ -54,7 +54,7 @@ fn recorded_specifications_are_parsed() {
 fn a_recorded_sandbox_is_parsed() {
     let json = recorded("podsandboxstatus-userns-systemd");
     let spec = parse_spec(&json["info"]["runtimeSpec"].to_string()).unwrap();
-    let place = identity_of_annotations(&spec.annotations);
+    let place = identity_of(&spec.annotations, &spec.cgroups_path);
     let pod = PodRef {
         namespace: "rs".into(),
         name: "fx-userns-systemd".into(),
@@ -87,18 +87,55 @@ fn either_runtimes_annotations_identify_a_container() {
     for annotations in [&crio[..], &containerd[..]] {
         let want =
             ContainerIdentity { pod: pod.clone(), sandbox_id: "s1".into(), name: "c".into(), sandbox: false };
-        assert_eq!(identity_of_annotations(&map(annotations)), want);
+        assert_eq!(identity_of(&map(annotations), ""), want);
     }
     let sandbox =
         map(&[("io.kubernetes.cri.container-type", "sandbox"), ("io.kubernetes.cri.sandbox-id", "s1")]);
     assert_eq!(
-        identity_of_annotations(&sandbox),
+        identity_of(&sandbox, ""),
         ContainerIdentity { sandbox_id: "s1".into(), sandbox: true, ..ContainerIdentity::default() }
     );
     for odd in ["null", "{", "[]", "k8s_a_b_c", "k8s_a_b_c_0_1", "a_b_c_d"] {
         let keys = ["Labels", "Metadata", "SandboxName"].map(|key| format!("io.kubernetes.cri-o.{key}"));
         let annotations = map(&keys.each_ref().map(|key| (key.as_str(), odd)));
-        assert_eq!(identity_of_annotations(&annotations), ContainerIdentity::default(), "{odd}");
+        assert_eq!(identity_of(&annotations, ""), ContainerIdentity::default(), "{odd}");
+    }
+}
+
+#[test]
+fn a_pod_cannot_take_the_name_of_another_with_the_other_runtimes_annotations() {
+    let names = ["namespace", "name", "uid"].map(|key| (format!("io.kubernetes.pod.{key}"), "own"));
+    let labels = serde_json::to_string(&BTreeMap::from(names)).unwrap();
+    let crio = [
+        ("io.kubernetes.cri-o.SandboxID", "own"),
+        ("io.kubernetes.cri-o.Labels", &labels),
+        ("io.kubernetes.cri-o.Metadata", r#"{"name":"own"}"#),
+        ("io.kubernetes.cri-o.ContainerType", "container"),
+    ];
+    let containerd = ["sandbox-id", "sandbox-namespace", "sandbox-name", "sandbox-uid", "container-name"];
+    let containerd = containerd.map(|key| format!("io.kubernetes.cri.{key}"));
+    let others = |value| containerd.iter().map(move |key| (key.as_str(), value));
+    let pod = PodRef { namespace: "own".into(), name: "own".into(), uid: "own".into() };
+    let want = ContainerIdentity { pod, sandbox_id: "own".into(), name: "own".into(), sandbox: false };
+    let forged: Vec<_> = crio
+        .into_iter()
+        .chain(others("victim"))
+        .chain([("io.kubernetes.cri.container-type", "sandbox")])
+        .collect();
+    for path in ["kubepods.slice:crio:abc", "/kubepods/pod1/crio-abc"] {
+        assert_eq!(identity_of(&map(&forged), path), want, "{path}");
+    }
+    let victims = labels.replace("\"own\"", "\"victim\"");
+    let forged: Vec<_> = others("own")
+        .chain([
+            ("io.kubernetes.cri.container-type", "container"),
+            ("io.kubernetes.cri-o.Labels", &victims),
+            ("io.kubernetes.cri-o.SandboxID", "victim"),
+            ("io.kubernetes.cri-o.ContainerType", "sandbox"),
+        ])
+        .collect();
+    for path in ["kubepods.slice:cri-containerd:abc", "/kubepods/pod1/abc"] {
+        assert_eq!(identity_of(&map(&forged), path), want, "{path}");
     }
 }
 
@@ -215,7 +252,7 @@ proptest! {
             let _ = parse_spec(json).map(|spec| spec.into_container(CriId::parse("x").unwrap(), None));
             let _ = parse_state(json);
             for key in ["Labels", "Metadata", "SandboxName"] {
-                let _ = identity_of_annotations(&map(&[(&format!("io.kubernetes.cri-o.{key}"), json)]));
+                let _ = identity_of(&map(&[(&format!("io.kubernetes.cri-o.{key}"), json)]), "");
             }
         }
     }
@@ -223,7 +260,7 @@ proptest! {
     #[test]
     fn the_name_of_a_sandbox_is_parsed_back(name in "[a-z0-9.-]{1,20}", namespace in "[a-z0-9-]{1,20}", uid in "[a-f0-9-]{1,36}") {
         let text = format!("k8s_{name}_{namespace}_{uid}_3");
-        let place = identity_of_annotations(&map(&[("io.kubernetes.cri-o.SandboxName", &text)]));
+        let place = identity_of(&map(&[("io.kubernetes.cri-o.SandboxName", &text)]), "");
         prop_assert_eq!(place.pod, PodRef { namespace, name, uid });
     }
 }

@@ -277,3 +277,23 @@ fn ids_per_pod(state: Option<&State>) -> u64 {
         .map(|map| map.iter().map(|extent| u64::from(extent.length)).sum());
     widths.max().unwrap_or(IDS_PER_POD).max(IDS_PER_POD)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_is_moved_with_the_clock_is_no_other_run() {
+        let agent = |started_at: &str, uptime_at_start_ms| Agent {
+            version: String::new(),
+            started_at: started_at.to_owned(),
+            uptime_at_start_ms,
+        };
+        let run = Run::of(&agent("2026-11-20T09:00:00Z", Some(31_640)));
+        assert!(run == Run::of(&agent("2026-11-21T09:00:00Z", Some(31_640))));
+        assert!(run != Run::of(&agent("2026-11-20T09:00:00Z", Some(31_650))));
+        // An earlier version, before an update of the agent and after it.
+        let earlier = Run::of(&agent("2026-11-20T09:00:00Z", None));
+        assert!(earlier != run && earlier != Run::of(&agent("2026-11-20T09:00:01Z", None)));
+    }
+}

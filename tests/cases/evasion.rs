@@ -1,0 +1,176 @@
+//! Containers that try to be shown as something else than they are, or to stay without the limits of their pod.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, owner, wait_for};
+
+/// The pods that hold a host ID, according to `usernsd whois`, and the ID inside them.
+fn holders(node: &Node, id: u32) -> Vec<(Value, Value)> {
+    let words = ["usernsd", "whois", "--output", "json", &id.to_string()];
+    let ran = node.command(words).output().unwrap();
+    let document: Value =
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let holders = document["ids"][0]["holders"].as_array().unwrap().iter();
+    let containers = holders.filter(|holder| holder["kind"] == "container");
+    containers.map(|holder| (holder["pod"].clone(), holder["inside"].clone())).collect()
+}
+
+/// The init processes of two containers have entered user namespaces of their own, in which one ID and none is mapped.
+/// Their other processes still have every ID of the pod.
+#[test]
+fn a_container_that_enters_a_namespace_of_its_own_still_holds_the_ids_of_its_pod() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let made: Vec<Container> = ["unshare -U -r", "unshare -U"]
+        .iter()
+        .enumerate()
+        .map(|(index, enter)| {
+            let script = format!("sleep 2147483646 & exec {enter} sleep 2147483647");
+            let pod = pods.run_pod(&PodSpec::new(&format!("p{index}")).numbered(index));
+            pods.run(&pod, &ContainerSpec::script(&script))
+        })
+        .collect();
+    for (container, lines) in made.iter().zip([1, 0]) {
+        wait_for("its own user namespace", || {
+            let map = pods.proc(container, "uid_map");
+            (map.lines().count() == lines && !map.contains("65536")).then_some(())
+        });
+    }
+    let roots: Vec<u32> = made.iter().map(|container| container.root).collect();
+    let check = |what: &str| {
+        for (index, root) in roots.iter().enumerate() {
+            let want = [(json!(format!("p{index}")), json!(1000))];
+            assert_eq!(holders(&node, root + 1000), want, "{what}: {index}");
+        }
+    };
+    check("without an agent");
+    let agent = Agent::start(&node);
+    for (container, root) in made.iter().zip(&roots) {
+        let record = agent.record(container);
+        let extent = json!([{"containerId": 0, "hostId": root, "length": 65536}]);
+        assert_eq!((&record["uidMap"], &record["gidMap"]), (&extent, &extent), "{record}");
+        // Nothing is done with such a container's cgroup.
+        assert_eq!((record["outcome"].as_str(), container.owner("")), (Some("unproven"), (0, 0)), "{record}");
+        let mapped =
+            agent.metric("usernsd_pod_mapped_ids", &[("pod", record["pod"]["name"].as_str().unwrap())]);
+        assert_eq!(mapped, 2.0 * 65_536.0);
+    }
+    check("with an agent");
+}
+
+/// A program whose first thread ends while another one runs on.
+const ENDS_ITS_FIRST_THREAD: &str = r"
+#include <pthread.h>
+#include <unistd.h>
+static void *run(void *nothing) { for (;;) pause(); return nothing; }
+int main(void) { pthread_t other; pthread_create(&other, 0, run, 0); pthread_exit(0); }
+";
+
+/// The kernel shows no mounts of a thread that has ended, and the first one is the process for most of /proc.
+#[test]
+fn a_container_whose_first_thread_has_ended_gets_its_cgroup() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let sources = tempfile::tempdir().unwrap();
+    let source = sources.path().join("program.c");
+    fs::write(&source, ENDS_ITS_FIRST_THREAD).unwrap();
+    fs::create_dir_all(node.path("/var/tmp/programs")).unwrap();
+    let program = node.path("/var/tmp/programs/threads");
+    let built = Command::new("cc").args(["-static", "-pthread", "-o"]).arg(&program).arg(&source).status();
+    assert!(built.unwrap().success());
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let pods = Pods::connect(&node);
+    let spec = ContainerSpec::of("localhost/systemd:1", &["/opt/programs/threads"]).privileged();
+    let spec = spec.mount("/var/tmp/programs", "/opt/programs");
+    let container = pods.run(&pods.run_pod(&PodSpec::new("p").privileged()), &spec);
+    wait_for("the end of its first thread", || {
+        pods.proc(&container, "status").contains("State:\tZ (zombie)").then_some(())
+    });
+    assert!(pods.is_running(&container));
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    assert_eq!(agent.outcome(&container), "delegated", "{}", agent.log());
+    assert_eq!(container.owner("").0, BASE);
+    assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
+}
+
+/// crun hands the cgroup over by itself, and the container may take the permissions on it from everybody, or move its
+/// mount, before it is inspected. The limits of the pod are set nevertheless, on the pod's cgroup, which is root's.
+#[test]
+fn a_container_that_hides_its_cgroup_does_not_evade_the_limits_of_its_pod() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let scripts = [
+        ("closed", "chmod 0 /sys/fs/cgroup"),
+        (
+            "no_cgroup_mount",
+            "mkdir -p /run/mine && /opt/busybox mount -o bind /sys/fs/cgroup /run/mine && /opt/busybox mount -t tmpfs hidden /sys/fs/cgroup",
+        ),
+    ];
+    let made = scripts.map(|(outcome, script)| {
+        let script = format!("({script}) 2>&1 && echo hidden; echo done; exec sleep 2147483647");
+        let pod = PodSpec::new(outcome).privileged().handler("crun");
+        let spec = ContainerSpec::of("localhost/systemd:1", &["/bin/bash", "-c", &script]).privileged();
+        let container = pods.run(&pods.run_pod(&pod), &spec.mount("/usr/bin/busybox", "/opt/busybox"));
+        wait_for("the end of the script", || container.log().contains("done").then_some(()));
+        assert!(container.log().contains("hidden"), "{}", container.log());
+        assert_eq!(owner(&container.cgroup.join("container")).0, BASE, "{outcome}");
+        (container, outcome)
+    });
+    let check = |configuration: &str, want: [&str; 2]| {
+        let agent = Agent::with(&node, configuration);
+        for (container, outcome) in &made {
+            let found = agent.outcome(container);
+            let limits = ["cgroup.max.descendants", "cgroup.max.depth"]
+                .map(|file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap().trim().to_owned());
+            assert_eq!((found.as_str(), limits), (*outcome, want.map(String::from)));
+        }
+        assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
+        agent.kill();
+    };
+    check("delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n", ["max", "max"]);
+    check("nri: {enabled: false}\n", ["250", "50"]);
+}
+
+/// CRI-O writes a pod's annotations into the specifications of its containers, also those that containerd uses to name a
+/// pod.
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn a_pod_cannot_take_the_name_of_another_by_annotations_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    let mut spec = PodSpec::new("forger").privileged();
+    for (key, value) in [
+        ("sandbox-namespace", "kube-system"),
+        ("sandbox-name", "victim\n2026-01-01T00:00:00Z ERROR forged"),
+        ("sandbox-uid", "00000000-0000-0000-0000-000000000001"),
+        ("sandbox-id", "victim"),
+        ("container-name", "victim"),
+        ("container-type", "sandbox"),
+    ] {
+        spec = spec.annotated(&format!("io.kubernetes.cri.{key}"), value);
+    }
+    let pod = pods.run_pod(&spec);
+    let container = pods.run(&pod, &ContainerSpec::sleeping().privileged().named("own"));
+    assert!(has_annotation(&node, &container), "CRI-O left the annotation out");
+    let record = agent.record(&container);
+    assert_eq!((&record["pod"]["name"], &record["name"]), (&json!("forger"), &json!("own")), "{record}");
+    assert_eq!(record["pod"]["namespace"], "default");
+    assert!(!record["sandboxId"].as_str().unwrap().contains("victim"), "{record}");
+    assert!(!agent.log().contains("forged") && !agent.log().contains("victim"), "{}", agent.log());
+}
+
+/// Whether the annotation is in the bundle.
+fn has_annotation(node: &Node, container: &Container) -> bool {
+    let bundles = node.path("run/containers/storage/overlay-containers");
+    let bundles = if Path::new(&bundles).exists() { bundles } else { node.path("run/containers/storage") };
+    let file = bundles.join(&container.id).join("userdata/config.json");
+    fs::read_to_string(file).is_ok_and(|text| text.contains("io.kubernetes.cri.sandbox-name"))
+}
