@@ -129,13 +129,17 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Whether systemd is its first process, by its command line.
+    /// Whether systemd is its first process.
     #[must_use]
     pub fn runs_systemd(&self) -> bool {
-        let first = self.processes.iter().find(|row| row.inner_pid == Some(1));
-        let program = first.and_then(|row| row.command.split(' ').next()?.rsplit('/').next());
-        matches!(program, Some("init" | "systemd"))
+        self.processes.iter().any(|row| row.inner_pid == Some(1) && is_systemd(&row.command))
     }
+}
+
+/// By the command line, or by the name in brackets if it was not read: on a slow node, reading may take too long.
+fn is_systemd(command: &str) -> bool {
+    let program = command.split(' ').next().and_then(|path| path.rsplit('/').next());
+    matches!(program, Some("init" | "systemd" | "[systemd]"))
 }
 
 /// A namespace of the init process.
@@ -339,5 +343,20 @@ pub(super) fn number(text: Option<String>) -> Option<u32> {
     match delegation::Limit::parse(&text?)? {
         delegation::Limit::Max => None,
         delegation::Limit::At(number) => Some(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_is_known_by_its_command_line_or_its_name() {
+        for command in ["/lib/systemd/systemd", "/sbin/init", "init --unit=x", "[systemd]"] {
+            assert!(is_systemd(command), "{command}");
+        }
+        for command in ["/bin/sh -c /lib/systemd/systemd", "[sh]", "systemd-run x", ""] {
+            assert!(!is_systemd(command), "{command}");
+        }
     }
 }
