@@ -81,7 +81,7 @@ fn containerd_a_missed_request_is_repaired_once() {
     let agent = Agent::with(&node, RESTART);
     assert_eq!(pods.exit_code(&missed), 137);
     wait_for_kept(&agent, "not_kubelets", 1);
-    wait_for_kept(&agent, "pods_wish", 1);
+    wait_for_kept(&agent, "pod_opted_out", 1);
     assert!(pods.is_running(&unmanaged) && pods.is_running(&kept));
     assert_eq!(ended_by_agent(&agent), 1.0);
     let again = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping(), 1);

@@ -232,7 +232,7 @@ fn each_alert_names_the_node_that_is_broken() {
     let Some(mut fleet) = boot() else { return };
     let node = fleet.broken().name.clone();
 
-    fleet.expect("a pod from before", &["UsernsdWishMissed"]);
+    fleet.expect("a pod from before", &["UsernsdRequestMissed"]);
     // That is an error of this node's, the first in the table.
     let status = fleet.cluster.try_kubectl(&["userns", "status"]);
     let status = String::from_utf8(status.stdout).unwrap();

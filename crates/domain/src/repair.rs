@@ -102,7 +102,7 @@ pub enum Kept {
     /// No kubelet created it, so nothing would create it again.
     NotKubelets,
     /// The pod's annotation keeps the container.
-    PodsWish,
+    PodOptedOut,
     /// The sandbox is being removed.
     Ending,
     /// The container has run for too long, or its age is unknown.
@@ -123,8 +123,8 @@ pub struct Repairs {
 #[must_use]
 pub fn lacks_writable_cgroup(container: &Container, rules: &AdjustRules) -> bool {
     // A cgroup namespace for a privileged container is no request of the pod.
-    let wishes = AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() };
-    let planned = adjust::plan(container, &wishes, None);
+    let opt_in_only = AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() };
+    let planned = adjust::plan(container, &opt_in_only, None);
     planned.is_ok_and(|planned| {
         planned.is_some_and(|adjustment| {
             adjustment.mounts.iter().any(|change| change.mount.destination == "/sys/fs/cgroup")
@@ -141,7 +141,7 @@ words! {
         ObserveOnly = "observe_only",
         NotAskedFirst = "not_asked_first",
         NotKubelets = "not_kubelets",
-        PodsWish = "pods_wish",
+        PodOptedOut = "pod_opted_out",
         Ending = "ending",
         TooOld = "too_old",
         EndedBefore = "ended_before",
@@ -187,7 +187,7 @@ impl RepairRules {
         }
         // The guard protects the node from the pod, so the pod cannot switch it off.
         if candidate.kept && candidate.missed == Missed::WritableCgroup {
-            return Err(Kept::PodsWish);
+            return Err(Kept::PodOptedOut);
         }
         if candidate.restarts.is_none() {
             return Err(Kept::NotKubelets);
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn a_pod_can_keep_containers_except_those_that_lost_isolation() {
         let kept = |missed| RULES.may_end(&RepairFacts { kept: true, ..young(missed) });
-        assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodsWish));
+        assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodOptedOut));
         assert_eq!(kept(Missed::UserNamespace), Ok(()));
     }
 
