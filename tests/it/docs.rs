@@ -1,7 +1,7 @@
 //! Generated pages match the code, and all pages keep the rules for documents. `UPDATE=1 cargo nextest run
 //! --test it docs::` writes the generated ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use usernsd_config::{Config, Overrides, Settings};
@@ -335,6 +335,51 @@ fn items() -> BTreeSet<String> {
         }
     }
     items
+}
+
+/// The crates of this workspace, and the others of them that each uses, without `usernsd-`.
+fn crates() -> BTreeMap<String, BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let below = std::fs::read_dir(root.join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    let of = |directory: PathBuf| {
+        let name =
+            if directory == root { "usernsd".into() } else { directory.file_name().unwrap().to_owned() };
+        let manifest = std::fs::read_to_string(directory.join("Cargo.toml")).unwrap();
+        let (_, after) = manifest.split_once("\n[dependencies]\n").unwrap_or_default();
+        let names = after.lines().take_while(|line| !line.starts_with('['));
+        let used = names.filter_map(|line| line.strip_prefix("usernsd-")?.split(['.', ' ']).next());
+        (name.into_string().unwrap(), used.map(str::to_owned).collect())
+    };
+    below.chain([root.to_owned()]).map(of).collect()
+}
+
+#[test]
+fn the_picture_of_the_crates_matches_the_manifests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let (_, section) = page.split_once("## How the source is organised\n").unwrap();
+    let crates = crates();
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let (_, table) = section.split_once("| crate | content | uses |\n").expect("the table of crates");
+    let table = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let listed: BTreeMap<String, BTreeSet<String>> = table
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').collect();
+            (quoted(cells[1])[0].clone(), quoted(cells[3]).into_iter().collect())
+        })
+        .collect();
+    assert_eq!(listed, crates);
+    // The descriptions at the right name no crate of a lower row.
+    let picture = section.split("```").nth(1).unwrap();
+    let row = |name: &str| {
+        let is_in = |line: &str| line.split_whitespace().any(|word| word == name);
+        picture.lines().position(is_in).unwrap_or_else(|| panic!("{name} is not in the picture"))
+    };
+    for (name, used) in &crates {
+        for other in used {
+            assert!(row(other) > row(name), "{name} uses {other}, which is not in a lower row");
+        }
+    }
 }
 
 /// An item of the code that is renamed must be renamed in the ways through the source, too.
