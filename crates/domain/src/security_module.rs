@@ -1,5 +1,6 @@
 //! The kernel's security modules, as far as they judge what containers do: AppArmor by profiles, SELinux by types.
 
+use super::check::kernel::{KernelFile, KernelFiles};
 use super::check::{Check, Checked};
 
 /// The profile in `apparmor/` of this project, which allows mounts.
@@ -9,21 +10,6 @@ pub const SYSTEMD_PROFILE: &str = "usernsd-systemd";
 /// behind it.
 const DEFAULT_PROFILES: [&str; 4] =
     ["cri-containerd.apparmor.d", "crio-default", "containers-default-", "docker-default"];
-
-/// The facts about the security modules.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SecurityModules {
-    /// The text of `/sys/kernel/security/lsm`: the modules that are active. `None` if it cannot be read.
-    pub active: Option<String>,
-    /// The text of `/sys/kernel/security/apparmor/profiles`.
-    pub profiles: Option<String>,
-    /// `kernel.apparmor_restrict_unprivileged_userns`, which Ubuntu's kernels have.
-    pub restrict_userns: Option<String>,
-    /// `/sys/fs/selinux/enforce`.
-    pub enforce: Option<String>,
-    /// `/sys/fs/selinux/booleans/container_manage_cgroup`: the value, and the one that was set and is not yet used.
-    pub manage_cgroup: Option<String>,
-}
 
 /// The profile that is enforced according to a process's label or a line of the kernel's list, `PROFILE (enforce)`. From
 /// Linux 6.17 on, another profile may be stacked on it.
@@ -38,87 +24,78 @@ pub fn forbids_mounts(label: &str) -> Option<&str> {
     enforced(label).filter(|profile| DEFAULT_PROFILES.iter().any(|name| profile.starts_with(name)))
 }
 
-// === impl SecurityModules ===
-
-impl SecurityModules {
-    /// Whether a module is active; `Err` with the reason if that cannot be seen.
-    fn has(&self, module: &str) -> Result<bool, String> {
-        let active = self.active.as_deref().ok_or("/sys/kernel/security/lsm cannot be read here")?;
-        Ok(active.trim().split(',').any(|name| name == module))
-    }
-
-    /// The result of a check, if the module is active that it is about.
-    fn judged(&self, check: Check, module: &str, name: &str, judge: impl FnOnce() -> Checked) -> Checked {
-        match self.has(module) {
-            Ok(true) => judge(),
-            Ok(false) => check.passed(format!("{name} is off")),
-            Err(why) => check.skipped(why),
-        }
-    }
-
-    /// The checks of the security modules.
-    #[must_use]
-    pub fn checks(&self) -> [Checked; 3] {
-        [
-            self.judged(Check::ApparmorProfile, "apparmor", "AppArmor", || self.systemd_profile()),
-            self.judged(Check::ApparmorUserns, "apparmor", "AppArmor", || self.unprivileged_userns()),
-            self.judged(Check::SelinuxCgroup, "selinux", "SELinux", || self.cgroup_boolean()),
-        ]
-    }
-
-    fn systemd_profile(&self) -> Checked {
-        let check = Check::ApparmorProfile;
-        let Some(profiles) = &self.profiles else {
-            return check.skipped("/sys/kernel/security/apparmor/profiles cannot be read");
+/// The checks of the security modules.
+#[must_use]
+pub fn checks(files: &KernelFiles) -> [Checked; 3] {
+    // The result of a check that concerns one module.
+    let judged = |check: Check, module: &str, name: &str, judge: fn(&KernelFiles) -> Checked| {
+        let Some(active) = files.text(KernelFile::SecurityModules) else {
+            return check.skipped("/sys/kernel/security/lsm cannot be read here");
         };
-        if profiles.lines().filter_map(enforced).any(|profile| profile == SYSTEMD_PROFILE) {
-            return check.passed(format!("the profile {SYSTEMD_PROFILE} is loaded"));
+        match active.split(',').any(|one| one == module) {
+            true => judge(files),
+            false => check.passed(format!("{name} is off")),
         }
-        let Some(default) = profiles.lines().find_map(forbids_mounts) else {
-            return check.passed("no profile of a container runtime is enforced");
-        };
-        check.failed(
+    };
+    [
+        judged(Check::ApparmorProfile, "apparmor", "AppArmor", systemd_profile),
+        judged(Check::ApparmorUserns, "apparmor", "AppArmor", unprivileged_userns),
+        judged(Check::SelinuxCgroup, "selinux", "SELinux", cgroup_boolean),
+    ]
+}
+
+fn systemd_profile(files: &KernelFiles) -> Checked {
+    let check = Check::ApparmorProfile;
+    let Some(profiles) = files.text(KernelFile::ApparmorProfiles) else {
+        return check.skipped("/sys/kernel/security/apparmor/profiles cannot be read");
+    };
+    if profiles.lines().filter_map(enforced).any(|profile| profile == SYSTEMD_PROFILE) {
+        return check.passed(format!("the profile {SYSTEMD_PROFILE} is loaded"));
+    }
+    let Some(default) = profiles.lines().find_map(forbids_mounts) else {
+        return check.passed("no profile of a container runtime is enforced");
+    };
+    check.failed(
+        format!(
+            "AppArmor enforces {default}, which forbids every mount: systemd in pods starts services without their \
+             sandboxes (PrivateTmp, ProtectSystem), or not at all (BindPaths)"
+        ),
+        format!("if pods have such services, load the profile {SYSTEMD_PROFILE} (docs/apparmor.md)"),
+    )
+}
+
+fn unprivileged_userns(files: &KernelFiles) -> Checked {
+    let check = Check::ApparmorUserns;
+    match files.text(KernelFile::RestrictUserns) {
+        None => check.passed("this kernel has no kernel.apparmor_restrict_unprivileged_userns"),
+        Some("0") => check.passed("kernel.apparmor_restrict_unprivileged_userns = 0"),
+        Some(value) => check.failed(
             format!(
-                "AppArmor enforces {default}, which forbids every mount: systemd in pods starts services without their \
-                 sandboxes (PrivateTmp, ProtectSystem), or not at all (BindPaths)"
+                "kernel.apparmor_restrict_unprivileged_userns is {value}: a user namespace that a program in a pod \
+                 creates has no capabilities, which container engines and browsers need"
             ),
-            format!("if pods have such services, load the profile {SYSTEMD_PROFILE} (docs/apparmor.md)"),
-        )
+            "load an AppArmor profile with the rule \"userns,\" for that program, or sysctl -w \
+             kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
     }
+}
 
-    fn unprivileged_userns(&self) -> Checked {
-        let check = Check::ApparmorUserns;
-        match self.restrict_userns.as_deref().map(str::trim) {
-            None => check.passed("this kernel has no kernel.apparmor_restrict_unprivileged_userns"),
-            Some("0") => check.passed("kernel.apparmor_restrict_unprivileged_userns = 0"),
-            Some(value) => check.failed(
-                format!(
-                    "kernel.apparmor_restrict_unprivileged_userns is {value}: a user namespace that a program in a pod \
-                     creates has no capabilities, which container engines and browsers need"
-                ),
-                "load an AppArmor profile with the rule \"userns,\" for that program, or sysctl -w \
-                 kernel.apparmor_restrict_unprivileged_userns=0",
-            ),
-        }
+fn cgroup_boolean(files: &KernelFiles) -> Checked {
+    let check = Check::SelinuxCgroup;
+    match files.text(KernelFile::SelinuxEnforce) {
+        None => return check.skipped("/sys/fs/selinux/enforce cannot be read"),
+        Some("0") => return check.passed("SELinux is permissive"),
+        Some(_) => {}
     }
-
-    fn cgroup_boolean(&self) -> Checked {
-        let check = Check::SelinuxCgroup;
-        match self.enforce.as_deref().map(str::trim) {
-            None => return check.skipped("/sys/fs/selinux/enforce cannot be read"),
-            Some("0") => return check.passed("SELinux is permissive"),
-            Some(_) => {}
-        }
-        match self.manage_cgroup.as_deref().and_then(|text| text.split_whitespace().next()) {
-            None => check.skipped("SELinux' policy has no boolean container_manage_cgroup"),
-            Some("0") => check.failed(
-                "SELinux enforces, and container_manage_cgroup is off: a container of type container_t cannot change its \
-                 cgroup, whoever owns it",
-                "setsebool -P container_manage_cgroup on, or give such containers the type container_init_t \
-                 (seLinuxOptions.type): docs/selinux.md",
-            ),
-            Some(_) => check.passed("container_manage_cgroup is on"),
-        }
+    match files.text(KernelFile::ManageCgroup).and_then(|text| text.split_whitespace().next()) {
+        None => check.skipped("SELinux' policy has no boolean container_manage_cgroup"),
+        Some("0") => check.failed(
+            "SELinux enforces, and container_manage_cgroup is off: a container of type container_t cannot change its \
+             cgroup, whoever owns it",
+            "setsebool -P container_manage_cgroup on, or give such containers the type container_init_t \
+             (seLinuxOptions.type): docs/selinux.md",
+        ),
+        Some(_) => check.passed("container_manage_cgroup is on"),
     }
 }
 
@@ -129,13 +106,13 @@ mod tests {
     use super::*;
     use crate::check::CheckOutcome;
 
-    fn modules(active: &str) -> SecurityModules {
-        SecurityModules { active: Some(active.to_owned()), ..SecurityModules::default() }
+    fn modules(active: &str) -> KernelFiles {
+        [(KernelFile::SecurityModules, active)].into_iter().collect()
     }
 
-    /// The outcome of the check at that place: a word, and what is said.
-    fn outcome(modules: &SecurityModules, check: Check) -> String {
-        let checked = modules.checks().into_iter().find(|one| one.check == check).unwrap();
+    /// The outcome of the check: a word, and the sentence with it.
+    fn outcome(files: &KernelFiles, check: Check) -> String {
+        let checked = checks(files).into_iter().find(|one| one.check == check).unwrap();
         let said = match &checked.outcome {
             CheckOutcome::Passed(said) | CheckOutcome::Skipped(said) => said.clone(),
             CheckOutcome::Failed(problems) => problems[0].what.clone(),
@@ -149,9 +126,9 @@ mod tests {
             (modules("capability,yama,bpf"), "pass", "is off"),
             // Names that only begin alike.
             (modules("capability,apparmor2,selinux2"), "pass", "is off"),
-            (SecurityModules::default(), "skip", "cannot be read here"),
+            (KernelFiles::default(), "skip", "cannot be read here"),
         ] {
-            for check in modules.checks().map(|one| one.check) {
+            for check in checks(&modules).map(|one| one.check) {
                 let outcome = outcome(&modules, check);
                 assert!(outcome.starts_with(word) && outcome.ends_with(said), "{outcome}");
             }
@@ -161,9 +138,9 @@ mod tests {
     #[test]
     fn the_profile_for_systemd_is_missed_only_where_a_default_profile_is_enforced() {
         let with = |profiles: &str| {
-            let modules =
-                SecurityModules { profiles: Some(profiles.to_owned()), ..modules("yama,apparmor\n") };
-            outcome(&modules, Check::ApparmorProfile)
+            let files =
+                [(KernelFile::SecurityModules, "yama,apparmor\n"), (KernelFile::ApparmorProfiles, profiles)];
+            outcome(&files.into_iter().collect(), Check::ApparmorProfile)
         };
         assert!(outcome(&modules("apparmor"), Check::ApparmorProfile).starts_with("skip"));
         let default = "cri-containerd.apparmor.d (enforce)\n";
@@ -198,9 +175,9 @@ mod tests {
     #[test]
     fn the_restriction_of_user_namespaces_is_named_where_it_is_set() {
         let with = |value: Option<&str>| {
-            let modules =
-                SecurityModules { restrict_userns: value.map(str::to_owned), ..modules("apparmor") };
-            outcome(&modules, Check::ApparmorUserns)
+            let value = value.map(|value| (KernelFile::RestrictUserns, value));
+            let files = value.into_iter().chain([(KernelFile::SecurityModules, "apparmor")]);
+            outcome(&files.collect(), Check::ApparmorUserns)
         };
         assert!(with(None).starts_with("pass") && with(Some("0\n")).starts_with("pass"));
         assert!(with(Some("1\n")).starts_with("note: kernel.apparmor_restrict_unprivileged_userns is 1:"));
@@ -209,12 +186,13 @@ mod tests {
     #[test]
     fn the_boolean_matters_only_while_selinux_enforces() {
         let with = |enforce: Option<&str>, boolean: Option<&str>| {
-            let modules = SecurityModules {
-                enforce: enforce.map(str::to_owned),
-                manage_cgroup: boolean.map(str::to_owned),
-                ..modules("yama,selinux")
-            };
-            outcome(&modules, Check::SelinuxCgroup)
+            let files = [
+                (KernelFile::SecurityModules, Some("yama,selinux")),
+                (KernelFile::SelinuxEnforce, enforce),
+                (KernelFile::ManageCgroup, boolean),
+            ];
+            let files = files.into_iter().filter_map(|(file, text)| Some((file, text?)));
+            outcome(&files.collect(), Check::SelinuxCgroup)
         };
         assert!(
             with(Some("1"), Some("0 1"))
@@ -233,14 +211,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_judged_without_panic(text in any::<String>()) {
-            let modules = SecurityModules {
-                active: Some(format!("apparmor,selinux,{text}")),
-                profiles: Some(text.clone()),
-                restrict_userns: Some(text.clone()),
-                enforce: Some(text.clone()),
-                manage_cgroup: Some(text),
-            };
-            let _ = modules.checks();
+            let texts = KernelFile::ALL.map(|file| match file {
+                KernelFile::SecurityModules => (file, format!("apparmor,selinux,{text}")),
+                _ => (file, text.clone()),
+            });
+            let _ = checks(&texts.into_iter().collect());
         }
     }
 }

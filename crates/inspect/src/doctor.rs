@@ -38,8 +38,8 @@ use usernsd_domain::restart::{Running, Service};
 use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_linux::cgroupfs::read_delegate_list;
 use usernsd_linux::host::{HostError, HostRoot};
+use usernsd_linux::kernel_files::kernel_files;
 use usernsd_linux::proc::Proc;
-use usernsd_linux::security_module::security_modules;
 use usernsd_peers::systemd::Systemd;
 use usernsd_prepare::bootstrap::{self, ids::Ask, restart::running_service};
 use usernsd_prepare::idmapped_mounts;
@@ -280,8 +280,8 @@ impl Doctor {
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
         let delegate_list = read_delegate_list(&self.place.root.join("sys"));
         let delegate_list = delegate_list.map_err(|error| chain(&error));
-        let security_modules = security_modules(&self.place.root);
-        Ok(KernelFacts { kernel, delegate_list, security_modules, tmpfs, pods })
+        let files = kernel_files(&self.place.root);
+        Ok(KernelFacts { kernel, delegate_list, files, tmpfs, pods })
     }
 
     /// Asks systemd for everything at once.

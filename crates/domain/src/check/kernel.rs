@@ -1,10 +1,59 @@
 //! The kernel and its mounts.
 
+use std::collections::BTreeMap;
+
 use super::{Category, Check, Checked, Probe};
 use crate::cgroup::DelegateList;
 use crate::finding::Finding;
 use crate::kernel::{CgroupSetup, IdMapped, Kernel, findings};
-use crate::security_module::SecurityModules;
+use crate::security_module;
+
+/// A small file of the kernel that checks judge by its text. A check that needs another one adds it here: all of them
+/// are read in one place (`usernsd-linux`, `kernel_files`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KernelFile {
+    /// The security modules that are active.
+    SecurityModules,
+    /// The AppArmor profiles that are loaded.
+    ApparmorProfiles,
+    /// `kernel.apparmor_restrict_unprivileged_userns`, which Ubuntu's kernels have.
+    RestrictUserns,
+    /// Whether SELinux enforces.
+    SelinuxEnforce,
+    /// The boolean `container_manage_cgroup`: the value, and the one that was set and is not yet used.
+    ManageCgroup,
+}
+
+words! {
+    /// The file's path below the node's root.
+    KernelFile {
+        SecurityModules = "sys/kernel/security/lsm",
+        ApparmorProfiles = "sys/kernel/security/apparmor/profiles",
+        RestrictUserns = "proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        SelinuxEnforce = "sys/fs/selinux/enforce",
+        ManageCgroup = "sys/fs/selinux/booleans/container_manage_cgroup",
+    }
+}
+
+/// The texts of the kernel's files that could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KernelFiles(BTreeMap<KernelFile, String>);
+
+// === impl KernelFiles ===
+
+impl KernelFiles {
+    /// The text of a file, without blanks around it; `None` if it could not be read.
+    #[must_use]
+    pub fn text(&self, file: KernelFile) -> Option<&str> {
+        self.0.get(&file).map(|text| text.trim())
+    }
+}
+
+impl<S: Into<String>> FromIterator<(KernelFile, S)> for KernelFiles {
+    fn from_iter<T: IntoIterator<Item = (KernelFile, S)>>(texts: T) -> KernelFiles {
+        KernelFiles(texts.into_iter().map(|(file, text)| (file, text.into())).collect())
+    }
+}
 
 /// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +62,8 @@ pub struct KernelFacts {
     pub kernel: Kernel,
     /// `/sys/kernel/cgroup/delegate`; `Err` if it is invalid, `None` if there is no such file.
     pub delegate_list: Probe<Option<DelegateList>>,
-    /// The kernel's security modules.
-    pub security_modules: SecurityModules,
+    /// The kernel's files that checks judge by their texts.
+    pub files: KernelFiles,
     /// The finding that tmpfs, which holds Secrets, does not support ID-mapped mounts.
     pub tmpfs: Option<Finding>,
     /// Number of pods that the node may run.
@@ -27,7 +76,7 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
         Ok(facts) => facts,
         Err(why) => return Check::all_skipped(Category::Kernel, &why),
     };
-    let KernelFacts { kernel, delegate_list, security_modules, tmpfs, pods } = facts;
+    let KernelFacts { kernel, delegate_list, files, tmpfs, pods } = facts;
     let mut found = findings(kernel, *pods);
     found.extend(tmpfs.clone());
     let max = kernel.max_user_namespaces.unwrap_or(0);
@@ -56,7 +105,7 @@ pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
             Some(_) => Check::PsiEnabled.judged(&found, "pressure files in /proc/pressure"),
         },
     ];
-    checked.extend(security_modules.checks());
+    checked.extend(security_module::checks(files));
     checked
 }
 
@@ -122,19 +171,32 @@ mod tests {
     use super::*;
     use crate::check::CheckOutcome;
 
+    /// A text with which every check passes.
+    fn good_text(file: KernelFile) -> &'static str {
+        match file {
+            KernelFile::SecurityModules => "capability,apparmor,selinux",
+            KernelFile::ApparmorProfiles => "crio-default (enforce)\nusernsd-systemd (enforce)\n",
+            KernelFile::RestrictUserns => "0",
+            KernelFile::SelinuxEnforce => "1",
+            KernelFile::ManageCgroup => "1 1",
+        }
+    }
+
+    /// Replaces one text, or removes it.
+    fn set(facts: &mut KernelFacts, file: KernelFile, text: Option<&str>) {
+        let others = KernelFile::ALL.into_iter().filter(|other| *other != file);
+        let others = others.map(|other| (other, Some(good_text(other))));
+        let all = others.chain([(file, text)]);
+        facts.files = all.filter_map(|(file, text)| Some((file, text?))).collect();
+    }
+
     fn good() -> KernelFacts {
         KernelFacts {
             kernel: crate::kernel::tests::good(),
             delegate_list: Ok(
                 DelegateList::parse("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n").ok()
             ),
-            security_modules: SecurityModules {
-                active: Some("capability,apparmor,selinux".into()),
-                profiles: Some("crio-default (enforce)\nusernsd-systemd (enforce)\n".into()),
-                restrict_userns: Some("0".into()),
-                enforce: Some("1".into()),
-                manage_cgroup: Some("1 1".into()),
-            },
+            files: KernelFile::ALL.map(|file| (file, good_text(file))).into_iter().collect(),
             tmpfs: None,
             pods: 110,
         }
@@ -184,13 +246,13 @@ mod tests {
             (|f| f.kernel.hides_processes = None, &["proc_hidepid skip"]),
             (|f| f.kernel.psi = Some(false), &["psi_enabled note"]),
             (
-                |f| f.security_modules.profiles = Some("crio-default (enforce)".into()),
+                |f| set(f, KernelFile::ApparmorProfiles, Some("crio-default (enforce)")),
                 &["apparmor_profile note"],
             ),
-            (|f| f.security_modules.restrict_userns = Some("1".into()), &["apparmor_userns note"]),
-            (|f| f.security_modules.manage_cgroup = Some("0 0".into()), &["selinux_cgroup note"]),
+            (|f| set(f, KernelFile::RestrictUserns, Some("1")), &["apparmor_userns note"]),
+            (|f| set(f, KernelFile::ManageCgroup, Some("0 0")), &["selinux_cgroup note"]),
             (
-                |f| f.security_modules.active = None,
+                |f| set(f, KernelFile::SecurityModules, None),
                 &["apparmor_profile skip", "apparmor_userns skip", "selinux_cgroup skip"],
             ),
         ];
