@@ -143,7 +143,7 @@ fn routes(
             let now = SystemTime::now();
             let age = match link.present() {
                 Ok(()) => Duration::ZERO,
-                Err(_) => link.heard.and_then(|at| now.duration_since(at).ok()).unwrap_or_default(),
+                Err(_) => link.last_document.and_then(|at| now.duration_since(at).ok()).unwrap_or_default(),
             };
             page::render(&Seen { state: state.as_deref(), age, now })
         }),
@@ -169,7 +169,7 @@ fn routes(
             let misfits = misfits.borrow().clone();
             state
                 .map(|state| cluster::with_misfits(&state, &misfits).render())
-                .ok_or_else(|| "the agent said nothing yet".to_owned())
+                .ok_or_else(|| "the agent has not sent a document yet".to_owned())
         }),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(move || link.borrow().present()),

@@ -343,7 +343,7 @@ impl Plugin {
         self.decider.set_rules(settings.rules, settings.limits, policies);
         *lock(&self.endpoints) = settings.endpoints.clone();
         let problems: Vec<String> = self.place.iter().chain(&settings.problems).cloned().collect();
-        info!(problems = problems.len(), "took up changed settings");
+        info!(problems = problems.len(), "using changed settings");
         problems.iter().for_each(|problem| warn!(%problem, "the launched plugin has a problem"));
         self.reports.describe(settings.digest.clone(), problems);
     }

@@ -101,7 +101,7 @@ fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> a
         Err(error) if args.restart => return Err(error.into()),
         // In this case only pending restarts are unknown.
         Err(error) => {
-            let what = format!("what waits for a restart is not known: {error}");
+            let what = format!("it is unknown which services need a restart: {error}");
             tell(&Finding::note(FindingId::RestartUnknown, what).to_string());
             None
         }
@@ -154,15 +154,15 @@ struct Node<'a> {
 
 impl Node<'_> {
     fn runtime(&self) -> (Option<Runtime>, Vec<Finding>) {
-        let mut said = self.settings.bootstrap.runtime;
+        let mut configured = self.settings.bootstrap.runtime;
         if let Some(version) = self.args.crio_version {
-            said = RuntimeOverride {
+            configured = RuntimeOverride {
                 choice: RuntimeChoice::Only(RuntimeKind::Crio),
                 crio: Some(version),
-                ..said
+                ..configured
             };
         }
-        choose(&said, &self.runtimes.seen)
+        choose(&configured, &self.runtimes.seen)
     }
 
     fn pods(&self, kind: RuntimeKind) -> Option<&RuntimePods> {

@@ -54,7 +54,7 @@ fn is_plain(change: &FileChange) -> bool {
 /// A file's header in git's format, which patch(1) supports since 2.7.
 fn header(change: &FileChange) -> String {
     let mode = if change.form == Form::Link { 0o120_000 } else { 0o100_000 | change.attributes.mode };
-    let said = match (&change.old, &change.new, change.mode_was) {
+    let mode_lines = match (&change.old, &change.new, change.mode_was) {
         (None, _, _) => format!("new file mode {mode:o}\n"),
         (_, None, _) => format!("deleted file mode {mode:o}\n"),
         (_, _, Some(was)) if was != change.attributes.mode => {
@@ -64,7 +64,7 @@ fn header(change: &FileChange) -> String {
         _ if change.form == Form::Link => format!("index 1111111..2222222 {mode:o}\n"),
         _ => String::new(),
     };
-    format!("diff --git a{0} b{0}\n{said}", change.path)
+    format!("diff --git a{0} b{0}\n{mode_lines}", change.path)
 }
 
 fn lines(bytes: &[u8]) -> Vec<&[u8]> {

@@ -153,12 +153,12 @@ pub fn section(category: Category, checked: &[Checked], short: bool, terminal: T
 
 /// Checks that were skipped for the same reason, in the place of the first: the reason once, then their names.
 fn skipped_together(why: &str, checks: &[&Checked], terminal: Terminal) -> String {
-    let said = terminal.harmless(&format!("{} checks skipped: {why}", checks.len()));
+    let sentence = terminal.harmless(&format!("{} checks skipped: {why}", checks.len()));
     let names: Vec<&str> = checks.iter().map(|one| one.check.name()).collect();
     format!(
         "  {} {}\n{}{}\n",
         terminal.paint(Emphasis::Faint, "-"),
-        terminal.paint(Emphasis::Faint, &terminal.wrap(&said, NAME, DEEP)),
+        terminal.paint(Emphasis::Faint, &terminal.wrap(&sentence, NAME, DEEP)),
         " ".repeat(DEEP),
         terminal.wrap(&names.join(", "), DEEP, DEEP),
     )
@@ -180,23 +180,23 @@ fn line(checked: &Checked, terminal: Terminal) -> String {
     let (mark, tone) = mark(checked, terminal);
     let id = checked.check.name();
     let narrow = terminal.width.is_some_and(|width| width < 60);
-    let (said, problems) = match &checked.outcome {
+    let (sentence, problems) = match &checked.outcome {
         CheckOutcome::Passed(seen) => (seen.clone(), &[][..]),
         CheckOutcome::Skipped(why) => (format!("skipped: {why}"), &[][..]),
         CheckOutcome::Failed(problems) => {
             (problems.first().map(|first| first.what.clone()).unwrap_or_default(), problems.as_slice())
         }
     };
-    let said = terminal.harmless(&said);
+    let sentence = terminal.harmless(&sentence);
     let mut text = format!("  {} ", terminal.paint(tone, mark));
     let gap = NAMES.max(id.len()) + 2;
     let (column, space) =
         if narrow { (DEEP, format!("\n{}", " ".repeat(DEEP))) } else { (NAME + gap, String::new()) };
     let name = if narrow { id.to_owned() } else { format!("{id:<gap$}") };
-    let said = terminal.wrap(&said, column, DEEP);
+    let sentence = terminal.wrap(&sentence, column, DEEP);
     let faint = matches!(checked.outcome, CheckOutcome::Skipped(_));
-    let said = if faint { terminal.paint(Emphasis::Faint, &said) } else { said };
-    text.push_str(&format!("{name}{space}{said}\n"));
+    let sentence = if faint { terminal.paint(Emphasis::Faint, &sentence) } else { sentence };
+    text.push_str(&format!("{name}{space}{sentence}\n"));
     let deep = |text: &str| format!("{}{}\n", " ".repeat(DEEP), terminal.wrap(text, DEEP, DEEP + 2));
     for (index, Problem { what, remedy }) in problems.iter().enumerate() {
         if index > 0 {

@@ -278,8 +278,8 @@ fn volumes(page: &mut Page, volumes: &[Volume], marks: &Marks) {
             (Some(owner), None) => format!(", owner {owner} (nobody inside)"),
             (None, _) => ", owner not looked at".to_owned(),
         };
-        let said = [&volume.problem, &volume.note].into_iter().flatten();
-        let note: String = said.map(|said| format!("   {} {said}", marks.note)).collect();
+        let notes = [&volume.problem, &volume.note].into_iter().flatten();
+        let note: String = notes.map(|note| format!("   {} {note}", marks.note)).collect();
         let text = format!("{}   {} {mode}{mapped}{owner}{note}", volume.path, volume.kind);
         page.line(if index == 0 { "Volumes" } else { "" }, text);
     }

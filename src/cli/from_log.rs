@@ -27,7 +27,7 @@ const MAX_SAMPLE: usize = 120;
 #[serde(rename_all = "camelCase")]
 struct Known {
     #[serde(flatten)]
-    said: KnownMessage,
+    message: KnownMessage,
     /// The number of lines that contain the message.
     count: usize,
 }
@@ -93,7 +93,10 @@ fn render(reading: &Reading, form: OutputForm) -> String {
     let Reading { known, unknown } = reading;
     if form == OutputForm::Json {
         let known = known.iter().map(|found| {
-            Row::Known(Known { said: KnownMessage::new(found.what, found.line.clone()), count: found.count })
+            Row::Known(Known {
+                message: KnownMessage::new(found.what, found.line.clone()),
+                count: found.count,
+            })
         });
         let rows: Vec<Row<'_>> =
             known.chain(unknown.iter().map(|found| Row::Unknown(Unknown::of(found)))).collect();
@@ -107,8 +110,8 @@ fn known_text(found: &Found<&'static Message>) -> String {
     let Message { id, cause, fix, page, .. } = found.what;
     let mut text = head(&found.line, found.count);
     let more = if page.is_empty() { String::new() } else { format!(", docs/{page}") };
-    for (name, said) in [("Cause", *cause), ("Fix", fix), ("More", &format!("docs/errors.md#{id}{more}"))] {
-        let _ = writeln!(text, "{name:<LEFT$}{said}");
+    for (name, value) in [("Cause", *cause), ("Fix", fix), ("More", &format!("docs/errors.md#{id}{more}"))] {
+        let _ = writeln!(text, "{name:<LEFT$}{value}");
     }
     text
 }
@@ -116,8 +119,8 @@ fn known_text(found: &Found<&'static Message>) -> String {
 fn unknown_text(found: &Found<Understood>) -> String {
     let Understood { program, step, usual, listed, nearest } = &found.what;
     let mut text = head(&found.line, found.count);
-    let mut line = |name: &str, said: &str| {
-        let _ = writeln!(text, "{name:<LEFT$}{said}");
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<LEFT$}{value}");
     };
     line("Known", "no");
     if let Some(program) = program {

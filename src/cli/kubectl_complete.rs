@@ -44,9 +44,9 @@ pub fn run(words: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
         Candidates::Of(args) => {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             // A completion prints no errors: they would be in the middle of the command line.
-            let said = Kubectl::new(Vec::new()).call(&args, &|_| ()).map(|answer| answer.stdout);
-            let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
-            (said.split_whitespace().map(str::to_owned).collect(), NO_FILES)
+            let output = Kubectl::new(Vec::new()).call(&args, &|_| ()).map(|answer| answer.stdout);
+            let output = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
+            (output.split_whitespace().map(str::to_owned).collect(), NO_FILES)
         }
     };
     let mut answer: String = found
@@ -64,7 +64,7 @@ fn candidates(root: &Command, before: &[String], last: &str) -> Candidates {
     let mut command = root;
     let mut positionals = 0;
     let mut value_of: Option<&Arg> = None;
-    // Flags that say which cluster and namespace kubectl is to ask, with their values.
+    // Flags that select the cluster and the namespace which kubectl asks, with their values.
     let mut cluster: Vec<String> = Vec::new();
     for word in before {
         if let Some(arg) = value_of.take() {

@@ -79,7 +79,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 fn request(args: MachineconfigArgs, settings: Option<Settings>) -> MachineConfigOptions {
-    let said = settings.as_ref().and_then(|settings| settings.bootstrap.runtime.crio);
+    let configured_crio = settings.as_ref().and_then(|settings| settings.bootstrap.runtime.crio);
     MachineConfigOptions {
         role: args.role,
         profile: match args.profile {
@@ -93,7 +93,7 @@ fn request(args: MachineconfigArgs, settings: Option<Settings>) -> MachineConfig
             NodeFormat::Script => Format::Script,
         },
         ignition: args.ignition,
-        crio: args.crio_version.or(said),
+        crio: args.crio_version.or(configured_crio),
         userns_mode: args.userns_mode,
         gzip: args.gzip,
         configured: settings

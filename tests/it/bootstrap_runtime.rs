@@ -663,7 +663,7 @@ async fn services_with_unread_changes_are_restarted_if_that_is_safe() {
         assert!(said(&output).contains(words), "{words}\n{}", said(&output));
     }
     // The pod's range does not become a default, although none of its processes can be seen.
-    assert!(said(&output).contains("because its usual range meets"), "{}", said(&output));
+    assert!(said(&output).contains("because its usual range overlaps with"), "{}", said(&output));
     assert!(!fs::read_to_string(path("etc/subuid")).unwrap().contains("containers:200000:"));
     assert_eq!(restarts(), Vec::<String>::new());
 

@@ -138,7 +138,7 @@ impl Containers {
 
     /// Inspects several containers as [`Containers::inspect`] does. They are reported together, after the last inspection;
     /// until then each holds some file descriptors.
-    pub fn look_at_all(&self, containers: &[(Container, Stage)], source: Source, since: Instant) {
+    pub fn inspect_all(&self, containers: &[(Container, Stage)], source: Source, since: Instant) {
         let decide = |(container, stage): &(Container, Stage)| {
             let trigger = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
             self.decider.inspect(container, trigger)
@@ -247,11 +247,11 @@ impl Containers {
     /// Logs a mismatch once: the runtime that calls over NRI is not the one that answers over CRI.
     pub fn log_mismatch(&self) {
         let found = self.store.mismatch();
-        let mut said = lock(&self.mismatch);
-        if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *said != found) {
+        let mut logged = lock(&self.mismatch);
+        if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *logged != found) {
             warn!(%what, %remedy, "CRI and NRI lead to different runtimes");
         }
-        *said = found;
+        *logged = found;
     }
 
     /// Notified when a container must be inspected again, or has started without what its pod asked for.

@@ -423,11 +423,11 @@ impl Decider {
             return (Some(UserNamespaceRequest::Own), false);
         }
         let facts = self.pod(&container.sandbox_id);
-        let is_said = facts.is_some();
+        let is_answered = facts.is_some();
         let request = facts
             .and_then(|facts| facts.request)
             .or_else(|| guard::annotated_request(&container.annotations));
-        (request, request.is_none() && !is_said)
+        (request, request.is_none() && !is_answered)
     }
 
     /// The pod's request at the last moment at which the container can be refused: the remembered one, or

@@ -363,7 +363,7 @@ impl Plugin {
         if since.elapsed() < limit {
             return Err(Ended::Busy(format!("not joining NRI yet: {in_flight}")));
         }
-        warn!(%in_flight, seconds = limit.as_secs(), "joining NRI all the same: waited long enough");
+        warn!(%in_flight, seconds = limit.as_secs(), "joining NRI without waiting any longer");
         Ok(())
     }
 

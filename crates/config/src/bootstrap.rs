@@ -94,9 +94,9 @@ impl Validator<'_> {
         }
         let mut ranges: Vec<DesiredRange> = Vec::new();
         for range in &at.value {
-            let wish = self.range(at, range)?;
-            if ranges.iter().any(|known| known.owner == wish.owner) {
-                let what = format!("{} is there twice", wish.owner);
+            let desired = self.range(at, range)?;
+            if ranges.iter().any(|known| known.owner == desired.owner) {
+                let what = format!("{} is there twice", desired.owner);
                 return Err(self.refuse(
                     "bootstrap.ranges",
                     at,
@@ -104,7 +104,7 @@ impl Validator<'_> {
                     "write one range for each owner".into(),
                 ));
             }
-            ranges.push(wish);
+            ranges.push(desired);
         }
         let ranges = Some(ranges).filter(|ranges| !ranges.is_empty());
         Ok(BootstrapSettings {

@@ -194,8 +194,8 @@ section! {
         namespaces: Vec<String> = vec!["*".into()];
         /// What to do with a container that was created without the writable cgroup that its pod asked for,
         /// because nothing was in its start path: "report" it, or "restart" it: kill its first process
-        /// once, so that the kubelet creates it again. A pod with restartPolicy Never fails then; the
-        /// policy is not known on the node. The pod annotation usernsd.io/missed: report keeps a pod's
+        /// once, so that the kubelet creates it again. A pod with restartPolicy Never fails then;
+        /// the node has no source for that policy. The pod annotation usernsd.io/missed: report keeps a pod's
         /// containers.
         missed: String = "report".into();
         /// The age from which such a container is left alone, up to 365d.
@@ -209,12 +209,13 @@ section! {
         /// "refuse" them, or only "report" them.
         policy: String = "refuse".into();
         /// What to do with one that started while nothing could refuse it: "report" it, or "restart" it:
-        /// kill its first process once. Its successor is right, or is refused; so "restart" does nothing if
-        /// the policy is "report". It is the default, unlike in optIn.missed: such a container is root on
-        /// the node, and would not run if the agent had been in the start path.
+        /// kill its first process once. The next container runs in its own user namespace, or is refused, so
+        /// "restart" does nothing if the policy is "report". "restart" is the default, unlike in
+        /// optIn.missed, because such a container is root on the node, and would not run if the agent had
+        /// been in the start path.
         missed: String = "restart".into();
-        /// The age from which such a container is left alone, up to 365d: it has work to lose, and has had
-        /// time to do to the node whatever it could do.
+        /// The age from which such a container is left alone, up to 365d: by then it has work to lose, and has
+        /// had time to do any harm that it could do to the node.
         missed_max_age: String = "10m".into();
     }
 }

@@ -345,8 +345,8 @@ impl Settings {
     /// The first problem, with its place and a remedy.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Settings, ConfigError> {
         let mut config = path.map_or_else(|| Ok(Config::default()), Config::read)?;
-        // Overrides are not part of the plugin's settings: otherwise processes with different flags would each want
-        // to change the plugin's file.
+        // Overrides are not part of the plugin's settings: otherwise processes with different flags would each
+        // change the plugin's file.
         let mut file = config.clone();
         file.host.root.by_flag("--host-root", overrides.host_root.clone());
         overrides.apply(&mut config);

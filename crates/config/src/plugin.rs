@@ -89,18 +89,18 @@ impl PluginSettings {
         let mut settings_file = None;
         let mut may_change = true;
         let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-        let said = if text.lines().all(is_blank) {
+        let sections = if text.lines().all(is_blank) {
             Map::new()
         } else {
             serde_saphyr::from_str::<Map<String, Value>>(text).unwrap_or_else(|error| {
                 let error = chain(&error);
                 let first = error.lines().next().unwrap_or_default();
-                problems.push(format!("the settings are no YAML ({first}); no pod may ask until they are"));
+                problems.push(format!("the settings are not YAML ({first}); no pod may ask until they are"));
                 Map::from_iter([("optIn".to_owned(), json!({"namespaces": []}))])
             })
         };
         let known = PluginConfig::of(&Config::default()).sections;
-        for (section, keys) in said {
+        for (section, keys) in sections {
             if section == SETTINGS_FILE {
                 settings_file = keys.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
                 continue;

@@ -108,9 +108,10 @@ impl Validator<'_> {
         let Bootstrap { runtime, crio, containerd, .. } = bootstrap;
         let version = crio.value.version.as_deref().map(CrioVersion::parse).transpose();
         let release = containerd.value.version.as_deref().map(Release::parse).transpose();
-        let (key, remedy) = ("bootstrap.crio", "write what \"crio --version\" says");
+        let (key, remedy) = ("bootstrap.crio", "write the version that \"crio --version\" prints");
         let crio = version.map_err(|error| self.refuse(key, crio, chain(&error), remedy.into()))?;
-        let (key, remedy) = ("bootstrap.containerd", "write what \"containerd --version\" says");
+        let (key, remedy) =
+            ("bootstrap.containerd", "write the version that \"containerd --version\" prints");
         let containerd =
             release.map_err(|error| self.refuse(key, containerd, chain(&error), remedy.into()))?;
         Ok(RuntimeOverride {

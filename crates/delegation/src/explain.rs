@@ -28,7 +28,7 @@ pub struct ExplainFacts {
     /// Whether its pod got the user namespace it asked for.
     pub isolation: Verdict,
     /// What its pod's annotations would change if it were created now.
-    pub wish: OptInResult,
+    pub opt_in: OptInResult,
     /// The agent's record of it.
     pub agent: AgentRecord,
     /// Whether the number of cgroups that its pod may create is limited.
@@ -43,7 +43,7 @@ pub struct Ended {
     /// Its exit code.
     pub code: i32,
     /// The runtime's reason, in one line; may be empty.
-    pub says: String,
+    pub reason: String,
 }
 
 /// What [`crate::plan`] decides now.
@@ -221,11 +221,11 @@ impl Why {
     }
 
     fn ended(&mut self, story: &ExplainFacts, ended: &Ended) {
-        let says = if ended.says.is_empty() { String::new() } else { format!(" ({})", ended.says) };
-        self.because(format!("It ended with exit code {}{says}. Its cgroup is gone with it.", ended.code));
+        let reason = if ended.reason.is_empty() { String::new() } else { format!(" ({})", ended.reason) };
+        self.because(format!("It ended with exit code {}{reason}. Its cgroup is gone with it.", ended.code));
         if ended.code != 0 {
             self.problem(format!("ended with exit code {}", ended.code));
-            match &story.wish {
+            match &story.opt_in {
                 OptInResult::Missed => self.missed(story),
                 OptInResult::Ungranted(ungranted) => {
                     self.because(format!("{}.", capital(&ungranted.to_string())))
@@ -233,7 +233,7 @@ impl Why {
                 OptInResult::Nothing | OptInResult::Declined(_) => {}
             }
             self.next(story.kubectl(&format!(
-                "logs POD -c {} (with --previous where it was started again)",
+                "logs POD -c {} (with --previous if it was started again)",
                 if is_dns_label(&story.name) { &story.name } else { "CONTAINER" }
             )));
         }
@@ -250,8 +250,8 @@ impl Why {
             AgentRecord::Unaware | AgentRecord::Silent(_) => self.because("The cgroup is the container's."),
         }
         if !story.bounded {
-            self.problem("nothing bounds what the pod may make in its cgroup");
-            self.because("A pod without bounds on its cgroups can take the node down.");
+            self.problem("nothing limits the cgroups that the pod may create");
+            self.because("Without a limit, a pod's cgroups can take the node down.");
             self.agent_is_needed(story);
         }
         if let Some(profile) = &story.forbids_mounts {
@@ -283,7 +283,7 @@ impl Why {
                 ));
                 self.next("usernsd ps -o wide");
             }
-            AgentRecord::Unaware => self.because("usernsd has not looked at it yet; its next resync does."),
+            AgentRecord::Unaware => self.because("usernsd has not inspected it yet; its next resync will."),
             AgentRecord::Silent(_) => {
                 self.because("Nobody hands it over: the OCI runtime did not, and no usernsd agent answers.");
                 self.agent_is_needed(story);
@@ -300,8 +300,8 @@ impl Why {
 
     fn missed(&mut self, story: &ExplainFacts) {
         self.because(
-            "Its annotations ask for a writable cgroup, and it was created without: no agent was there then, NRI is off, \
-             or the agent's configuration (--config) forbids it. Mounts are made once.",
+            "Its annotations ask for a writable cgroup, and it was created without one: no agent was running then, NRI is off, \
+             or the agent's configuration (--config) forbids it. A container's mounts are set up once.",
         );
         self.agent_is_needed(story);
         if story.ended.is_some() {
@@ -323,7 +323,7 @@ impl Why {
     fn left_alone(&mut self, story: &ExplainFacts, skip: Skip, detail: Option<&str>) {
         match skip {
             Skip::ReadOnlyMount => {
-                match &story.wish {
+                match &story.opt_in {
                     OptInResult::Missed => {
                         self.problem("asked for a writable cgroup in vain");
                         self.missed(story);
@@ -353,13 +353,13 @@ impl Why {
             Skip::HostUserNamespace => {
                 if story.isolation == Verdict::Unknown {
                     self.because(
-                        "Its root is the host's root, and the runtime does not say whether its pod asked for a user namespace.",
+                        "Its root is the host's root, and the runtime does not report whether its pod asked for a user namespace.",
                     );
                     self.next(story.kubectl("get pod POD -o jsonpath={.spec.hostUsers}"));
                     return;
                 }
                 self.because("The pod did not ask for a user namespace. Its root is the host's root.");
-                if let OptInResult::Ungranted(ungranted) = &story.wish {
+                if let OptInResult::Ungranted(ungranted) = &story.opt_in {
                     self.problem("asked for a writable cgroup in vain");
                     self.because(format!("{}.", capital(&ungranted.to_string())));
                 }
@@ -368,7 +368,7 @@ impl Why {
             }
             Skip::NoCgroupMount => {
                 self.because(format!("{}.", capital(skip.meaning())));
-                if story.wish == OptInResult::Missed {
+                if story.opt_in == OptInResult::Missed {
                     self.problem("asked for a writable cgroup in vain");
                     self.missed(story);
                 }
@@ -420,7 +420,7 @@ impl ExplainFacts {
             }
             Some(Now::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
             Some(Now::Skip(skip, _)) => {
-                let state = CgroupState::of_skip(*skip, self.wish == OptInResult::Missed);
+                let state = CgroupState::of_skip(*skip, self.opt_in == OptInResult::Missed);
                 (Some(OutcomeName::Skipped(*skip)), Some(state))
             }
             Some(Now::Failed(_)) => (Some(OutcomeName::Failed), None),

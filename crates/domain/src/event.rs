@@ -152,7 +152,7 @@ type Key = (EventSubject, Reason, String);
 /// The posted notices, so that each occurrence is posted once.
 #[derive(Debug, Clone, Default)]
 pub struct PostedNotices {
-    said: BTreeMap<Key, Posted>,
+    posted: BTreeMap<Key, Posted>,
     /// Occurrences that are not posted yet, with the time of their first observation.
     waiting: BTreeMap<Key, SystemTime>,
 }
@@ -188,7 +188,7 @@ impl Reason {
         match self {
             Reason::CgroupOwnershipFixed | Reason::CgroupOwnershipFixFailed => "HandOverCgroup",
             Reason::UserNamespaceLost | Reason::UserNamespaceRefused => "GuardIsolation",
-            Reason::WritableCgroupMissed => "GrantWish",
+            Reason::WritableCgroupMissed => "GrantRequest",
             Reason::ContainerEnded => "RestartContainer",
             Reason::UserNamespaceRangeOverlap => "CompareRanges",
             Reason::UserNotInMapping => "CheckIdentity",
@@ -388,11 +388,9 @@ fn of_pod(pod: &PodEventFacts) -> Vec<Notice> {
 // === impl PostedNotices ===
 
 impl PostedNotices {
-    /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those
-    /// that hold but have not been posted yet ([`said`]). `present` lists the existing subjects; others are
+    /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those that hold but
+    /// have not been posted yet ([`PostedNotices::record_posted`]). `present` lists the existing subjects; others are
     /// forgotten.
-    ///
-    /// [`said`]: Journal::said
     pub fn turn(
         &mut self,
         now: Vec<Notice>,
@@ -403,32 +401,32 @@ impl PostedNotices {
         let mut occurred = Vec::new();
         for notice in now {
             let key = notice.key();
-            let before = self.said.get(&key).copied();
-            let held = before.is_some_and(|said| said.holds);
+            let before = self.posted.get(&key).copied();
+            let held = before.is_some_and(|posted| posted.holds);
             if notice.holds_only && !held {
                 continue;
             }
             if !still.insert(key.clone()) || held {
                 continue;
             }
-            let count = before.map_or(0, |said| said.count).saturating_add(1);
+            let count = before.map_or(0, |posted| posted.count).saturating_add(1);
             let at = *self.waiting.entry(key).or_insert(at);
             occurred.push(Occurrence { notice, count, at });
         }
         self.waiting.retain(|key, _| still.contains(key));
-        self.said.retain(|key, said| {
-            said.holds &= still.contains(key);
-            said.holds || key.0 == EventSubject::Node || present.contains(&key.0)
+        self.posted.retain(|key, posted| {
+            posted.holds &= still.contains(key);
+            posted.holds || key.0 == EventSubject::Node || present.contains(&key.0)
         });
         occurred
     }
 
     /// Records that an occurrence was posted, or that the policy drops it. The notice occurs again after it has
     /// ended.
-    pub fn said(&mut self, occurrence: &Occurrence) {
+    pub fn record_posted(&mut self, occurrence: &Occurrence) {
         let key = occurrence.notice.key();
         self.waiting.remove(&key);
-        self.said.insert(key, Posted { count: occurrence.count, holds: true });
+        self.posted.insert(key, Posted { count: occurrence.count, holds: true });
     }
 }
 

@@ -227,7 +227,7 @@ pub fn plan_lines(
     [uids, gids]: [&[u8]; 2],
     kubelet: &KubeletOptions,
 ) -> Result<IdPlan, PlanError> {
-    let [mut lines, mut others] = [said(uids, &SUBUID)?, said(gids, &SUBGID)?];
+    let [mut lines, mut others] = [ranges_in(uids, &SUBUID)?, ranges_in(gids, &SUBGID)?];
     if lines.len() > MOST_OWNERS {
         let what =
             format!("gives {} owners ranges, of at most {MOST_OWNERS} at once; leave some out", lines.len());
@@ -268,7 +268,7 @@ pub fn plan_lines(
 }
 
 /// The ranges in a given file.
-fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, PlanError> {
+fn ranges_in(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, PlanError> {
     let file = SubidFile::parse(bytes);
     match file.flaws().next() {
         Some((line, flaw)) => Err(PlanError::Lines(format!("line {line} of {path} in it {flaw}"))),

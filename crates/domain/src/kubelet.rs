@@ -342,7 +342,7 @@ pub fn forecast(
     if accounts.user(USER).is_none() {
         if let (Directory::Unasked(source), true) = (&surroundings.directory, surroundings.is_present) {
             let what = format!(
-                "nsswitch.conf says \"passwd: {source}\": whether the kubelet finds a user kubelet there, and so which IDs \
+                "nsswitch.conf has \"passwd: {source}\": whether the kubelet finds a user kubelet there, and so which IDs \
                  it uses, can be known only on the running node"
             );
             let remedy = "run usernsd doctor on the node itself".to_owned();
@@ -415,9 +415,9 @@ pub fn forecast(
         findings.push(Finding::warning(
             FindingId::KubeletNsswitch,
             format!(
-                "nsswitch.conf says \"subid: {source}\": getsubids asks there, and /etc/subuid is not read{there}"
+                "nsswitch.conf has \"subid: {source}\": getsubids asks there, and /etc/subuid is not read{there}"
             ),
-            "see that the directory has one range for kubelet, or write \"subid: files\"",
+            "make sure that the directory has one range for kubelet, or write \"subid: files\" in /etc/nsswitch.conf",
         ));
         return match &surroundings.getsubids_said {
             None => (NextPool::CannotTell, findings),
@@ -445,7 +445,7 @@ pub fn forecast(
     if uids.len() > 1 || gids.len() > 1 {
         findings.push(Finding::error(
             FindingId::KubeletSeveralLines,
-            "kubelet has more than one line: the kubelet takes exactly one and does not start".to_owned(),
+            "kubelet has more than one line: the kubelet accepts exactly one, and does not start".to_owned(),
             "run usernsd bootstrap",
         ));
         return (NextPool::WontStart, findings);

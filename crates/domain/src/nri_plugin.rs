@@ -296,7 +296,7 @@ pub fn unsupported(runtime: Runtime) -> Option<String> {
             ends("containerd", release.to_string(), "update to 1.7.26, or to 2.0 or later")
         }
         Runtime::Containerd(release) if release >= Release::new(3, 0) => Some(format!(
-            "what containerd {release} does where a pre-installed plugin fails is not known to this version of usernsd"
+            "how containerd {release} treats a pre-installed plugin that fails is unknown to this version of usernsd"
         )),
         Runtime::Crio(version) if !version.has_nri() => {
             Some(format!("CRI-O {version} has no NRI; update to 1.32 or later"))
@@ -306,7 +306,7 @@ pub fn unsupported(runtime: Runtime) -> Option<String> {
             ends("CRI-O", version.to_string(), "update to 1.32 or later")
         }
         Runtime::Crio(version) if version >= CrioVersion::new(2, 0, 0) => Some(format!(
-            "what CRI-O {version} does where a pre-installed plugin fails is not known to this version of usernsd"
+            "how CRI-O {version} treats a pre-installed plugin that fails is unknown to this version of usernsd"
         )),
         Runtime::Containerd(_) | Runtime::Crio(_) => None,
     }
@@ -449,7 +449,7 @@ mod tests {
             ("1.7", "ends at its start"),
             ("1.7.0", "ends at its start"),
             ("1.7.25", "update to 1.7.26"),
-            ("3.0.0", "not known"),
+            ("3.0.0", "is unknown"),
         ] {
             let why = unsupported(containerd(bad)).unwrap();
             assert!(why.contains(word), "{bad}: {why}");
@@ -462,7 +462,7 @@ mod tests {
             ("1.26.0", "ends at its start"),
             ("1.31.13", "ends at its start"),
             ("1.29.5-5.rhaos4.16.git7032128.el9", "ends at its start"),
-            ("2.0.0", "not known"),
+            ("2.0.0", "is unknown"),
         ] {
             let why = unsupported(crio(bad)).unwrap();
             assert!(why.contains(word), "{bad}: {why}");

@@ -43,7 +43,7 @@ pub fn crio(plan: &DropIn, read: Read<'_>) -> FileChange {
         Some(_) => {
             "CRI-O lets pods ask for the configured features, and sends container events; it reads this when it starts"
         }
-        None => "nothing is wished for that CRI-O does not do without it",
+        None => "this version of CRI-O needs no drop-in for the configured features",
     };
     whole(HostPath::fixed(PATH), 0o644, plan.text.clone().map(String::into_bytes), reason, read)
 }

@@ -118,7 +118,7 @@ pub struct Placed {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NoPlace {
     /// A configured window overlaps another.
-    #[error("{owner}: {wanted} meets {taken}; {}", offer(*.free))]
+    #[error("{owner}: {wanted} overlaps with {taken}; {}", offer(*.free))]
     Taken {
         owner: String,
         /// The configured window.

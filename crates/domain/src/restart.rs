@@ -14,8 +14,7 @@ use super::finding::{Finding, FindingId, Severity};
 use super::nri_plugin;
 
 /// The remedy if no file has changed since the start.
-pub const SET_ELSEWHERE: &str =
-    "look at the flags and the environment of crio.service, which count more than files; else restart it";
+pub const SET_ELSEWHERE: &str = "check the flags and the environment of crio.service, which override files; if they are right, restart it";
 
 /// The files in which the kubelet finds its user and its range.
 const RANGE: [&str; 3] = ["/etc/passwd", "/etc/subgid", "/etc/subuid"];

@@ -453,7 +453,7 @@ impl<'a> Explainer<'a> {
             name: container.name.clone(),
             ended: inspected.end.as_ref().map(|end| Ended {
                 code: end.code,
-                says: [end.reason.as_str(), end.message.as_str()]
+                reason: [end.reason.as_str(), end.message.as_str()]
                     .into_iter()
                     .filter(|text| !text.is_empty())
                     .collect::<Vec<_>>()
@@ -461,7 +461,7 @@ impl<'a> Explainer<'a> {
             }),
             now,
             isolation: isolation.unwrap_or_else(specified),
-            wish: wish(container, &self.node.adjust),
+            opt_in: opt_in(container, &self.node.adjust),
             agent: self.agent_on(&container.id),
             bounded: limits.is_none_or(document::Limits::is_bounded),
             forbids_mounts: got
@@ -511,7 +511,7 @@ fn request(container: &Container, sandbox: Option<&InspectedSandbox>) -> Option<
 
 /// The changes that the container's annotations ask for. The cgroup namespace of a privileged container is
 /// not among them: no annotation asks for it.
-fn wish(container: &Container, rules: &AdjustRules) -> OptInResult {
+fn opt_in(container: &Container, rules: &AdjustRules) -> OptInResult {
     match adjust::plan(container, &AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() }, None)
     {
         Err(ungranted) => OptInResult::Ungranted(ungranted),
@@ -563,7 +563,7 @@ fn asked(
         runtime_handler: sandbox.map(|found| found.sandbox.runtime_handler.clone()).unwrap_or_default(),
         privileged: inspected.privileged,
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
-        decided_by: decided_by.and_then(|wish| wish.decided_by).map(|decision| decision.key),
+        decided_by: decided_by.and_then(|opt_in| opt_in.decided_by).map(|decision| decision.key),
         cgroup_mount: mount_name(container.cgroup_mount()),
         cgroup_namespace: container.cgroup_namespace,
         security,

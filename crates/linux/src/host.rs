@@ -340,7 +340,7 @@ impl HostRoot {
     /// written and synced before the first is renamed, and there are only renames in between.
     ///
     /// # Errors
-    /// See [`HostError`]; all files are unchanged, unless [`HostError::Together`] says otherwise.
+    /// See [`HostError`]; all files are unchanged, unless it is [`HostError::Together`].
     pub fn replace_together(&self, files: &[(&HostPath, &[u8], &Attributes)]) -> Result<(), HostError> {
         let beside = |(path, bytes, new): &(&HostPath, &[u8], &Attributes)| {
             self.bytes_beside(path, bytes, new, false, None)

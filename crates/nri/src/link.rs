@@ -189,8 +189,8 @@ impl Link {
                 }
             };
             match self.decode_call(call) {
-                Ok(heard) => {
-                    if let Some(step) = self.handle(header.stream, heard) {
+                Ok(call) => {
+                    if let Some(step) = self.handle(header.stream, call) {
                         return Ok(step);
                     }
                 }
@@ -207,8 +207,8 @@ impl Link {
     }
 
     /// Answers calls that need no decision by the caller; returns the others.
-    fn handle(&mut self, stream: u32, heard: DecodedCall) -> Option<Step> {
-        Some(match heard {
+    fn handle(&mut self, stream: u32, call: DecodedCall) -> Option<Step> {
+        Some(match call {
             DecodedCall::Configure(runtime) => {
                 self.out_before_configured = self.out.len();
                 self.configured = stream;
@@ -261,7 +261,7 @@ impl Link {
             return Ok(DecodedCall::Unknown(format!("service {service}")));
         }
         let mut cuts = Cuts::default();
-        let heard = match method {
+        let decoded = match method {
             "StateChange" => {
                 let event = i32::try_from(field(payload, 1)?.number()).unwrap_or_default();
                 match Event::try_from(event) {
@@ -289,12 +289,14 @@ impl Link {
                 });
                 Ok(DecodedCall::Synchronize { more })
             }
-            "Configure" => wire::decode(method, payload).map(|said| DecodedCall::Configure(runtime(said))),
+            "Configure" => {
+                wire::decode(method, payload).map(|request| DecodedCall::Configure(runtime(request)))
+            }
             "Shutdown" => Ok(DecodedCall::Shutdown),
             unknown => Ok(DecodedCall::Unknown(format!("method {unknown}"))),
         };
         self.ignored.cut(cuts);
-        heard
+        decoded
     }
 
     /// Reads the reply to `RegisterPlugin`. It may arrive after Configure and even later calls, because the
@@ -444,18 +446,18 @@ impl Ignored {
     }
 }
 
-fn runtime(said: proto::ConfigureRequest) -> NriRuntime {
+fn runtime(request: proto::ConfigureRequest) -> NriRuntime {
     // Old runtimes do not send their timeouts: NRI's defaults apply.
     let timeout = |milliseconds: i64, default| match u64::try_from(milliseconds) {
         Ok(milliseconds @ 1..) => Duration::from_millis(milliseconds),
         _ => default,
     };
     NriRuntime {
-        name: said.runtime_name,
-        version: said.runtime_version,
-        nri_version: said.nri_version,
-        config: said.config,
-        registration_timeout: timeout(said.registration_timeout, Duration::from_secs(5)),
-        request_timeout: timeout(said.request_timeout, Duration::from_secs(2)),
+        name: request.runtime_name,
+        version: request.runtime_version,
+        nri_version: request.nri_version,
+        config: request.config,
+        registration_timeout: timeout(request.registration_timeout, Duration::from_secs(5)),
+        request_timeout: timeout(request.request_timeout, Duration::from_secs(2)),
     }
 }

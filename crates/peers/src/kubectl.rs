@@ -86,12 +86,12 @@ impl Kubectl {
             let _ = stdin.write_all(input);
         }
         let errors = kubectl.stderr.take();
-        let said = std::thread::scope(|scope| {
+        let output = std::thread::scope(|scope| {
             scope.spawn(|| errors.into_iter().for_each(|errors| lines(errors, tell)));
             kubectl.wait_with_output()
         })?;
         // A process that was killed by a signal has no exit code.
-        Ok(KubectlOutput { code: said.status.code().unwrap_or(2), stdout: said.stdout })
+        Ok(KubectlOutput { code: output.status.code().unwrap_or(2), stdout: output.stdout })
     }
 }
 

@@ -33,7 +33,7 @@ pub enum ContainerdError {
     #[error("\"containerd config dump\" refuses the configuration: {0}")]
     Invalid(String),
     /// containerd accepts the configuration, but NRI would still be off.
-    #[error("by \"containerd config dump\" NRI would still be off with the configuration as planned")]
+    #[error("\"containerd config dump\" shows that NRI would still be off with the planned configuration")]
     NoUse,
 }
 

@@ -100,7 +100,7 @@ pub enum RenderError {
     #[error(transparent)]
     Drop(#[from] DropInError),
     /// Ignition before 3.3 cannot set kernel arguments.
-    #[error("Ignition {} cannot set kernel arguments; ask for --ignition 3.3.0 or later", .0.name())]
+    #[error("Ignition {} cannot set kernel arguments; pass --ignition 3.3.0 or later", .0.name())]
     KernelArguments(Ignition),
 }
 
@@ -233,7 +233,7 @@ fn validator(required: Required, version: CrioVersion, missing: Option<&str>) ->
     let mut plan = plan_validator(modest, runtime, &Validator::default(), missing, None, false);
     if required == Required::All && plan.becomes.is_some() {
         let what =
-            "the plugin is required of the pods that ask for it, not of all: a new node of the pool could \
+            "the plugin is required for the pods that ask for it, not for all: a new node of the pool could \
                     not start the pods that install it"
                 .to_owned();
         let remedy = "set bootstrap.nri.required to annotated for these nodes";

@@ -144,7 +144,7 @@ pub async fn run(
         }
     };
     let Some(node) = node.filter(|node| is_dns_name(node)) else {
-        warn!("no Node of Kubernetes has this node's name; set NODE_NAME. The API server is left alone");
+        warn!("Kubernetes has no Node with this node's name, so the API server is not asked; set NODE_NAME");
         return std::future::pending().await;
     };
     let cluster = Arc::new(Cluster {
@@ -233,7 +233,7 @@ impl Cluster {
     }
 
     /// Counts the result of a request, and logs it if it is new.
-    fn heard<T>(&self, request: ApiRequest, answer: &Result<T, KubeError>) {
+    fn record_answer<T>(&self, request: ApiRequest, answer: &Result<T, KubeError>) {
         let Err(error) = answer else {
             self.metrics.up(true);
             if self.is_away.swap(false, Ordering::Relaxed) {
@@ -256,8 +256,8 @@ impl Cluster {
             }
         } else {
             self.metrics.up(true);
-            let is_news = matches!(error, KubeError::Forbidden(_) | KubeError::Refused { .. });
-            if is_news && !self.was_refused.swap(true, Ordering::Relaxed) {
+            let is_refusal = matches!(error, KubeError::Forbidden(_) | KubeError::Refused { .. });
+            if is_refusal && !self.was_refused.swap(true, Ordering::Relaxed) {
                 warn!(request = request.name(), error = %chain(&error), "the API server refuses a request");
             }
         }

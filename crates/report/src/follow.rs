@@ -25,7 +25,7 @@ pub struct Link {
     /// Whether the agent answers, since when, and the last error.
     pub health: Health,
     /// When the last document arrived.
-    pub heard: Option<SystemTime>,
+    pub last_document: Option<SystemTime>,
     /// The number of documents that have arrived.
     pub documents: u64,
 }
@@ -54,7 +54,7 @@ impl Follower {
     #[must_use]
     pub fn new(socket: PathBuf, now: SystemTime) -> (Follower, Followed) {
         let (state, last) = watch::channel(None);
-        let link = Link { health: Health::new(now), heard: None, documents: 0 };
+        let link = Link { health: Health::new(now), last_document: None, documents: 0 };
         let (link, current) = watch::channel(link);
         (Follower { socket, state, link }, Followed { state: last, link: current })
     }
@@ -66,7 +66,7 @@ impl Follower {
         move |change| {
             link.send_modify(|link| {
                 link.health.since = change.apply(link.health.since);
-                link.heard = link.heard.map(|at| change.apply(at));
+                link.last_document = link.last_document.map(|at| change.apply(at));
             });
         }
     }
@@ -108,7 +108,7 @@ impl Follower {
             self.state.send_replace(Some(Arc::new(state)));
             self.link.send_modify(|link| {
                 link.health.up(now);
-                link.heard = Some(now);
+                link.last_document = Some(now);
                 link.documents += 1;
             });
         }
@@ -150,11 +150,11 @@ mod tests {
         let move_times = follower.mover();
         let change = reading(5000, 60).set_since(&reading(1010, 50)).unwrap();
         move_times(change);
-        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().heard), (at(4980), None));
-        follower.link.send_modify(|link| link.heard = Some(at(4990)));
+        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().last_document), (at(4980), None));
+        follower.link.send_modify(|link| link.last_document = Some(at(4990)));
         move_times(reading(1030, 80).set_since(&reading(5010, 70)).unwrap());
         assert_eq!(
-            (followed.link.borrow().health.since, followed.link.borrow().heard),
+            (followed.link.borrow().health.since, followed.link.borrow().last_document),
             (at(990), Some(at(1000)))
         );
     }

@@ -410,12 +410,12 @@ impl Metrics {
     /// See [`Metrics::new`].
     pub fn documented_markdown() -> prometheus::Result<String> {
         let mut text = String::from(
-            "# Metrics\n\nGenerated from `crates/report/src/metrics.rs`. Served on `/metrics` by `usernsd exporter`, and by the agent where\n\
-             `http.address` is set ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node` leaves out what is\n\
-             marked pod or container, `pod` what is marked container. Every other series exists from the start, but\n\
-             `usernsd_cri_up` and its like are missing for a peer that the configuration switches off, and what is\n\
-             read at the scrape is missing where that failed (`usernsd_scrape_collector_success`).\n\n\
-             Only names that Kubernetes would take become labels: a pod with another name, or beyond\n\
+            "# Metrics\n\nThis page is generated from `crates/report/src/metrics.rs`. `usernsd exporter` serves the metrics on `/metrics`, and so\n\
+             does the agent if `http.address` is set ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node`\n\
+             leaves out the series marked pod or container, `pod` those marked container. Every other series exists from the\n\
+             start, with two exceptions: `usernsd_cri_up` and its like are missing for a peer that the configuration switches\n\
+             off, and series that are read at the scrape are missing if that failed (`usernsd_scrape_collector_success`).\n\n\
+             Only names that Kubernetes would accept become labels. A pod with another name, or beyond\n\
              `http.metricsMaxPods`, is counted in `usernsd_metrics_pods_omitted`, a container in\n\
              `usernsd_metrics_containers_omitted`. Pods with a problem come first. Pods and containers together have at\n\
              most 6,000 samples; containers beyond that are counted in `usernsd_metrics_containers_omitted` too.\n\n\
@@ -431,15 +431,15 @@ impl Metrics {
         text.extend(rows.into_iter().map(|(_, row)| row));
         text.push_str(
             "\n## The exporter's own metrics\n\n\
-             `usernsd exporter` serves all of the above, asked of the agent at that moment, and these beside it.\n\
-             `process_*` stays the agent's, the process with the privileges; the exporter's own have its name. Where\n\
-             the agent is away only these remain.\n\n",
+             `usernsd exporter` serves all of the above, which it fetches from the agent at that moment, and in addition\n\
+             these. `process_*` describe the agent, the process with the privileges; the exporter's own series have its\n\
+             name. While the agent is away, only these remain.\n\n",
         );
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
         text.push_str(
             "\n## The cluster's metrics\n\n\
-             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+             The exporter serves these if it uses an API server ([kubernetes.md](kubernetes.md)).\n\n",
         );
         text.push_str(TABLE);
         text.extend(cluster::ClusterMetrics::rows()?);

@@ -307,7 +307,7 @@ fn node(state: &State, problems: &mut Vec<NodeProblem>) {
 /// The failed checks whose problems have not been listed already.
 fn checks(state: &State, problems: &mut Vec<NodeProblem>) {
     let peers = &state.peers;
-    let said = [
+    let listed = [
         (Check::SubidNoOverlap, true),
         (Check::SubidNoHostUser, true),
         (Check::CriReachable, !peers.cri.state.is(PeerState::Up)),
@@ -315,9 +315,9 @@ fn checks(state: &State, problems: &mut Vec<NodeProblem>) {
         (Check::NriJoined, !peers.nri.state.is(PeerState::Up) || peers.mismatch.is_some()),
         (Check::SystemdReachable, !peers.systemd.state.is(PeerState::Up)),
     ];
-    let is_said = |id: &Named<Check>| said.iter().any(|(check, is_said)| id.is(*check) && *is_said);
+    let is_listed = |id: &Named<Check>| listed.iter().any(|(check, is_listed)| id.is(*check) && *is_listed);
     let others =
-        state.checks.iter().filter(|check| !check.category.is(Category::Pods) && !is_said(&check.id));
+        state.checks.iter().filter(|check| !check.category.is(Category::Pods) && !is_listed(&check.id));
     for check in others {
         let tone = match check.outcome.known() {
             Some(CheckResult::Fail) => Tone::Bad,

@@ -1,5 +1,5 @@
 //! How the long-running roles run their tasks: one kind of asynchronous runtime, tasks with names of which none may end
-//! by itself and which are all stopped in one way, and a mailbox that keeps the latest value. Nothing here knows what a
+//! by itself and which are all stopped in one way, and a mailbox that keeps the latest value. Nothing here depends on what a
 //! task does. Used by the composition roots and by crates whose tasks have tasks of their own.
 
 mod latest;

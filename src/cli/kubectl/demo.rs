@@ -282,7 +282,7 @@ impl Run {
         Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
     }
 
-    /// Shows what the node's agent has to say, and whether it has found no problem.
+    /// Prints the explanation by the node's agent; returns whether it contains no problem.
     fn explain(&self, agent: &str) -> anyhow::Result<bool> {
         let target = format!("{}/{}", self.namespace, self.pod);
         let (code, stdout) = self.cluster.exec(agent, &["explain", CONFIG, &target])?;

@@ -176,7 +176,7 @@ impl Inspections<'_> {
     fn start(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
         let all = Arc::clone(self.containers);
         // A container that is running already is not refused, but only counted and logged.
-        tokio::task::spawn_blocking(move || all.look_at_all(&containers, source, since))
+        tokio::task::spawn_blocking(move || all.inspect_all(&containers, source, since))
     }
 }
 

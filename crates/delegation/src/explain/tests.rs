@@ -10,7 +10,7 @@ fn story(now: Now) -> ExplainFacts {
         ended: None,
         now: Some(now),
         isolation: Verdict::Good,
-        wish: OptInResult::Nothing,
+        opt_in: OptInResult::Nothing,
         agent: AgentRecord::Silent("nothing answers".into()),
         bounded: true,
         forbids_mounts: None,
@@ -51,7 +51,7 @@ fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
         assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
     }
     let why = Why::of(&ExplainFacts { bounded: false, ..right });
-    assert_eq!(why.problems, ["nothing bounds what the pod may make in its cgroup"]);
+    assert_eq!(why.problems, ["nothing limits the cgroups that the pod may create"]);
     assert_eq!(why.next, [START_AGENT]);
 }
 
@@ -69,10 +69,10 @@ fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
     // Nothing is known of the cgroup, and that is worth an explanation.
     let unknown = [Skip::NotUnified, Skip::Closed, Skip::Gone, Skip::Unproven];
     for skip in Skip::ALL {
-        for wish in [OptInResult::Nothing, OptInResult::Missed] {
-            let story = ExplainFacts { wish, ..story(Now::Skip(skip, None)) };
+        for opt_in in [OptInResult::Nothing, OptInResult::Missed] {
+            let story = ExplainFacts { opt_in, ..story(Now::Skip(skip, None)) };
             let is_problem = story.assessment().is_problem() || unknown.contains(&skip);
-            assert_eq!(!Why::of(&story).problems.is_empty(), is_problem, "{skip} {:?}", story.wish);
+            assert_eq!(!Why::of(&story).problems.is_empty(), is_problem, "{skip} {:?}", story.opt_in);
         }
     }
     let right = || Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
@@ -88,7 +88,7 @@ fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
 fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
     for (agent, because, next) in [
         (AgentRecord::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
-        (AgentRecord::Unaware, "its next resync does", None),
+        (AgentRecord::Unaware, "its next resync will", None),
         (inspected("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
         (inspected("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
     ] {
@@ -101,9 +101,9 @@ fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
 
 #[test]
 fn a_container_that_restarts_needs_no_new_pod() {
-    let running = ExplainFacts { wish: OptInResult::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
+    let running = ExplainFacts { opt_in: OptInResult::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
     assert!(Why::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
-    let ended = Ended { code: 255, says: String::new() };
+    let ended = Ended { code: 255, reason: String::new() };
     let ended = Why::of(&ExplainFacts { ended: Some(ended), now: None, ..running });
     assert!(
         ended.next.iter().any(|next| next.starts_with("wait for the container's next restart")),
@@ -142,11 +142,11 @@ fn lost_isolation_outweighs_everything() {
 #[test]
 fn an_opt_in_without_effect_is_a_problem() {
     let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
-    let why = Why::of(&ExplainFacts { wish: OptInResult::Missed, ..read_only.clone() });
+    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Missed, ..read_only.clone() });
     assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
     assert_eq!(why.next, [START_AGENT, "kubectl -n default delete pod web"]);
     let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-    let why = Why::of(&ExplainFacts { wish: OptInResult::Ungranted(namespace), ..read_only.clone() });
+    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Ungranted(namespace), ..read_only.clone() });
     assert_eq!(
         why.because,
         ["Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
@@ -154,7 +154,7 @@ fn an_opt_in_without_effect_is_a_problem() {
     );
     let declined =
         DecidingAnnotation { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
-    let why = Why::of(&ExplainFacts { wish: OptInResult::Declined(declined), ..read_only });
+    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Declined(declined), ..read_only });
     assert!(why.problems.is_empty());
     assert_eq!(
         why.because,
@@ -164,11 +164,11 @@ fn an_opt_in_without_effect_is_a_problem() {
 
 #[test]
 fn the_end_of_a_container_is_explained_with_the_runtimes_reason() {
-    let ended = Ended { code: 255, says: "Error".into() };
+    let ended = Ended { code: 255, reason: "Error".into() };
     let story = ExplainFacts { now: None, ended: Some(ended), ..story(chown()) };
     let why = Why::of(&story);
     assert_eq!(why.problems, ["ended with exit code 255"]);
     assert_eq!(why.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
-    let well = ExplainFacts { ended: Some(Ended { code: 0, says: String::new() }), ..story };
+    let well = ExplainFacts { ended: Some(Ended { code: 0, reason: String::new() }), ..story };
     assert!(Why::of(&well).problems.is_empty());
 }

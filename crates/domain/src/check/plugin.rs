@@ -65,16 +65,14 @@ pub fn checks(facts: Probe<&PluginFacts>) -> Vec<Checked> {
     }
 }
 
-const INSTALL: &str = "usernsd bootstrap, and restart the runtime when no pod would be harmed";
+const INSTALL: &str = "usernsd bootstrap, and restart the runtime when that harms no pod";
 
 fn installed(facts: &PluginFacts) -> Checked {
     let check = Check::PluginInstalled;
     let problem = |what: String, remedy: String| Problem { what, remedy };
     let stray = |stray: &String| {
         problem(
-            format!(
-                "{stray} is executable, and its name is no NRI plugin's: the runtime does not start again"
-            ),
+            format!("{stray} is executable, and its name is not NN-NAME: the runtime will not start again"),
             format!("remove it, or: chmod a-x {stray}"),
         )
     };
@@ -102,7 +100,7 @@ fn installed(facts: &PluginFacts) -> Checked {
             Some(problem(format!("{path} cannot be started: {broken}"), INSTALL.to_owned()))
         }
         Some(Some(Installed { path, is_own: false, .. })) => {
-            Some(problem(format!("{path} is another build than this program"), INSTALL.to_owned()))
+            Some(problem(format!("{path} is a different build from this program"), INSTALL.to_owned()))
         }
         Some(Some(Installed { path, .. })) if problems.is_empty() => return check.passed(path.clone()),
         Some(Some(_)) => None,
@@ -115,8 +113,7 @@ fn running(facts: &PluginFacts) -> Checked {
     if let Some(why) = &facts.unwanted {
         return check.skipped(why.clone());
     }
-    let restart =
-        "restart the runtime when no pod would be harmed; crio_restart has what a restart of CRI-O costs";
+    let restart = "restart the runtime when that harms no pod; for CRI-O see the check crio_restart first";
     match (&facts.process, &facts.installed) {
         (Err(why), _) => check.skipped(why.clone()),
         (Ok(Some(PluginProcess { pid, is_stopped: true, .. })), _) => check.failed(
@@ -198,7 +195,7 @@ fn required(facts: &PluginFacts) -> Checked {
     if is_required && !is_there {
         problems.push(Problem {
             what: format!(
-                "{name} requires the plugin {NAME} of every container, and launches none: where no agent has \
+                "{name} requires the plugin {NAME} for every container, and launches none: unless an agent has \
                  joined NRI, no container is created"
             ),
             remedy: INSTALL.to_owned(),
@@ -209,12 +206,14 @@ fn required(facts: &PluginFacts) -> Checked {
     if is_required && !strict.is_empty() {
         problems.push(Problem {
             what: format!(
-                "{name} requires the plugin {NAME} of {} too, without which the node may not come up again",
+                "{name} requires the plugin {NAME} for {} too, without which the node may not come up again",
                 strict.join(", ")
             ),
             remedy: match validator.toleration.as_str() {
-                "" => "set the annotation by which pods tolerate a missing plugin, docs/nri-plugin.md"
-                    .to_owned(),
+                "" => {
+                    "configure the annotation with which pods tolerate a missing plugin: docs/nri-plugin.md"
+                        .to_owned()
+                }
                 toleration => format!("annotate these with {toleration}: \"true\""),
             },
         });
@@ -223,9 +222,9 @@ fn required(facts: &PluginFacts) -> Checked {
         return Checked { check, outcome: CheckOutcome::Failed(problems) };
     }
     check.passed(if is_required {
-        format!("the plugin {NAME} is required of every container that does not tolerate its absence")
+        format!("the plugin {NAME} is required for every container that does not tolerate its absence")
     } else {
-        "the plugin is required of pods that are annotated with it".to_owned()
+        "the plugin is required for pods that are annotated with it".to_owned()
     })
 }
 
@@ -299,7 +298,7 @@ mod tests {
             (
                 |f| f.installed.as_mut().unwrap().as_mut().unwrap().is_own = false,
                 ["warn", "pass", "pass"],
-                "another build",
+                "a different build",
             ),
             (
                 |f| {
@@ -357,7 +356,7 @@ mod tests {
                     f.system_pods = Some(vec![pod]);
                 },
                 ["pass", "pass", "fail"],
-                "of kube-system/etcd too",
+                "for kube-system/etcd too",
             ),
             (|f| f.conf.validator = Validator::default(), ["pass", "pass", "pass"], ""),
             (|f| f.unwanted = Some("never".into()), ["skip", "skip", "pass"], ""),

@@ -187,7 +187,7 @@ impl Draft<'_> {
                 );
                 true
             }
-            Some(wish) => wish,
+            Some(choice) => choice,
             None => minor < 33,
         }
     }
@@ -229,13 +229,13 @@ impl Draft<'_> {
         let mut wanted: Vec<(&str, &str)> = Vec::new();
         let named = ["usernsd", "usernsd-v2", "usernsd-userns", "usernsd-userns-v2"];
         let userns = self.userns_mode();
-        for (wish, names, workloads) in [
+        for (is_on, names, workloads) in [
             (self.options.writable_cgroup, CGROUP, [named[0], named[1]]),
             (userns, USERNS_MODE, [named[2], named[3]]),
         ] {
             let known = names_for(version, names);
             let both = names.into_iter().zip(workloads);
-            wanted.extend(both.filter(|(name, _)| wish && known.contains(name)));
+            wanted.extend(both.filter(|(name, _)| is_on && known.contains(name)));
         }
         if !version.tolerates_allowing_twice() {
             let handlers = self.effective.handlers.clone();

@@ -20,7 +20,7 @@ pub fn differences(version: CrioVersion, files: &[ConfFile], running: &ConfFile)
         found.extend(match (wanted.workloads.get(name), loaded.workloads.get(name)) {
             (Some(_), None) => Some(format!("workload {name} is not loaded")),
             (None, Some(_)) => Some(format!("workload {name} is still loaded")),
-            (Some(wanted), Some(loaded)) if said(wanted) != said(loaded) => {
+            (Some(wanted), Some(loaded)) if compared(wanted) != compared(loaded) => {
                 Some(format!("workload {name} is loaded as it was before"))
             }
             _ => None,
@@ -41,7 +41,7 @@ pub fn differences(version: CrioVersion, files: &[ConfFile], running: &ConfFile)
 }
 
 /// The parts of a workload that are compared; the order of its allowed annotations does not matter.
-fn said(workload: &Entry) -> (&str, BTreeSet<String>) {
+fn compared(workload: &Entry) -> (&str, BTreeSet<String>) {
     (workload.text("activation_annotation"), workload.allowed().into_iter().collect())
 }
 
@@ -81,16 +81,16 @@ mod tests {
             true,
         )];
         let version = CrioVersion::new(1, 36, 3);
-        let said = |running: &[(&str, Value)], nri| differences(version, &files, &file(running, nri));
+        let differs = |running: &[(&str, Value)], nri| differences(version, &files, &file(running, nri));
         let events = ("enable_pod_events", Value::Bool(true));
         let sysctls = ("default_sysctls", Value::list(["net.ipv4.ping_group_range=0 5"]));
         let same = [("workloads", workload(&["b", "a"])), events.clone(), sysctls.clone()];
-        assert_eq!(said(&same, true), Vec::<String>::new());
-        assert_eq!(said(&same, false), ["enable_nri is false"]);
+        assert_eq!(differs(&same, true), Vec::<String>::new());
+        assert_eq!(differs(&same, false), ["enable_nri is false"]);
         let before = [("workloads", workload(&["a"])), events, sysctls];
-        assert_eq!(said(&before, true), ["workload usernsd is loaded as it was before"]);
+        assert_eq!(differs(&before, true), ["workload usernsd is loaded as it was before"]);
         assert_eq!(
-            said(&[], true),
+            differs(&[], true),
             ["workload usernsd is not loaded", "enable_pod_events is false", "default_sysctls is []"]
         );
         let gone = differences(version, &[], &file(&[("workloads", workload(&["a"]))], true));
@@ -99,7 +99,7 @@ mod tests {
 
     /// Handlers shown after a reload prove nothing, so they are no difference either.
     #[test]
-    fn handlers_are_not_compared() {
+    fn handlers_are_not_differs() {
         let handlers = table(&[("x", table(&[("runtime_path", Value::Text("/x".into()))]))]);
         let running = file(&[("runtimes", handlers)], true);
         assert_eq!(differences(CrioVersion::new(1, 36, 3), &[], &running), Vec::<String>::new());

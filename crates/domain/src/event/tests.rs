@@ -17,7 +17,7 @@ fn failing(name: &str, error: &str) -> PodEventFacts {
 fn said(journal: &mut PostedNotices, node: &NodeFacts, pods: &[PodEventFacts]) -> Vec<(&'static str, u32)> {
     let present = pods.iter().map(|pod| pod.subject.clone()).collect();
     let occurred = journal.turn(notices(node, pods), &present, SystemTime::UNIX_EPOCH);
-    occurred.iter().for_each(|one| journal.said(one));
+    occurred.iter().for_each(|one| journal.record_posted(one));
     occurred.iter().map(|one| (one.notice.reason.name(), one.count)).collect()
 }
 
@@ -34,7 +34,7 @@ fn a_notice_occurs_once_and_again_after_it_ended() {
     assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 2)]);
     // A deleted pod is forgotten.
     assert!(said(&mut journal, &node, &[]).is_empty());
-    assert!(journal.said.is_empty());
+    assert!(journal.posted.is_empty());
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_notice_occurs_until_it_is_posted() {
     assert_eq!(turn(&mut journal, 0, std::slice::from_ref(&bad)).len(), 1);
     let again = turn(&mut journal, 90, std::slice::from_ref(&bad));
     assert_eq!((again[0].count, again[0].at), (1, first), "the time is that of the first observation");
-    journal.said(&again[0]);
+    journal.record_posted(&again[0]);
     assert!(turn(&mut journal, 100, std::slice::from_ref(&bad)).is_empty());
     // The state ends, and begins again.
     assert!(turn(&mut journal, 110, &[]).is_empty());

@@ -54,10 +54,10 @@ pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> O
         Finding::warning(
             FindingId::SubidNsswitch,
             format!(
-                "nsswitch.conf says \"subid: {source}\": getsubids and newuidmap ask there, and do not read \
+                "nsswitch.conf has \"subid: {source}\": getsubids and newuidmap ask there, and do not read \
                  /etc/subuid and /etc/subgid"
             ),
-            "see that the directory gives no one the ranges that these files give",
+            "make sure that the directory gives nobody the ranges in these files, or write \"subid: files\" in /etc/nsswitch.conf",
         )
     })
 }
@@ -138,7 +138,7 @@ pub(super) fn of_room(files: [&SubidFile; 2], accounts: &Accounts) -> Option<Fin
     let pods = files.map(pods).into_iter().min().unwrap_or(0);
     let what = match pods {
         0 => format!(
-            "the range of {owner} has not 65536 IDs in both files: a pod that asks CRI-O for a user namespace by annotation fails with \"not enough unused IDs in user namespace\""
+            "the range of {owner} has fewer than 65536 IDs in one of the two files: a pod that asks CRI-O for a user namespace by annotation fails with \"not enough unused IDs in user namespace\""
         ),
         1 => format!(
             "the range of {owner} has room for 1 pod of 65536 IDs: the second that asks CRI-O for a user namespace by annotation fails with \"not enough unused IDs in user namespace\""
@@ -244,7 +244,7 @@ pub(super) fn of_places(
         if let Some(taken) = moved {
             findings.push(Finding::note(
                 FindingId::RangeMoved,
-                format!("{owner} gets {window}, because its usual range meets {taken}"),
+                format!("{owner} gets {window}, because its usual range overlaps with {taken}"),
             ));
         }
         for convention in overlaps {
@@ -269,7 +269,7 @@ pub(super) fn of_places(
             findings.push(Finding::warning(
                 FindingId::ContainersRangeCached,
                 "a running CRI-O keeps the range of containers that it has looked up".to_owned(),
-                "restart CRI-O when no pod of its uses the old one",
+                "restart CRI-O when no pod uses the old one",
             ));
         }
     }

@@ -18,7 +18,7 @@ impl Planner<'_> {
         }
         if !self.node.kubelet.getsubids {
             return Err(PlanError::NoUser(
-                "getsubids is missing, and with the user and without it the kubelet does not start; install it \
+                "getsubids is missing, and if there is a user kubelet, the kubelet does not start without it; install it \
                  (uidmap, shadow-utils-subid)",
             ));
         }

@@ -50,7 +50,7 @@ fn a_configured_window_is_refused_with_a_free_one_offered() {
     let error = place(&[fixed, containers()], &[user(300_000, 1)]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "kubelet: 131072:7208960 (131072 to 7340031) meets the user alice, 300000:1 (300000 to 300000); \
+        "kubelet: 131072:7208960 (131072 to 7340031) overlaps with the user alice, 300000:1 (300000 to 300000); \
          2000027648:7208960 (2000027648 to 2007236607) is free"
     );
     for (start, count) in

@@ -31,11 +31,11 @@ impl Doctor {
         launched: &BTreeMap<u32, String>,
     ) -> Probe<PluginFacts> {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
-        let DoctorConfig { crio, containerd_nri, plugin: wish, .. } = &self.place;
+        let DoctorConfig { crio, containerd_nri, plugin: options, .. } = &self.place;
         // From the files as they are, not as bootstrap would write them.
         let conf = nri_conf_of(&self.root, runtime, false, false, true).map_err(|error| chain(&error))?;
         let conf = conf.ok_or("the runtime's configuration cannot be read")?;
-        let observed = observe(&self.root, wish, Some(runtime), crio, *containerd_nri);
+        let observed = observe(&self.root, options, Some(runtime), crio, *containerd_nri);
         let observed = observed.map_err(|error| chain(&error))?;
         let (mut unwanted, mut obstacle) = match (observed.decision, observed.missing) {
             (PluginChange::Install, _) => (None, None),
@@ -71,7 +71,7 @@ impl Doctor {
                 false => Err(NO_ANSWER.to_owned()),
             },
             is_newer_than_runtime: path.as_ref().and_then(|path| self.is_newer(path, runtime, systemd)),
-            adjusts_namespaces: wish.adjusts_namespaces,
+            adjusts_namespaces: options.adjusts_namespaces,
             runtime,
             conf,
             unwanted,

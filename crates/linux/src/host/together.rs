@@ -37,7 +37,7 @@ impl HostRoot {
 
     /// Restores the files that were replaced already.
     fn put_back(&self, replaced: &[Kept<'_>], error: HostError) -> HostError {
-        let mut said = Vec::new();
+        let mut restored = Vec::new();
         for kept in replaced {
             let Beside { dir, path, .. } = kept.beside;
             let done = if kept.is_there {
@@ -46,7 +46,7 @@ impl HostRoot {
                 unlinkat(dir, path.name(), AtFlags::empty())
             };
             let shown: PathBuf = self.shown(path);
-            said.push(match done.and_then(|()| fsync(dir)) {
+            restored.push(match done.and_then(|()| fsync(dir)) {
                 Ok(()) => format!("{} is what it was again", shown.display()),
                 Err(errno) => format!(
                     "{} is changed already, and cannot be put back ({errno}): usernsd bootstrap --undo does it",
@@ -54,10 +54,10 @@ impl HostRoot {
                 ),
             });
         }
-        if said.is_empty() {
+        if restored.is_empty() {
             error
         } else {
-            HostError::Together { error: Box::new(error), what: said.join("; ") }
+            HostError::Together { error: Box::new(error), what: restored.join("; ") }
         }
     }
 

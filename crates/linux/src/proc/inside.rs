@@ -203,18 +203,25 @@ impl Looking<'_> {
             Ok(None) => {
                 // Not waited for: on some file systems even SIGKILL does not end it.
                 let _ = self.child.kill();
-                let what = if self.runs { "its file system did not answer" } else { "no process could look" };
+                let what = if self.runs {
+                    "its file system did not answer"
+                } else {
+                    "no process could be started to examine it"
+                };
                 *self.found = Err(format!("{what} within {patience:?}"));
             }
             Ok(Some(_)) => {
-                let mut said = String::new();
-                let read = self.child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut said));
+                let mut printed = String::new();
+                let read =
+                    self.child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut printed));
                 *self.found = match read {
-                    Some(Ok(_)) => parse(said.trim_start_matches(RUNS).trim_end()),
-                    _ => Err("the process that looked said nothing".to_owned()),
+                    Some(Ok(_)) => parse(printed.trim_start_matches(RUNS).trim_end()),
+                    _ => Err("the process that examines the file printed nothing".to_owned()),
                 };
             }
-            Err(error) => *self.found = Err(format!("waiting for the process that looks: {error}")),
+            Err(error) => {
+                *self.found = Err(format!("waiting for the process that examines the file: {error}"))
+            }
         }
         true
     }
@@ -230,15 +237,15 @@ impl Looking<'_> {
 }
 
 /// Parses the output of [`look`]: four numbers, or a sentence.
-fn parse(said: &str) -> Result<InnerFile, String> {
-    let numbers: Option<Vec<u64>> = said.split(' ').map(|number| number.parse().ok()).collect();
+fn parse(printed: &str) -> Result<InnerFile, String> {
+    let numbers: Option<Vec<u64>> = printed.split(' ').map(|number| number.parse().ok()).collect();
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     match numbers.as_deref() {
         Some(&[inode, uid, gid, mode]) => {
             Ok(InnerFile { inode, uid: small(uid), gid: small(gid), mode: small(mode) })
         }
-        _ if said.is_empty() => Err("the process that looked said nothing".to_owned()),
-        _ => Err(said.to_owned()),
+        _ if printed.is_empty() => Err("the process that examines the file printed nothing".to_owned()),
+        _ => Err(printed.to_owned()),
     }
 }
 
@@ -250,11 +257,11 @@ pub fn look(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout();
     stdout.write_all(RUNS.to_string().as_bytes()).and_then(|()| stdout.flush())?;
     let found = Proc::new(proc).open(pid).and_then(|process| process.look_inside(path));
-    let said = match found {
+    let printed = match found {
         Ok(InnerFile { inode, uid, gid, mode }) => format!("{inode} {uid} {gid} {mode}\n"),
         Err(error) => format!("{error}\n"),
     };
-    stdout.write_all(said.as_bytes()).and_then(|()| stdout.flush())
+    stdout.write_all(printed.as_bytes()).and_then(|()| stdout.flush())
 }
 
 #[cfg(test)]
@@ -265,12 +272,12 @@ mod tests {
     fn a_result_is_four_numbers_or_a_sentence() {
         let file = InnerFile { inode: u64::MAX, uid: 200_000, gid: 0, mode: 0o1777 };
         assert_eq!(parse(&format!("{} 200000 0 1023", u64::MAX)), Ok(file));
-        for said in
+        for printed in
             ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: No such file or directory (os error 2)", "1 2 3 x"]
         {
-            assert_eq!(parse(said), Err(said.to_owned()));
+            assert_eq!(parse(printed), Err(printed.to_owned()));
         }
-        assert!(parse("").unwrap_err().contains("said nothing"));
+        assert!(parse("").unwrap_err().contains("printed nothing"));
     }
 
     #[test]

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// `YYYY-MM-DDThh:mm:ss.ffffffZ`, whatever the node's clock says.
+        /// `YYYY-MM-DDThh:mm:ss.ffffffZ`, whatever the node's clock shows.
         #[test]
         fn every_time_of_an_event_is_one_that_the_api_server_reads(seconds in any::<u64>(), before in any::<bool>()) {
             let shift = Duration::from_secs(seconds);

@@ -229,8 +229,8 @@ fn observe_files(
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
     if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_present && is_running_system(root) {
-        let said = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
-        kubelet.version = said.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
+        let output = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
+        kubelet.version = output.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
     }
     let node = NodeIds {
         subuid: root.read(&SUBUID)?,

@@ -109,7 +109,7 @@ fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Res
     if is_running_system(root) {
         part.changes.push(owned_files::live_sysctl(wanted, &read));
     } else {
-        let what = format!("the running kernel does not know {SYSCTL_FILE} yet");
+        let what = format!("the running kernel has not applied {SYSCTL_FILE} yet");
         let remedy = "run sysctl --system on the node, or reboot it";
         part.findings.push(Finding::warning(FindingId::MaxUserNamespaces, what, remedy));
     }

@@ -93,7 +93,6 @@ pub(super) fn is_running_system(root: &HostRoot) -> bool {
 ///
 /// # Errors
 /// The root cannot be read.
-/// The root cannot be read.
 pub async fn find(root: &HostRoot, endpoints: &[PathBuf]) -> Result<NodeRuntimes, BootstrapError> {
     let NodeRuntimes { mut seen, mut pods, mut unlisted, mut loaded } = NodeRuntimes::default();
     let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();

@@ -55,7 +55,7 @@ pub(super) async fn run(
     let mut before = loop {
         cluster.rest().await;
         let answer = cluster.kube.node_condition(&cluster.node).await;
-        cluster.heard(ApiRequest::GetNode, &answer);
+        cluster.record_answer(ApiRequest::GetNode, &answer);
         match answer {
             Ok(before) => break before,
             Err(error) => cluster.pause(&mut backoff, &error).await,
@@ -101,7 +101,7 @@ pub(super) async fn run(
         }
         cluster.rest().await;
         let answer = cluster.kube.apply_node_condition(&cluster.node, &verdict, before.as_ref()).await;
-        cluster.heard(ApiRequest::PatchNode, &answer);
+        cluster.record_answer(ApiRequest::PatchNode, &answer);
         match answer {
             Ok(written) => {
                 backoff.reset();
@@ -121,7 +121,7 @@ pub(super) async fn remove(cluster: Arc<Cluster>) {
     loop {
         cluster.rest().await;
         let answer = cluster.kube.remove_node_condition(&cluster.node).await;
-        cluster.heard(ApiRequest::PatchNode, &answer);
+        cluster.record_answer(ApiRequest::PatchNode, &answer);
         match answer {
             Ok(()) => return std::future::pending().await,
             Err(error) => cluster.pause(&mut backoff, &error).await,

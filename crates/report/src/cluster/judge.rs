@@ -39,7 +39,7 @@ pub(super) struct Judge {
     limiter: Limiter,
     began: Instant,
     /// The run of the agent, and the number of its last event before this process read the first document.
-    heard: Option<(Run, u64)>,
+    first_document: Option<(Run, u64)>,
 }
 
 /// Distinguishes one run of the agent from the next, in which events are numbered from 1 again.
@@ -80,7 +80,7 @@ impl Judge {
             journal: PostedNotices::default(),
             limiter,
             began: Instant::now(),
-            heard: None,
+            first_document: None,
         }
     }
 
@@ -213,9 +213,9 @@ impl Judge {
         let is_old = |event: &&Event| event.at < oldest;
         let last = || state.events.iter().filter(is_old).map(|event| event.number).max().unwrap_or_default();
         let run = Run::of(&state.agent);
-        let (heard, old) = self.heard.get_or_insert_with(|| (Run::of(&state.agent), last()));
-        if *heard != run {
-            (*heard, *old) = (run, 0);
+        let (agent, old) = self.first_document.get_or_insert_with(|| (Run::of(&state.agent), last()));
+        if *agent != run {
+            (*agent, *old) = (run, 0);
         }
         let old = *old;
         let runs = |id: &str| state.containers.iter().any(|container| container.id == id);
@@ -243,13 +243,13 @@ impl Judge {
             .turn(notices, present, SystemTime::now())
             .into_iter()
             .partition(|one| self.events.wants(one.notice.reason));
-        unwanted.iter().for_each(|one| self.journal.said(one));
+        unwanted.iter().for_each(|one| self.journal.record_posted(one));
         let mut all_queued = true;
         for occurrence in in_turn(wanted, |part| self.limiter.spent(part, now)) {
             let subject = &occurrence.notice.subject;
             let Ok(place) = self.queue.try_reserve() else { return false };
             if self.limiter.may(subject.key(), subject.share(), now) {
-                self.journal.said(&occurrence);
+                self.journal.record_posted(&occurrence);
                 place.send(Waiting { occurrence, since });
             } else {
                 all_queued = false;

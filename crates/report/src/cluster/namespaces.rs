@@ -53,7 +53,7 @@ pub(super) async fn run(
             }
             cluster.rest().await;
             let answer = cluster.kube.namespace_ranges(&name).await;
-            cluster.heard(ApiRequest::GetNamespace, &answer);
+            cluster.record_answer(ApiRequest::GetNamespace, &answer);
             match answer {
                 Ok(ranges) => {
                     backoff.reset();

@@ -53,11 +53,11 @@ async fn post(cluster: &Cluster, occurrence: &Occurrence, reporter: &Reporter) -
     if occurrence.count > 1 {
         let answer = cluster.kube.repeat_event(occurrence, reporter).await;
         if !matches!(answer, Err(KubeError::NotFound(_))) {
-            cluster.heard(ApiRequest::PatchEvent, &answer);
+            cluster.record_answer(ApiRequest::PatchEvent, &answer);
             return answer;
         }
     }
     let answer = cluster.kube.create_event(occurrence, reporter).await;
-    cluster.heard(ApiRequest::CreateEvent, &answer);
+    cluster.record_answer(ApiRequest::CreateEvent, &answer);
     answer
 }

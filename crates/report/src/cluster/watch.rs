@@ -47,7 +47,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, known_pods: channel::Sender<Arc<P
 
 async fn list(cluster: &Cluster, known_pods: &channel::Sender<Arc<Pods>>) -> Result<String, KubeError> {
     let answer = cluster.kube.list_pods(&cluster.node).await;
-    cluster.heard(ApiRequest::ListPods, &answer);
+    cluster.record_answer(ApiRequest::ListPods, &answer);
     let list = answer?;
     if list.malformed > 0 {
         warn!(pods = list.malformed, "pods of the API server cannot be read; they are left out");
@@ -68,7 +68,7 @@ async fn watch(
     let time = cluster.pace.watch.mul_f64(0.5 + random() / 2.0);
     let opened = Instant::now();
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
-    cluster.heard(ApiRequest::WatchPods, &answer);
+    cluster.record_answer(ApiRequest::WatchPods, &answer);
     let mut changes = answer?;
     // A single event does not mean that the next watch will last: each may end after its first.
     let steady = cluster.pace.steady.min(time / 2);
@@ -93,7 +93,7 @@ async fn watch(
                 debug!(error = %chain(&error), "an event of the watch of pods cannot be read");
             }
             Some(Err(error)) => {
-                cluster.heard::<()>(ApiRequest::WatchPods, &Err(error.clone()));
+                cluster.record_answer::<()>(ApiRequest::WatchPods, &Err(error.clone()));
                 return Err(error);
             }
             None if opened.elapsed() >= steady => {

@@ -22,7 +22,7 @@ const RECONNECTS: Family =
     counter("usernsd_exporter_agent_reconnects_total", &[], "Times the agent was reached again.");
 const DOCUMENTS: Family =
     counter("usernsd_exporter_documents_total", &[], "State documents received from the agent.");
-const HEARD: Family = gauge(
+const LAST_DOCUMENT: Family = gauge(
     "usernsd_exporter_last_document_timestamp_seconds",
     &[],
     "Unix time of the last state document; 0 before the first.",
@@ -72,7 +72,7 @@ impl ExporterMetrics {
             )?,
         )?;
         add(&registry, build_info("usernsd_exporter_build_info", "Build of this exporter")?)?;
-        let families = [&UP, &RECONNECTS, &DOCUMENTS, &HEARD, &CPU, &RESIDENT, &OPEN_FDS, &START];
+        let families = [&UP, &RECONNECTS, &DOCUMENTS, &LAST_DOCUMENT, &CPU, &RESIDENT, &OPEN_FDS, &START];
         registry.register(Box::new(Own { link, descs: descs(families)? }))?;
         Ok(ExporterMetrics { registry, scrape_failures })
     }
@@ -90,7 +90,7 @@ impl ExporterMetrics {
 
     /// Every metric of the exporter as rows of the page, by name.
     pub(super) fn rows() -> prometheus::Result<Vec<String>> {
-        let link = Link { health: Health::new(SystemTime::UNIX_EPOCH), heard: None, documents: 0 };
+        let link = Link { health: Health::new(SystemTime::UNIX_EPOCH), last_document: None, documents: 0 };
         let metrics = ExporterMetrics::new(watch::Sender::new(link).subscribe())?;
         Ok(metrics.registry.gather().iter().map(row).collect())
     }
@@ -113,7 +113,7 @@ impl Source for Own {
             UP.one(truth(link.health.state == PeerState::Up)),
             RECONNECTS.one(number(link.health.reconnects)),
             DOCUMENTS.one(number(link.documents)),
-            HEARD.one(seconds(link.heard)),
+            LAST_DOCUMENT.one(seconds(link.last_document)),
         ];
         // Without /proc these series are missing; the rest of the scrape is still useful.
         if let Ok(process) = own_process() {

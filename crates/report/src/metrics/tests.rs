@@ -526,7 +526,7 @@ fn many_containers_do_not_cost_the_scrape() {
     }
     let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
     let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
-    let link = Link { health: Health::new(NOW), heard: None, documents: 0 };
+    let link = Link { health: Health::new(NOW), last_document: None, documents: 0 };
     let exporter = ExporterMetrics::new(watch::Sender::new(link).subscribe()).unwrap();
     ClusterMetrics::new(&exporter, Exposition::default()).unwrap();
     let own = exporter.render().lines().filter(|line| !line.starts_with('#')).count();

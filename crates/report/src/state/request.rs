@@ -29,11 +29,11 @@ impl Request {
     }
 
     /// Parses the bytes that a reader sent before it ended the line or its side.
-    pub(super) fn parse(said: &[u8]) -> Option<Request> {
-        if said.is_empty() {
+    pub(super) fn parse(line: &[u8]) -> Option<Request> {
+        if line.is_empty() {
             return Some(Request::State);
         }
-        Request::ALL.into_iter().find(|request| request.line().as_bytes() == said)
+        Request::ALL.into_iter().find(|request| request.line().as_bytes() == line)
     }
 }
 
@@ -54,8 +54,8 @@ mod tests {
             assert!(request.line().len() <= MAX_BYTES);
         }
         assert_eq!(Request::parse(b""), Some(Request::State));
-        for said in ["v1 state", "v1 state\r\n", "v2 state\n", "V1 STATE\n", "\n", "v1 state\nv1 state\n"] {
-            assert_eq!(Request::parse(said.as_bytes()), None, "{said:?}");
+        for line in ["v1 state", "v1 state\r\n", "v2 state\n", "V1 STATE\n", "\n", "v1 state\nv1 state\n"] {
+            assert_eq!(Request::parse(line.as_bytes()), None, "{line:?}");
         }
         assert!(serde_json::from_str::<serde_json::Value>(&refusal()).is_ok());
     }

@@ -238,9 +238,9 @@ async fn answer(
     watchers: &Semaphore,
     place: &Place<u32>,
 ) -> io::Result<()> {
-    let said = timeout(MAX_TIME, ask(&mut stream)).await.map_err(too_slow)??;
+    let line = timeout(MAX_TIME, ask(&mut stream)).await.map_err(too_slow)??;
     place.has_asked();
-    let text = match Request::parse(&said) {
+    let text = match Request::parse(&line) {
         Some(Request::State) => (sources.document)(),
         Some(Request::Metrics) => (sources.metrics)().into_bytes(),
         None => request::refusal().into_bytes(),
@@ -258,16 +258,16 @@ async fn answer(
 
 /// A reader's request line; reading ends at the line's end, at the end of the stream, or at the limit.
 async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut said = Vec::with_capacity(request::MAX_BYTES);
-    while said.len() < request::MAX_BYTES && !said.ends_with(b"\n") {
+    let mut line = Vec::with_capacity(request::MAX_BYTES);
+    while line.len() < request::MAX_BYTES && !line.ends_with(b"\n") {
         let mut bytes = [0; request::MAX_BYTES];
         let read = stream.read(&mut bytes).await?;
         if read == 0 {
             break;
         }
-        said.extend_from_slice(bytes.get(..read).unwrap_or_default());
+        line.extend_from_slice(bytes.get(..read).unwrap_or_default());
     }
-    Ok(said)
+    Ok(line)
 }
 
 /// Sends a document now and after each change, until the reader ends its side.

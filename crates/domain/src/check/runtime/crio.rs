@@ -109,7 +109,7 @@ fn pod_events(version: CrioVersion, effective: &Effective) -> Checked {
         return Check::CrioPodEvents.passed("enable_pod_events is true");
     }
     Check::CrioPodEvents.failed(
-        "enable_pod_events is false: the agent learns of containers by NRI, systemd and the resync only",
+        "enable_pod_events is false: the agent finds containers by NRI, systemd and the resync only",
         "set enable_pod_events = true under [crio.runtime], and: systemctl restart crio (see crio_restart first)",
     )
 }

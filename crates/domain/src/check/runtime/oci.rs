@@ -50,7 +50,7 @@ fn version_of_oci(path: &str, line: &str, versions: &mut Many) {
         Some((_, needed, found)) if found >= needed => versions.good(line.to_owned()),
         Some((name, (major, minor), _)) => versions.bad(
             format!("{path} is {line}: pods with hostUsers: false need {name} {major}.{minor}"),
-            "update it; one that was installed by hand may stand before the packaged one",
+            "update it; a binary that was installed by hand may take precedence over the packaged one",
         ),
     }
 }

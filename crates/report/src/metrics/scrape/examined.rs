@@ -11,7 +11,7 @@ pub(super) const CHECK: Family = gauge(
     "usernsd_check_passed",
     &["check", "severity"],
     "Result of a check of this node (1 passed, 0 failed), see docs/runbooks/checks; no series where it was skipped. \
-     Looked at after the start and with each resync, the pods' at each scrape.",
+     Determined after the agent's start and with each resync, those of pods at each scrape.",
 );
 pub(super) const DRIFT: Family = gauge(
     "usernsd_config_drift",
