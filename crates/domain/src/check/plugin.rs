@@ -309,7 +309,7 @@ mod tests {
                 ["warn", "warn", "fail"],
                 "it is not executable",
             ),
-            (|f| f.strays = vec!["/p/.x".into()], ["warn", "pass", "pass"], "does not start again"),
+            (|f| f.strays = vec!["/p/.x".into()], ["warn", "pass", "pass"], "will not start again"),
             (
                 |f| {
                     f.installed = Ok(None);
