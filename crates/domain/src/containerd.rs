@@ -350,6 +350,7 @@ fn merge(table: &mut Table, other: Table) {
 #[must_use]
 pub fn examine(release: Release, conf: &ContainerdConf) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let restart = conf.layout.restart;
     let newest = newest_version(release);
     if conf.version > newest {
         let what = format!(
@@ -365,25 +366,25 @@ pub fn examine(release: Release, conf: &ContainerdConf) -> Vec<Finding> {
             "default_runtime_name of containerd's configuration is {name:?}, and there is no table \
              containerd.runtimes.{name}: the CRI plugin does not load, so the kubelet cannot use this containerd"
         );
-        let remedy =
-            "define that runtime, or remove default_runtime_name; then: systemctl restart containerd";
-        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
+        let remedy = format!("define that runtime, or remove default_runtime_name; then: {restart}");
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, &remedy));
     }
     let default_snapshotter = conf.snapshotters.get("").map_or(OVERLAYFS, String::as_str);
     if conf.overlayfs_off && default_snapshotter == OVERLAYFS {
         let what = "disabled_plugins of containerd's configuration names the snapshotter overlayfs, which the CRI plugin \
                     uses: it does not load, so the kubelet cannot use this containerd"
             .to_owned();
-        let remedy = "take it out of disabled_plugins; then: systemctl restart containerd";
-        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
+        let remedy = format!("take it out of disabled_plugins; then: {restart}");
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, &remedy));
     }
     if let Some(plugin) = &conf.cri_disabled {
+        let shipped = if conf.main_file == MAIN_FILE { "; Docker's package ships it so" } else { "" };
         let what = format!(
             "disabled_plugins of containerd's configuration names {plugin}, so the kubelet cannot use this \
-             containerd; Docker's package ships it so"
+             containerd{shipped}"
         );
-        let remedy = "take it out of disabled_plugins; then: systemctl restart containerd";
-        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
+        let remedy = format!("take it out of disabled_plugins; then: {restart}");
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, &remedy));
     }
     for (handler, name) in &conf.snapshotters {
         if REMAPPING.contains(&name.as_str()) || conf.remapping_proxies.contains(name) {
@@ -396,7 +397,7 @@ pub fn examine(release: Release, conf: &ContainerdConf) -> Vec<Finding> {
         );
         let remedy = format!(
             "use overlayfs for them; where {name} is a proxy snapshotter whose version maps IDs: capabilities = \
-             [\"remap-ids\"] in [proxy_plugins.{name}], and: systemctl restart containerd"
+             [\"remap-ids\"] in [proxy_plugins.{name}], and: {restart}"
         );
         findings.push(Finding::warning(FindingId::ContainerdSnapshotter, what, &remedy));
     }
@@ -466,7 +467,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
-            "take it out of that list and restart containerd",
+            &format!("take it out of that list; then: {}", conf.layout.restart),
         ));
         return ContainerdPlan { drop_in: None, findings };
     }
@@ -482,7 +483,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
-            "set disable = false there, restart containerd",
+            &format!("set disable = false there; then: {}", conf.layout.restart),
         ));
         return ContainerdPlan { drop_in: None, findings };
     }

@@ -18,6 +18,8 @@ pub struct Layout {
     pub sources: &'static [&'static str],
     /// How the distribution is given another directory for its data, in which all these files are then.
     pub data: Option<DataDirectory>,
+    /// The command, with words for another kind of node, after which containerd reads its files again.
+    pub restart: &'static str,
 }
 
 /// The directory of a distribution's data, and what names another one, the later before the earlier.
@@ -66,6 +68,7 @@ pub const PACKAGED: Layout = Layout {
     managed: None,
     sources: &["/etc/containerd/config.toml", "/etc/containerd/conf.d"],
     data: None,
+    restart: "systemctl restart containerd",
 };
 
 /// The first line of a template of k3s and RKE2 (k3s `pkg/agent/templates`).
@@ -100,6 +103,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
             units: ["rke2-server.service", "rke2-agent.service"],
             program: "rke2",
         }),
+        restart: "systemctl restart rke2-server, or on an agent rke2-agent",
     },
     Layout {
         distribution: Some("k3s"),
@@ -126,6 +130,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
             units: ["k3s.service", "k3s-agent.service"],
             program: "k3s",
         }),
+        restart: "systemctl restart k3s, or on an agent k3s-agent",
     },
     Layout {
         distribution: Some("k0s"),
@@ -138,6 +143,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         }),
         sources: &["/etc/k0s/containerd.d"],
         data: None,
+        restart: "systemctl restart k0sworker, or on a controller k0scontroller",
     },
     Layout {
         distribution: Some("MicroK8s"),
@@ -150,6 +156,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         managed: None,
         sources: &["/var/snap/microk8s/current/args/containerd-template.toml"],
         data: None,
+        restart: "snap restart microk8s.daemon-containerd",
     },
     // It has a unit of its own for containerd, whose environment names another file.
     Layout {
@@ -160,6 +167,7 @@ pub const DISTRIBUTIONS: [Layout; 5] = [
         managed: None,
         sources: &[],
         data: None,
+        restart: PACKAGED.restart,
     },
 ];
 

@@ -1,3 +1,4 @@
+use super::layout::DISTRIBUTIONS;
 use super::*;
 use crate::crio::config::tests::table;
 
@@ -46,6 +47,23 @@ fn a_containerd_that_serves_no_cri_is_an_error() {
         assert_eq!(examine(RELEASE_2, &imported), found);
     }
     assert_eq!(examine(RELEASE_2, &conf(2, &[], None)), Vec::new());
+}
+
+#[test]
+fn remedies_name_what_restarts_the_containerd_of_a_distribution() {
+    let disabled: Table =
+        [("disabled_plugins".to_owned(), Value::list(["cri"])), ("version".to_owned(), Value::Integer(2))]
+            .into();
+    let packaged = examine(RELEASE_2, &ContainerdConf::of(Some(&disabled)));
+    assert!(packaged[0].what.contains("Docker's package"), "{packaged:?}");
+    assert!(packaged[0].remedy.ends_with("systemctl restart containerd"), "{packaged:?}");
+    for layout in DISTRIBUTIONS.iter().filter(|layout| layout.distribution != Some("Flatcar")) {
+        let conf = ContainerdConf::of(Some(&disabled)).in_layout(layout, layout.main_file);
+        let found = examine(RELEASE_2, &conf);
+        assert!(!found[0].what.contains("Docker"), "{found:?}");
+        assert!(found[0].remedy.ends_with(layout.restart), "{found:?}");
+        assert!(!found[0].remedy.contains("restart containerd"), "{found:?}");
+    }
 }
 
 #[test]
