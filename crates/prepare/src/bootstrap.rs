@@ -63,9 +63,20 @@ pub struct Part {
     /// How the part is handled if one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
     /// Why some changes of this part are not made; the others are.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// Files that cannot be undone; set only by `--undo`.
     pub left: Vec<Left>,
+}
+
+/// Why some changes are not made although the others are.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The ranges would do harm.
+    #[error("{0}; no range was changed")]
+    Ranges(String),
+    /// A runtime's configuration cannot be read; the finding is among those of the part, too.
+    #[error("{}; {}; nothing was written for that runtime [{}]", .0.what, .0.remedy, .0.id)]
+    Runtime(Finding),
 }
 
 /// A file that `--undo` cannot restore.
@@ -101,9 +112,9 @@ pub enum BootstrapError {
     /// A path in the configuration, usernsd's or a runtime's, cannot be used.
     #[error("a configured path cannot be used; correct it; nothing was changed")]
     Path(#[from] HostPathError),
-    /// The ranges would do harm: everything except the ranges is applied.
-    #[error("{0}; no range was changed")]
-    Ranges(String),
+    /// Everything else is applied.
+    #[error(transparent)]
+    InPart(#[from] Refusal),
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),

@@ -50,7 +50,7 @@ impl Doctor {
             is_tried: false,
         };
         Ok(match preparation.plan(&self.root) {
-            Ok(Part { refused: Some(why), .. }) => Drift::Refused(BootstrapError::Ranges(why).to_string()),
+            Ok(Part { refused: Some(why), .. }) => Drift::Refused(why.to_string()),
             // Nothing is planned for a runtime that was not found: an empty plan does not pass then.
             Ok(Part { changes, .. })
                 if changes.is_empty() && self.place.runtime.choice != RuntimeChoice::None =>

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::runtime::is_running_system;
-use super::{BootstrapError, Part, kubelet};
+use super::{BootstrapError, Part, Refusal, kubelet};
 use crate::kubelet::parse_record;
 use usernsd_domain::accounts::{AccountFile, Accounts};
 use usernsd_domain::chain::chain;
@@ -82,7 +82,9 @@ pub fn plan(
             findings.extend(plan.findings);
             Ok(Part { changes: plan.changes, findings, ..Part::default() })
         }
-        Err(refused) => Ok(Part { findings, refused: Some(refused.to_string()), ..Part::default() }),
+        Err(refused) => {
+            Ok(Part { findings, refused: Some(Refusal::Ranges(refused.to_string())), ..Part::default() })
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::restart::Loaded;
-use super::{BootstrapError, OnManaged, Part, hook};
+use super::{BootstrapError, OnManaged, Part, Refusal, hook};
 use crate::containerd::{self as containerd_program, ContainerdError, Planned};
 use crate::crio::{self, CrioError};
 use crate::runtime_files::{ConfRoot, live, parse};
@@ -27,7 +29,7 @@ use usernsd_domain::ranges::Window;
 use usernsd_domain::runtime::{Runtime, RuntimeKind, RuntimesFound};
 use usernsd_domain::toml::Table;
 use usernsd_domain::unit_file;
-use usernsd_linux::host::HostRoot;
+use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, discover};
 
@@ -415,7 +417,9 @@ fn containerd_conf(
                 return Ok(Err(UnknownConf::Imports(why)));
             }
             Some(Content::Toml(table)) => table,
-            Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+            Some(Content::NotToml(why)) => return Ok(Err(UnknownConf::Stops(format!("{path}: {why}")))),
+            Some(Content::Unreadable(why)) => {
+                readable_here(root, &path)?;
                 return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
             }
         };
@@ -444,6 +448,18 @@ fn containerd_conf(
     }
     let conf = read.unwrap_or_else(|| ContainerdConf::of(None).in_layout(layout, &main_file));
     Ok(Ok(ContainerdFiles { conf, order }))
+}
+
+/// An error for a file that exists and that this process may not read, as the agent most files: containerd may, so
+/// nothing is known of it.
+fn readable_here(root: &HostRoot, path: &str) -> Result<(), BootstrapError> {
+    let path = HostPath::parse(path)?;
+    // What the agent's reader refuses counts as missing.
+    if matches!(root.read(&path), Ok(None)) {
+        let path = root.shown(&path);
+        return Err(HostError::Call { doing: "reading", path, errno: Errno::ACCESS }.into());
+    }
+    Ok(())
 }
 
 /// The node's layout, and containerd's main file, which may be missing: that of the distribution, or the one that a
@@ -551,7 +567,8 @@ fn plan_containerd(
         Err(UnknownConf::Stops(why)) => {
             let what = format!("containerd does not start with {why}");
             let finding = Finding::error(FindingId::ContainerdUndecodable, what, "repair it");
-            return Ok(Part { findings: vec![finding], ..Part::default() });
+            let refused = Some(Refusal::Runtime(finding.clone()));
+            return Ok(Part { findings: vec![finding], refused, ..Part::default() });
         }
         Err(UnknownConf::Imports(why)) => {
             return Ok(Part { findings: vec![containerd::unknown_imports(&why)], ..Part::default() });
