@@ -188,6 +188,15 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// A check, as the agent itself has made it; waits for the first ones.
+    #[track_caller]
+    pub(crate) fn check(&self, id: &str) -> Value {
+        wait_for(id, || {
+            let state: Value = serde_json::from_str(&self.get("/api/v1/state")).unwrap();
+            state["checks"].as_array().into_iter().flatten().find(|check| check["id"] == id).cloned()
+        })
+    }
+
     /// The sum of a metric's samples that have all these labels.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

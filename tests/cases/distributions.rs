@@ -35,6 +35,16 @@ const K3S: Distribution = Distribution {
     pods: ("/etc/rancher/k3s/config.yaml", "kubelet-arg:\n  - max-pods=250\n"),
 };
 
+/// Started with `--data-dir=/data/k3s`.
+const MOVED_K3S: Distribution = Distribution {
+    main_file: "/data/k3s/agent/etc/containerd/config.toml",
+    head: "version = 3\nroot = \"/var/lib/containerd\"\nstate = \"/data/k3s-run/containerd\"\n\
+           imports = [\"/data/k3s/agent/etc/containerd/config-v3.toml.d/*.toml\"]\n\
+           [grpc]\naddress = \"/run/k3s/containerd/containerd.sock\"\n",
+    pods: ("/etc/rancher/k3s/config.yaml", "data-dir: /data/k3s\nkubelet-arg:\n  - max-pods=250\n"),
+    ..K3S
+};
+
 const RKE2: Distribution = Distribution {
     main_file: "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
     head: "version = 3\nroot = \"/var/lib/containerd\"\nstate = \"/run/k3s/containerd\"\n\
@@ -172,11 +182,29 @@ fn is_served(distribution: &Distribution) {
     assert_eq!(container.owner("").0, BASE);
     assert!(!agent.outcome(&container).is_empty());
     assert_eq!(check(&node, "pod_cgroup_owner")["outcome"], "pass");
+
+    // The agent's own checks: it may read few files, and these are among them.
+    let file = agent.check("containerd_config");
+    assert_eq!(
+        (file["outcome"].as_str(), file["seen"].as_str()),
+        (Some("pass"), Some(distribution.main_file)),
+        "{file}"
+    );
+    for id in ["config_drift", "containerd_snapshotter", "nri_enabled"] {
+        let check = agent.check(id);
+        assert_eq!(check["outcome"], "pass", "{check}");
+    }
 }
 
 #[test]
 fn a_node_of_k3s_is_served() {
     is_served(&K3S);
+}
+
+/// Its data, what the containers run on, and the kubelet are elsewhere.
+#[test]
+fn a_node_of_k3s_whose_data_were_moved_is_served() {
+    is_served(&MOVED_K3S);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which files the agent may read of the node's `/etc` and of `/var/lib`. Its reader (`usernsd_linux::host::reader`)
+//! Which files the agent may read of the node's `/etc`, of `/var` and of a distribution's data. Its reader (`usernsd_linux::host::reader`)
 //! opens no others, so that a compromised agent cannot read the keys there. `docs/security.md` lists the files.
 
 use crate::paths;
@@ -8,6 +8,8 @@ use crate::paths;
 pub enum Readable {
     /// The whole file.
     Yes,
+    /// The whole file, if no part of its path is a symbolic link: others write to directories of that name, too.
+    Unlinked,
     /// The whole file if it is a `KubeletConfiguration`: kubeconfigs, which contain keys, have the same names.
     IfKubelets,
     No,
@@ -60,7 +62,10 @@ pub fn readable(path: &str) -> Readable {
         return Readable::No;
     }
     if !path.starts_with("etc/") {
-        return below_var(path);
+        return match below_var(path) {
+            Readable::No | Readable::IfKubelets if !is_of_a_pod(path) => of_distribution(path),
+            readable => readable,
+        };
     }
     let is_below = |(directory, ending): &(&str, &str)| path.starts_with(directory) && path.ends_with(ending);
     let is_unit =
@@ -74,9 +79,44 @@ pub fn readable(path: &str) -> Readable {
     Readable::IfKubelets
 }
 
-/// The kubelet's flags, of kubeadm and of MicroK8s.
-const FILES_BELOW_VAR: [&str; 2] =
-    ["var/lib/kubelet/kubeadm-flags.env", "var/snap/microk8s/current/args/kubelet"];
+/// The kubelet's flags, of kubeadm and of MicroK8s, and containerd's configuration there.
+const FILES_BELOW_VAR: [&str; 4] = [
+    "var/lib/kubelet/kubeadm-flags.env",
+    "var/snap/microk8s/current/args/kubelet",
+    "var/snap/microk8s/current/args/containerd.toml",
+    "var/snap/microk8s/current/args/containerd-template.toml",
+];
+
+/// The usual directories of the data of k3s and RKE2, to which no pod writes by itself.
+const DATA: [&str; 2] = ["var/lib/rancher/k3s", "var/lib/rancher/rke2"];
+
+/// What k3s and RKE2 write for containerd and the kubelet in the directory of their data, which may be anywhere.
+fn of_distribution(path: &str) -> Readable {
+    let Some((data, rest)) = path.split_once("/agent/etc/") else { return below_var(path) };
+    let is_containerds =
+        rest.starts_with("containerd/") && (rest.ends_with(".toml") || rest.ends_with(".tmpl"));
+    if is_containerds {
+        return if DATA.contains(&data) { Readable::Yes } else { Readable::Unlinked };
+    }
+    // The names there; of the files only the kubelet's configuration.
+    let is_beside = rest.starts_with("containerd") || rest.starts_with("kubelet.conf.d");
+    if is_beside { Readable::IfKubelets } else { below_var(path) }
+}
+
+/// Whether it is a directory of a kubelet's, or in one.
+fn is_kubelets_directory(path: &str) -> bool {
+    paths::KUBELETS.iter().any(|kubelet| {
+        path.strip_prefix(kubelet.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// Whether it is in a directory of the kubelet's that its pods fill.
+fn is_of_a_pod(path: &str) -> bool {
+    paths::KUBELETS.iter().any(|kubelet| {
+        let below = path.strip_prefix(kubelet.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        below.is_some_and(|below| below.starts_with(paths::PODS))
+    })
+}
 
 /// The kubelet's files below `/var`, and usernsd's own: the configuration, wherever it is, and its records of the IDs that pods hold. Pods
 /// write to their volumes, which are below the same directory, but deeper.
@@ -89,7 +129,7 @@ fn below_var(path: &str) -> Readable {
         Some([_] | [_, "userns"]) => Readable::Yes,
         Some(_) => Readable::No,
         None if FILES_BELOW_VAR.contains(&path) || path.starts_with("var/lib/usernsd/") => Readable::Yes,
-        None if path.starts_with("var/lib/") => Readable::IfKubelets,
+        None if path.starts_with("var/lib/") || is_kubelets_directory(path) => Readable::IfKubelets,
         None => Readable::No,
     }
 }
@@ -149,7 +189,7 @@ mod tests {
 
     #[test]
     fn of_the_files_below_var_only_the_kubelets_are_readable() {
-        use Readable::{IfKubelets, No, Yes};
+        use Readable::{IfKubelets, No, Unlinked, Yes};
         for (path, want) in [
             ("var/lib/kubelet/config.yaml", IfKubelets),
             ("var/lib/kubelet/kubeadm-flags.env", Yes),
@@ -161,6 +201,23 @@ mod tests {
             ("var/lib/kubelet/pods/u1", Yes),
             ("var/lib/kubelet/pods/u1/userns", Yes),
             ("var/lib/k0s/kubelet/pods/u1/userns", Yes),
+            ("var/lib/rancher/k3s/agent/etc/containerd/config.toml", Yes),
+            ("var/lib/rancher/rke2/agent/etc/containerd/config-v3.toml.tmpl", Yes),
+            ("var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d", IfKubelets),
+            ("var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/90-usernsd.toml", Yes),
+            ("data/k3s/agent/etc/containerd/config.toml", Unlinked),
+            ("var/lib/rancher/k3s/storage/pvc-1/agent/etc/containerd/x.toml", Unlinked),
+            ("data/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", IfKubelets),
+            ("data/k3s/agent/client-kubelet.key", No),
+            ("data/k3s/server/tls/server-ca.key", No),
+            ("var/lib/rancher/k3s/agent/etc/containerd/certs.d/registry/client.key", IfKubelets),
+            ("var/snap/microk8s/current/args/containerd.toml", Yes),
+            ("var/snap/microk8s/current/certs/ca.key", No),
+            ("var/snap/microk8s/common/var/lib/kubelet", IfKubelets),
+            ("var/snap/microk8s/common/var/lib/kubelet/pods/u1/userns", Yes),
+            ("var/snap/microk8s/common/var/lib/kubelet/pods/u1/volumes/x", No),
+            ("var/snap/microk8s/common/var/lib/kubelets", No),
+            ("var/lib/kubelet/pods/u1/volumes/x/agent/etc/containerd/config.toml", No),
             ("var/lib/kubelet/pods/u1/etc-hosts", No),
             ("var/lib/kubelet/pods/u1/volumes/kubernetes.io~secret/s/userns", No),
             ("var/lib/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/v/pods/x/userns", No),

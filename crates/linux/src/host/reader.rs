@@ -224,7 +224,10 @@ impl ReaderServer {
         if allowed == Readable::No {
             return Err(Errno::ACCESS);
         }
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        if allowed == Readable::Unlinked {
+            resolve |= ResolveFlags::NO_SYMLINKS;
+        }
         let open = |flags| openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         if letter == What::Directory.letter() {
             return Ok(names_in(open(OFlags::RDONLY | OFlags::DIRECTORY)?)?.join("\0").into_bytes());
