@@ -336,14 +336,20 @@ fn a_node_without_problems_passes() {
 #[test]
 fn no_check_passes_on_an_empty_root() {
     let tree = Tree(tempfile::tempdir().unwrap());
-    let checks = tree.checks(&[]);
-    let passed: Vec<String> =
-        checks.iter().filter(|one| one["outcome"] == "pass").map(Value::to_string).collect();
-    assert_eq!(passed, Vec::<String>::new());
-    for one in checks.iter().filter(|one| one["outcome"] == "skip") {
-        let reason = one["reason"].as_str().or(one["seen"].as_str()).unwrap_or_default();
-        assert!(!reason.is_empty(), "{one}");
+    // A version that is given is not a runtime that is there.
+    for args in [&[][..], &[CRIO]] {
+        let checks = tree.checks(args);
+        let passed: Vec<String> =
+            checks.iter().filter(|one| one["outcome"] == "pass").map(Value::to_string).collect();
+        assert_eq!(passed, Vec::<String>::new(), "{args:?}");
+        for one in checks.iter().filter(|one| one["outcome"] == "skip") {
+            let reason = one["reason"].as_str().or(one["seen"].as_str()).unwrap_or_default();
+            assert!(!reason.is_empty(), "{one}");
+        }
     }
+    // Where its directory is, its defaults are judged.
+    tree.sh("mkdir -p etc/crio");
+    assert_eq!(tree.outcome("crio_config", &[CRIO]).0, "pass");
 }
 
 #[test]
@@ -602,6 +608,33 @@ END
     );
     tree.sh("rm etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime");
     assert_eq!(tree.outcome("crio_config", &[version]).0, "pass");
+    // The same by the path of a program that another package had, and by the main file.
+    tree.sh("printf '[crio.runtime.runtimes.crun]\nruntime_path = \"/usr/libexec/crio/crun\"\n' >etc/crio/crio.conf.d/20-crun.conf");
+    let (word, remedy) = tree.outcome("crio_config", &[version]);
+    assert_eq!(word, "fail", "{remedy}");
+    assert!(format!("{:?}", tree.checks(&[version])).contains("/usr/libexec/crio/crun"));
+    tree.sh("rm etc/crio/crio.conf.d/*; printf '[crio.runtime]\ndefault_runtime = \"youki\"\n' >etc/crio/crio.conf");
+    let (word, remedy) = tree.outcome("crio_config", &[version]);
+    assert_eq!(word, "fail", "{remedy}");
+    assert!(format!("{:?}", tree.checks(&[version])).contains("/etc/crio/crio.conf:"));
+}
+
+/// Settings of OpenShift's operator and of people's MachineConfigs have names without a suffix.
+#[test]
+fn a_drop_in_without_a_suffix_is_no_stray_file_and_a_backup_is_one() {
+    let tree = Tree::good();
+    let ignored = || tree.outcome("crio_config_ignored", &[CRIO]);
+    for name in ["01-ctrcfg-pidsLimit", "60-tenant-limits", "99-site_cgroups"] {
+        tree.sh(&format!("printf '[crio.runtime]\npids_limit = 4096\n' >etc/crio/crio.conf.d/{name}"));
+        assert_eq!(ignored().0, "pass", "{name}");
+        tree.sh(&format!("rm etc/crio/crio.conf.d/{name}"));
+    }
+    for name in ["99-usernsd.conf.orig", "10-site.conf.rpmnew", "10-site.conf~"] {
+        tree.sh(&format!("printf '[crio.runtime]\npids_limit = 4096\n' >etc/crio/crio.conf.d/{name}"));
+        let (word, remedy) = ignored();
+        assert!(word == "warn" && remedy.contains("move it"), "{name}: {word} {remedy}");
+        tree.sh(&format!("rm etc/crio/crio.conf.d/{name}"));
+    }
 }
 
 /// A script that waits for `ready` must not continue if nothing could be examined.

@@ -49,6 +49,17 @@ pub struct RuntimesFound {
     pub installed: Vec<RuntimeKind>,
 }
 
+// === impl RuntimesFound ===
+
+impl RuntimesFound {
+    /// Whether anything of that runtime was found: it answers, or its program or a file of it is there.
+    #[must_use]
+    pub fn has(&self, kind: RuntimeKind) -> bool {
+        let found = self.answered.iter().chain(&self.programs).map(|runtime| runtime.kind());
+        found.chain(self.installed.iter().copied()).any(|found| found == kind)
+    }
+}
+
 // === impl RuntimeKind, Runtime ===
 
 words! {

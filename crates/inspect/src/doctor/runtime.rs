@@ -116,6 +116,13 @@ impl Doctor {
             let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
             return (Err(said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
         };
+        if !runtimes.seen.has(runtime.kind()) {
+            let title = runtime.kind().title();
+            return (
+                Err(format!("{title} is not there: neither its program nor a file of it was found")),
+                None,
+            );
+        }
         let of_it = runtimes.pods.into_iter().find(|(kind, _)| *kind == runtime.kind());
         (Ok(runtime), of_it.map(|(_, pods)| pods.system))
     }
