@@ -110,10 +110,30 @@ messages! { Application;
         when: is_program,
     }
     AuditDenied = "audit-denied" {
-        says: ["unable to send audit message: Operation not permitted", "audit_log_acct_message() failed: Operation not permitted"],
+        says: [
+            "unable to send audit message: Operation not permitted",
+            "audit_log_acct_message() failed: Operation not permitted",
+            "linux_audit_write_entry failed: Operation not permitted",
+        ],
         sample: "sudo: unable to send audit message: Operation not permitted",
         cause: "The container lacks the capability AUDIT_WRITE, which CRI-O and podman do not give by default. In a user namespace the message does not occur: there the kernel refuses in a way that sudo, su and sshd ignore.",
         fix: "Set hostUsers: false, or add the capability AUDIT_WRITE.",
+    }
+    ChrootDenied = "chroot-denied" {
+        says: [
+            "chroot(\"…\"): Operation not permitted",
+            "chroot: cannot change root directory to …: Operation not permitted",
+            "chroot(…) failed (1: Operation not permitted)",
+        ],
+        sample: "sshd: fatal: chroot(\"/usr/share/empty.sshd\"): Operation not permitted [preauth]",
+        cause: "The container lacks the capability SYS_CHROOT, which CRI-O and podman do not give by default; sshd, FTP servers and package managers need it.",
+        fix: "Add the capability SYS_CHROOT; with hostUsers: false it applies in the pod only.",
+    }
+    PamAccount = "pam-shadow-denied" {
+        says: ["Authentication service cannot retrieve authentication info"],
+        sample: "sudo: PAM account management error: Authentication service cannot retrieve authentication info",
+        cause: "unix_chkpwd of PAM cannot read /etc/shadow: the user has no line there, the file belongs to an ID that is not mapped, the container has dropped DAC_OVERRIDE, or an AppArmor profile named unix-chkpwd on the node takes the capability from it.",
+        fix: "ls -n /etc/shadow in the container shows the owner, which must be 0. If the kernel's log has profile=\"unix-chkpwd\" and capname=\"dac_override\", allow that capability in /etc/apparmor.d/local/unix-chkpwd on the node.",
     }
     AuditDaemon = "audit-daemon" {
         says: [
@@ -130,6 +150,43 @@ messages! { Application;
         sample: "error during container init: open /proc/sys/net/core/somaxconn: no such file or directory",
         cause: "The pod's network has no such sysctl. Older kernels hide those of net.core from network namespaces of user namespaces; others belong to the whole machine, or to a module that is not loaded.",
         fix: "Remove the sysctl from securityContext.sysctls of pods with hostUsers: false and from the runtime's defaults, or update the kernel.",
+    }
+    BridgeFilter = "bridge-netfilter-missing" {
+        says: [
+            "/proc/sys/net/bridge/…: no such file or directory",
+            "cannot stat /proc/sys/net/bridge/",
+        ],
+        sample: "Failed to set sysctl: open /proc/sys/net/bridge/bridge-nf-call-iptables: no such file or directory",
+        cause: "The kernel module br_netfilter is not loaded. A node that is itself a container cannot load it: modules belong to the machine below.",
+        fix: "Load it there: modprobe br_netfilter, and a line br_netfilter in a file below /etc/modules-load.d.",
+    }
+    Conntrack = "conntrack-sysctl-denied" {
+        says: [
+            "/proc/sys/net/netfilter/nf_conntrack_…: permission denied",
+            "/proc/sys/net/netfilter/nf_conntrack_…: read-only file system",
+            "net/netfilter/nf_conntrack_…: operation not permitted",
+        ],
+        sample: "F0624 07:38:23.053999      54 server.go:495] open /proc/sys/net/netfilter/nf_conntrack_max: permission denied",
+        cause: "kube-proxy adjusts the limits of connection tracking, which since Linux 5.13 can be set in the machine's own network namespace only. On a node that is a container it cannot.",
+        fix: "Let kube-proxy leave them as they are: conntrack.maxPerCore: 0 and conntrack.min: 0 in its configuration (k3s: --kube-proxy-arg conntrack-max-per-core=0); set net.netfilter.nf_conntrack_max on the machine below.",
+    }
+    WorldReadable = "kernel-file-denied" {
+        says: [
+            "/proc/sys/kernel/overflowuid: Permission denied",
+            "/proc/sys/kernel/overflowgid: Permission denied",
+            "/proc/sys/kernel/cap_last_cap: Permission denied",
+            "/proc/sys/kernel/ngroups_max: Permission denied",
+            "/proc/sys/kernel/osrelease: Permission denied",
+            "/proc/filesystems: Permission denied",
+            "/proc/cpuinfo: Permission denied",
+            "/proc/meminfo: Permission denied",
+            "/proc/self/mountinfo: Permission denied",
+            "/proc/self/uid_map: Permission denied",
+        ],
+        sample: "nvidia-container-cli: initialization error: open failed: /proc/sys/kernel/overflowuid: permission denied",
+        cause: "Everybody may read this file of the kernel, so its mode is not the cause: the AppArmor or SELinux profile of the program forbids it, or a sandbox hides /proc from it.",
+        fix: "The kernel's log has a line with apparmor=\"DENIED\" or avc: denied and the name of the profile (journalctl -k). Allow the file in that profile, or set appArmorProfile.type: Unconfined for the container, with hostUsers: false.",
+        page: "apparmor.md",
     }
     SysctlDenied = "sysctl-denied" {
         says: [

@@ -69,6 +69,7 @@ messages! { Crio;
         cause: "/etc/subuid or /etc/subgid has no line for the user containers.",
         fix: "usernsd bootstrap --diff shows the lines, usernsd bootstrap writes them.",
         page: "prepare-kubernetes.md",
+        when: is_of_containers,
     }
     RuntimeTooOld = "crio-runtime-too-old" {
         says: [
@@ -241,4 +242,9 @@ messages! { Crio;
         cause: "A layer of the image was copied for the ID mapping of one container, and is to be copied again for another with a different mapping. The copy is the wrong one to start from: a fault of old versions of containers/storage (podman#8259), or another program changed the owners.",
         fix: "Update podman or CRI-O. Remove the image and pull it again, or give containers that share it the same mapping; with ID-mapped mounts (Linux 5.19 or later) layers are not copied.",
     }
+}
+
+/// Whether a user, perhaps in quotes, is the one whose IDs CRI-O gives to pods.
+fn is_of_containers(user: &str) -> bool {
+    user.trim_start_matches(['\'', '"', ' ']).starts_with("containers")
 }

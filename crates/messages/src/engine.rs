@@ -121,6 +121,18 @@ messages! { Engine;
         fix: "Write one line for the user into both files of that machine or image; in a pod within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
         page: "recipes/container-engine.md",
     }
+    AutoUser = "automatic-user-no-range" {
+        says: [
+            "cannot find mappings for user …",
+            "cannot find mappings for user …: no subuid ranges found for user",
+            "cannot find mappings for user …: no subgid ranges found for user",
+            "cannot find mappings for user …: no subgid ranges found for group",
+        ],
+        sample: "Cannot find mappings for user \"root\": no subuid ranges found for user \"root\" in /etc/subuid",
+        cause: "A container with --userns=auto takes its IDs from the lines of one user in /etc/subuid and /etc/subgid, which root-auto-userns-user of storage.conf names, and that user has none. The line of containers counts only if it is that user.",
+        fix: "Add lines for the user in the message to both files, or set root-auto-userns-user = \"containers\" in /etc/containers/storage.conf, and run podman system migrate.",
+        when: |name| !name.trim_start_matches(['"', '\'', ' ']).starts_with("containers"),
+    }
     Dockremap = "dockremap-subordinate-ids" {
         says: [
             "no subuid ranges found for user …",
@@ -153,6 +165,15 @@ messages! { Engine;
         cause: "A program in the pod creates cgroups, but the container's cgroup does not belong to it.",
         fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD shows what is missing. For a rootless engine on a machine, delegate the user's cgroup: Delegate=yes in a drop-in for user@.service.",
         page: "annotations.md",
+    }
+    CgroupMove = "cgroup-move-denied" {
+        says: [
+            "Failed to add PIDs to scope's control group: Permission denied",
+            "/sys/fs/cgroup/…user.slice/…/cgroup.procs…: Permission denied",
+        ],
+        sample: "podman-305690.scope: Failed to add PIDs to scope's control group: Permission denied",
+        cause: "A rootless engine is to move a process into a cgroup below user@.service, and the process is not below it: it was started by su, sudo, cron or an ssh session without pam_systemd. The kernel moves processes only within a tree whose common parent belongs to the user.",
+        fix: "Start it below the user's own systemd: loginctl enable-linger USER, then systemd-run --user --scope COMMAND, or log in with machinectl shell USER@. exec has to come from there as well as run.",
     }
     CgroupReadOnly = "cgroup-read-only" {
         says: [
@@ -477,6 +498,9 @@ messages! { Engine;
     }
     OverlayDenied = "overlay-denied" {
         says: [
+            "'overlay' is not supported over extfs",
+            "'overlay' is not supported over xfs",
+            "'overlay' is not supported over btrfs",
             "failed to mount overlay: operation not permitted",
             "failed to mount overlay: permission denied",
             "error creating overlay mount to …: operation not permitted",
@@ -527,6 +551,24 @@ messages! { Engine;
         cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), which does not have the owner of a file in the image.",
         fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine below, and start the rootless runtime again.",
     }
+    Propagation = "rootless-propagation" {
+        says: ["Setting child propagation to …is not supported"],
+        sample: "The host root filesystem is mounted as \"master:943\". Setting child propagation to \"rslave\" is not supported.",
+        cause: "RootlessKit runs in a container, whose root mount is not shared: mounts that the container gets later do not appear in the inner one. It is a warning, and the engine goes on.",
+        fix: "Nothing has to be done unless such mounts are needed. If the engine does not start, a later line has the cause.",
+    }
+    KindNode = "kind-node-not-booted" {
+        says: ["could not find a log line that matches"],
+        sample: "ERROR: failed to create cluster: could not find a log line that matches \"Reached target .*Multi-User System.*|detected cgroup v1\"",
+        cause: "kind waits for systemd in the node's container to boot, and it has not: it cannot create its cgroups, or another error stopped it.",
+        fix: "kind create cluster --retain keeps the container, and podman logs or docker logs of it shows systemd's own error; explain that line. A rootless engine needs delegated cgroups with cpu, cpuset, memory and pids.",
+    }
+    IdmapRequired = "lxd-idmap-required" {
+        says: ["idmapping abilities are required but aren't supported on system"],
+        sample: "Linux 6.9+ idmapping abilities are required but aren't supported on system",
+        cause: "A disk device of an LXD or Incus container has shift=true, or the container shares a volume, and LXD finds that the file system or the kernel does not support ID-mapped mounts.",
+        fix: "Use ext4, xfs, btrfs or a ZFS of 2.2 or later for the source, and a current LXD or Incus (older ones misjudge newer kernels); or remove shift=true and give the files to the container's own IDs.",
+    }
     NoRootlesskit = "rootless-without-rootlesskit" {
         says: [
             "rootless mode requires to be executed as the mapped root in a user namespace",
@@ -562,5 +604,9 @@ fn is_v1_controller(path: &str) -> bool {
         "systemd",
         "unified",
     ];
-    path.split_once('/').is_some_and(|(first, _)| CONTROLLERS.contains(&first))
+    // Several are mounted together, in either order.
+    path.split_once('/').is_some_and(|(first, _)| {
+        CONTROLLERS.contains(&first)
+            || first.split(',').all(|one| CONTROLLERS.contains(&one) || one == "net_prio")
+    })
 }

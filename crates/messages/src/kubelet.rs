@@ -166,12 +166,40 @@ messages! { Kubelet;
             "Failed to start ContainerManager…/proc/sys/…: permission denied",
             "Failed to start ContainerManager…/proc/sys/…: read-only file system",
             "enable KubeletInUserNamespace feature flag",
-            "failed to create kubelet: open /dev/kmsg: ",
+            "failed to create kubelet: open /dev/kmsg: permission denied",
+            "failed to create kubelet: open /dev/kmsg: operation not permitted",
             "write /proc/…/oom_score_adj: permission denied",
         ],
         sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
         fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it needs on the machine below.",
+    }
+    NoKmsg = "kubelet-no-kmsg" {
+        says: ["failed to create kubelet: open /dev/kmsg: no such file or directory"],
+        cause: "The kubelet reads the kernel's log in /dev/kmsg, and the container that it runs in does not have it: LXC and Incus give none, and a privileged pod has none if the handler sets privileged_without_host_devices.",
+        fix: "Give the node's container the device: lxc.mount.entry = /dev/kmsg dev/kmsg none bind,create=file in LXC, --device /dev/kmsg in Docker, privileged_without_host_devices = false for the handler of a privileged pod. In a user namespace it can be opened but not read: enable the kubelet's feature gate KubeletInUserNamespace too.",
+    }
+    CgroupV1Refused = "kubelet-cgroup-v1-refused" {
+        says: [
+            "kubelet is configured to not run on a host using cgroup v1",
+            "cgroups v1 support is deprecated and will be removed",
+        ],
+        sample: "[WARNING SystemVerification]: cgroups v1 support is deprecated and will be removed in a future release.",
+        cause: "The node uses cgroup v1. From Kubernetes 1.35 on the kubelet does not start there unless failCgroupV1 is false, and user namespaces of pods with cgroups of their own need v2 in any version.",
+        fix: "Boot the node, or the machine below a node in a container, with cgroup v2 (without systemd.unified_cgroup_hierarchy=0); failCgroupV1: false in the kubelet's configuration only postpones it.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    CgroupDriver = "cgroup-driver-mismatch" {
+        says: [
+            "did not receive slice as parent",
+            "cgroup manager, but received systemd slice as parent",
+            "invalid systemd path: \"/",
+            "for systemd cgroups, got \"/…\" instead",
+            "kubelet cgroup driver: …is different from docker cgroup driver",
+        ],
+        sample: "cri-o configured with systemd cgroup manager, but did not receive slice as parent: /kubepods/besteffort/pod1",
+        cause: "The kubelet and the runtime, or the runtime and a program below it, use different cgroup drivers: one names cgroups as paths (cgroupfs), the other as slices of systemd.",
+        fix: "Set systemd in both: cgroupDriver: systemd in the kubelet's configuration, SystemdCgroup = true for each handler of containerd, cgroup_manager = \"systemd\" in CRI-O. From Kubernetes 1.34 on a kubelet takes the driver from containerd 2.0 and CRI-O. Then restart both and recreate the pods.",
     }
     CgroupRoot = "kubelet-cgroup-root" {
         says: [

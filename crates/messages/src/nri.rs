@@ -22,6 +22,13 @@ messages! { Nri;
         fix: "usernsd doctor shows whether it is connected again (nri_enabled, plugin_running); the agent's resync repairs what it missed. If it happens often, the node is overloaded: raise plugin_request_timeout (CRI-O: nri_plugin_request_timeout) and restart the runtime.",
         page: "runbooks/checks/nri_enabled.md",
     }
+    Socket = "nri-socket-denied" {
+        says: ["failed to start NRI interface: failed to create socket"],
+        sample: "failed to set up NRI for CRI service: failed to start NRI interface: failed to create socket \"/var/run/nri/nri.sock\": listen unix /var/run/nri/nri.sock: bind: permission denied",
+        cause: "The runtime cannot create NRI's socket, and its CRI plugin does not load: it runs in a user namespace (rootless containerd, a node in a container) that does not own /run, or another runtime has the socket.",
+        fix: "Give it a /run of its own, or set socket_path of NRI in its configuration to a directory that it may write; disable = true there switches NRI off, and usernsd's hook takes its place.",
+        page: "hook.md",
+    }
     NoService = "nri-no-service" {
         says: ["failed to connect to NRI service", "failed to connect to NRI/Runtime"],
         sample: "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",

@@ -2,7 +2,10 @@
 
 messages! { Oci;
     RuncIdmap = "runc-idmap" {
-        says: ["failed to set MOUNT_ATTR_IDMAP on …invalid argument"],
+        says: [
+            "failed to set MOUNT_ATTR_IDMAP on …invalid argument",
+            "maybe the filesystem doesn't supports ID-mapped mounts",
+        ],
         sample: "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/home: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
         cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
@@ -288,7 +291,11 @@ messages! { Oci;
         page: "annotations.md",
     }
     ChildDied = "runc-child-died" {
-        says: ["can't get final child's PID from pipe", "nsexec-1[…failed to unshare"],
+        says: [
+            "can't get final child's PID from pipe",
+            "getting the final child's pid from pipe",
+            "nsexec-1[…failed to unshare",
+        ],
         sample: "runc create failed: unable to start container process: can't get final child's PID from pipe: EOF",
         cause: "The first process of runc ended before the container was created. The kernel refused a namespace (user.max_user_namespaces is 0 or used up, or a seccomp filter forbids it), or the memory limit of the container is too small.",
         fix: "An earlier line with nsexec in it has the cause. Check sysctl user.max_user_namespaces on the node, and set a memory limit of at least 16 MiB.",
@@ -353,6 +360,17 @@ messages! { Oci;
         cause: "The image's files are on a file system that is mounted with nosuid, nodev or noexec. In a user namespace such flags cannot be cleared, and old versions of runc do so when they make the root file system read-only.",
         fix: "Update runc (1.1 at least) or use crun; or mount the runtime's storage without these flags; or omit readOnlyRootFilesystem.",
     }
+    LockedRemount = "locked-remount-flags" {
+        says: [
+            "flags: 0x…: operation not permitted",
+            "flags=MS_RDONLY|MS_REMOUNT|MS_BIND…: operation not permitted",
+            "flags=MS_REMOUNT|MS_BIND…: operation not permitted",
+        ],
+        sample: "error mounting \"/var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/config\" to rootfs at \"/etc/coredns\": mount /var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/config:/etc/coredns (via /proc/self/fd/6), flags: 0x5021: operation not permitted",
+        cause: "The runtime remounts a volume with other flags, read-only for example, and in a user namespace nosuid, nodev, noexec and ro of the mount that it comes from cannot be cleared.",
+        fix: "Update runc (1.2 keeps the flags of the source) or use crun; or mount the directory of the volume without these flags (findmnt -T PATH on the node shows them).",
+        when: is_bound_again,
+    }
     HookFailed = "hook-failed" {
         says: [
             "error executing hook `…` (exit code",
@@ -370,6 +388,7 @@ messages! { Oci;
         says: [
             "adding pid … to cgroups: …no such file or directory",
             "getting all container pids from cgroups…: no such file or directory",
+            "open `/sys/fs/cgroup/…/cgroup.freeze`: No such file or directory",
         ],
         sample: "exec failed: unable to start container process: error adding pid 25541 to cgroups: failed to write 25541: open /sys/fs/cgroup/unified/kubepods.slice/cri-containerd-1.scope/cgroup.procs: no such file or directory",
         cause: "The container's cgroup was removed, or its processes were moved out of it, while it runs: by systemd on the node, if the runtime and the kubelet use the driver cgroupfs below a systemd that manages the same tree; by a systemd in the container that has the node's /sys/fs/cgroup; or the node mounts cgroup v1 and v2 side by side.",
@@ -467,6 +486,12 @@ messages! { Oci;
         cause: "sysbox could not map the IDs of a volume: its file system does not support ID-mapped mounts (NFS, CIFS, overlayfs and others). If the path in the message is only a number, sysbox did not receive the volume's path (sysbox#872), whatever its file system is.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). If the path is a number, update sysbox; or use hostUsers: false with runc or crun instead of sysbox.",
     }
+    SysboxIdmapDenied = "sysbox-idmap-denied" {
+        says: ["setting up ID-mapped mount on path …: Failed to set mount attr: operation not permitted"],
+        sample: "setting up ID-mapped mount on path /var/lib/docker/1/merged/lib/modules (likely means idmapped mounts are not supported on the filesystem at this path (xfs)) caused: Failed to set mount attr: operation not permitted",
+        cause: "The file system is not the cause, whatever the message adds: the kernel answers so if the mount is mapped already, if sysbox is not root of the machine, or, in the first versions of RHEL 9 and its rebuilds, for every ID-mapped mount.",
+        fix: "Use RHEL 9.4 or later there. Where sysbox runs in a container (envbox), or on volumes that are mapped, start it with sysbox-mgr --disable-idmapped-mount.",
+    }
     Shiftfs = "sysbox-shiftfs" {
         says: [
             "shiftfs/…value too large for defined data type",
@@ -474,5 +499,16 @@ messages! { Oci;
         sample: "failed to mkdirall /var/lib/sysbox/shiftfs/1/var/lib/rancher: mkdir /var/lib/sysbox/shiftfs/1/var/lib/rancher: value too large for defined data type",
         cause: "sysbox maps the image's files with the kernel module shiftfs, which does not work with this kernel (Ubuntu's 5.15.0-48 and some others).",
         fix: "Use sysbox 0.6 or later on Linux 5.19 or later, where it uses ID-mapped mounts instead; or disable shiftfs (sysbox-mgr --disable-shiftfs).",
+    }
+}
+
+/// Whether the flags of a mount, in hexadecimal, or its name mean that an existing mount is mounted again in its
+/// place: `MS_REMOUNT` and `MS_BIND` of mount(2).
+fn is_bound_again(text: &str) -> bool {
+    const REMOUNT: u32 = 0x20;
+    const BIND: u32 = 0x1000;
+    match u32::from_str_radix(text.trim(), 16) {
+        Ok(flags) => flags & REMOUNT != 0 && flags & BIND != 0,
+        Err(_) => !text.contains(char::is_whitespace),
     }
 }

@@ -95,7 +95,6 @@ messages! { Systemd;
         says: [
             "Failed to create cgroup …: Permission denied",
             "Failed to create …control group: Operation not permitted",
-            "Failed to create …control group: No such file or directory",
             "Failed to create subcgroup …: Permission denied",
             "Failed to adjust control group access: ",
             "Failed to adjust control subgroup access: ",
@@ -106,6 +105,13 @@ messages! { Systemd;
         cause: "systemd is PID 1 of the container and cannot create the cgroup of a unit: the container does not own its cgroup, or no longer owns it, or it has no cgroup namespace.",
         fix: "usernsd explain POD shows the cgroup's owner, and what is missing.",
         page: "architecture.md",
+    }
+    CgroupPath = "systemd-cgroup-path" {
+        says: ["Failed to create …control group: No such file or directory"],
+        sample: "Failed to create /init.scope control group: No such file or directory",
+        cause: "systemd is PID 1 of the container, and its own cgroup (/proc/self/cgroup) is not where it looks for it below /sys/fs/cgroup: the node's /sys/fs/cgroup is mounted over the container's own, or the container has no cgroup namespace.",
+        fix: "Remove the volume on /sys/fs/cgroup (docker: no -v /sys/fs/cgroup, and --cgroupns=private), and annotate the pod with usernsd.io/systemd: \"true\".",
+        page: "annotations.md",
     }
     CgroupLimit = "systemd-cgroup-limit" {
         says: [
@@ -122,6 +128,7 @@ messages! { Systemd;
             "Failed to set up mount namespacing",
             "Failed at step NAMESPACE spawning",
             "status=226/NAMESPACE",
+            "code=exited/status=226",
         ],
         sample: "nginx.service: Failed at step NAMESPACE spawning /usr/sbin/nginx: Operation not permitted",
         cause: "A service uses settings that need a mount namespace (PrivateTmp, ProtectSystem, ProtectProc, …), and the container is not allowed to set it up: AppArmor forbids mounts, or parts of /proc are masked.",
@@ -149,6 +156,7 @@ messages! { Systemd;
             "PrivateUsers= is configured, but user namespace setup not permitted",
             "Failed at step NETWORK spawning",
             "status=225/NETWORK",
+            "code=exited/status=225",
         ],
         sample: "systemd-homed.service: Failed to set up network namespacing: Operation not permitted",
         cause: "A service has PrivateNetwork=, PrivateIPC=, PrivateUsers=, ProtectHostname= or PrivatePIDs=, and the container is not allowed to create such a namespace: it lacks SYS_ADMIN in its user namespace, seccomp or AppArmor forbids it, or a limit of the sysctls user.max_*_namespaces is reached (No space left on device).",
@@ -158,6 +166,8 @@ messages! { Systemd;
     UserChange = "systemd-user-change" {
         says: [
             "Changing group credentials failed: ",
+            "Failed to determine supplementary groups: Invalid argument",
+            "Failed to determine supplementary groups: Operation not permitted",
             "Failed at step GROUP spawning …: Operation not permitted",
             "Failed at step GROUP spawning …: Invalid argument",
             "Failed at step USER spawning …: Operation not permitted",
@@ -175,6 +185,7 @@ messages! { Systemd;
             "Failed to apply ambient capabilities (",
             "Failed at step CAPABILITIES spawning",
             "status=218/CAPABILITIES",
+            "code=exited/status=218",
         ],
         sample: "x.service: Failed at step CAPABILITIES spawning /usr/sbin/x: Operation not permitted",
         cause: "A service has CapabilityBoundingSet= or AmbientCapabilities=, and the container lacks SETPCAP, or one of the capabilities that the service is to have.",
@@ -216,7 +227,12 @@ messages! { Systemd;
         fix: "Disable DynamicUser= with a drop-in for the service and give it a user, or move the directory off the volume.",
     }
     Credentials = "systemd-credentials" {
-        says: ["Failed to set up credentials", "Failed at step CREDENTIALS spawning", "status=243/CREDENTIALS"],
+        says: [
+            "Failed to set up credentials",
+            "Failed at step CREDENTIALS spawning",
+            "status=243/CREDENTIALS",
+            "code=exited/status=243",
+        ],
         sample: "container-getty@1.service: Failed to set up credentials: Protocol error",
         cause: "systemd mounts a file system for the credentials of a service (LoadCredential=, ImportCredential=; many of its own services have them from version 254 on), and the container is not allowed to mount it: AppArmor forbids mounts.",
         fix: "With hostUsers: false set appArmorProfile.type: Unconfined for the container; usernsd.io/systemd: \"true\" sets up the rest. Or empty ImportCredential= and LoadCredential= with a drop-in for the service.",

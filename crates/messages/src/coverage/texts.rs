@@ -269,7 +269,7 @@ pub const SOURCES: &[Source] = &[
     ] },
     Source { name: "containers/storage", versions: &["in CRI-O 1.34.11", "1.35.6", "1.36.3", "1.37.0"], files: &[
         File { path: "userns.go", texts: &[
-            Text::known("Cannot find mappings for user …: …", Crio::NoSubuid.id()),
+            Text::printed("Cannot find mappings for user …: …", "Cannot find mappings for user \"containers\": no subuid ranges found", Crio::NoSubuid.id()),
             Text::listed("cannot find layer …", Reason::Other),
             Text::listed("deleting temporary layer …: …", Reason::Other),
             Text::listed("Error deleting temporary layer …: …", Reason::Other),
@@ -1174,7 +1174,7 @@ pub const SOURCES: &[Source] = &[
             Text::known("Failed to adjust control subgroup access: …", Systemd::CgroupOfUnit.id()),
             Text::listed("Failed to acquire cgroup path: …", Reason::SystemCall),
             Text::printed("Changing group credentials failed: …", "x.service: Changing group credentials failed: Operation not permitted", Systemd::UserChange.id()),
-            Text::listed("Failed to determine supplementary groups: …", Reason::Other),
+            Text::printed("Failed to determine supplementary groups: …", "x.service: Failed to determine supplementary groups: Invalid argument", Systemd::UserChange.id()),
             Text::listed("Failed to determine user credentials: …", Reason::Other),
             Text::listed("Failed to determine group credentials: …", Reason::Other),
             Text::listed("Failed to determine credentials for user '…': …", Reason::Other),

@@ -61,6 +61,72 @@ fn a_line_that_is_not_known_is_understood_in_part() {
         assert_eq!(of(line).step, Some(step), "{line}");
         assert!(of(line).usual.is_some_and(|said| said.contains(usual)), "{line}: {:?}", of(line).usual);
     }
+    // A line about another program's end, or about something that is done without, sends to other lines.
+    for (line, step, usual) in [
+        (
+            "rootlesskit[25526]: [rootlesskit:child ] error: command [buildkitd] exited: exit status 1",
+            log::Step::Ended,
+            "before it",
+        ),
+        (
+            "ERRO error parsing PID \"\": strconv.Atoi: parsing \"\": invalid syntax",
+            log::Step::Ended,
+            "before it",
+        ),
+        ("tool[7]: helper exited with status 3", log::Step::Ended, "before it"),
+        (
+            "Short read while reading cgroup mode (0 bytes). The child is most likely dead.",
+            log::Step::Ended,
+            "before it",
+        ),
+        (
+            "WARN[0000] Additional gid=20 is not present in the user namespace, skip setting it",
+            log::Step::Ignored,
+            "goes on",
+        ),
+        (
+            "Failed to read AF_UNIX datagram queue length, ignoring: No such file or directory",
+            log::Step::Ignored,
+            "goes on",
+        ),
+        ("tool[7]: could not raise my priority, ignoring: Permission denied", log::Step::Ignored, "goes on"),
+        ("Setting mailbox file permissions: Invalid argument", log::Step::Owner, "not mapped"),
+        ("cp: preserving permissions for ‘t’: Invalid argument", log::Step::Owner, "not mapped"),
+        ("rsync: chgrp \"/data/x\" failed: Invalid argument (22)", log::Step::Owner, "not mapped"),
+        (
+            "[78924.510510] overlayfs: failed to resolve '/var/lib/containers/storage/overlay/1/mapped/0/l/2': -13",
+            log::Step::Rootfs,
+            "do not belong",
+        ),
+        (
+            "[   64.825991] overlayfs: failed to resolve '/snapshots/2/fs': -2",
+            log::Step::Rootfs,
+            "pull it again",
+        ),
+        ("[9.1] xfs: cannot mount with idmap /data: -22", log::Step::MappedMount, "does not support"),
+        (
+            "Failed to set up ID mapped mounts: Device or resource busy",
+            log::Step::MappedMount,
+            "below the directory",
+        ),
+        ("Failed to set up ID mapped mounts: Operation not permitted", log::Step::MappedMount, "RHEL 9"),
+        (
+            "systemd-nspawn[9]: Failed to map ids for bind mount /run/x/a/file: Invalid argument",
+            log::Step::MappedMount,
+            "symbolic link",
+        ),
+    ] {
+        assert_eq!(of(line).step, Some(step), "{line}");
+        assert!(of(line).usual.is_some_and(|said| said.contains(usual)), "{line}: {:?}", of(line).usual);
+    }
+    assert_eq!(
+        of("systemd-nspawn[9]: Failed to map ids for bind mount /x: Invalid argument").program,
+        Some("systemd-nspawn")
+    );
+    assert_eq!(
+        of("x systemd[1577]: podman-1.scope: Failed to set up something: Permission denied").program,
+        Some("systemd")
+    );
     assert_eq!(of("tool: uid_map of child: connection refused").usual, None);
     // No word names what was refused.
     let refused = of("tool: could not open /data/x: permission denied");
@@ -72,6 +138,20 @@ fn a_line_that_is_not_known_is_understood_in_part() {
     assert_eq!(of("nfsidmap[2607242]: name 'root@localdomain' does not map into domain 'lan'").step, None);
     assert_eq!(of("error: this tool needs sandboxing").step, None);
 
+    // The texts with which runtimes introduce each error are near nothing, nor is what shares a common word or two.
+    for line in [
+        "Error response from daemon: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: cannot frobnicate",
+        "FATA[0000] failed to create shim task: OCI runtime create failed: cannot set swap limit without the memory limit: unknown",
+        "crio[2286]: panic: runtime error: index out of range [0] with length 0",
+    ] {
+        let near = nearest(line);
+        assert!(
+            !near.contains(&"containerd-runtime-features")
+                && !near.contains(&"crio-runtime-too-old")
+                && !near.contains(&"kubelet-record-out-of-range"),
+            "{near:?}"
+        );
+    }
     assert!(of("nothing of that kind").is_nothing());
     assert!(of("Started Session 12 of User root.").nearest.is_empty());
 }

@@ -993,3 +993,210 @@ fn what_belongs_to_the_whole_machine_is_known() {
         ("ptrace: Operation not permitted.", "ptrace-denied"),
     ]);
 }
+
+/// Of each kind a line of a report, and one of the same kind that was not reported.
+#[test]
+fn nodes_in_containers_are_known_by_what_the_machine_below_withholds() {
+    are(&[
+        (
+            "580 server.go:269] failed to run Kubelet: failed to create kubelet: open /dev/kmsg: no such file or directory  component=kubelet",
+            "kubelet-no-kmsg",
+        ),
+        (
+            "Nov 30 x kubelet[9]: E1130 run.go:72] \"command failed\" err=\"failed to run Kubelet: failed to create kubelet: open /dev/kmsg: no such file or directory\"",
+            "kubelet-no-kmsg",
+        ),
+        (
+            "\"Failed to run kubelet\" err=\"failed to run Kubelet: failed to create kubelet: open /dev/kmsg: permission denied\"",
+            "kubelet-in-user-namespace",
+        ),
+        (
+            "F0624 07:38:23.053999      54 server.go:495] open /proc/sys/net/netfilter/nf_conntrack_max: permission denied",
+            "conntrack-sysctl-denied",
+        ),
+        (
+            "E1130 12:00:00.000000 1 run.go:72] \"command failed\" err=\"open /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established: read-only file system\"",
+            "conntrack-sysctl-denied",
+        ),
+        (
+            "Failed to set sysctl: open /proc/sys/net/bridge/bridge-nf-call-iptables: no such file or directory",
+            "bridge-netfilter-missing",
+        ),
+        (
+            "[ERROR FileContent--proc-sys-net-bridge-bridge-nf-call-iptables]: sysctl: cannot stat /proc/sys/net/bridge/bridge-nf-call-ip6tables: No such file or directory",
+            "bridge-netfilter-missing",
+        ),
+        (
+            "ERROR: failed to create cluster: could not find a log line that matches \"Reached target .*Multi-User System.*|detected cgroup v1\"",
+            "kind-node-not-booted",
+        ),
+        (
+            "[WARNING SystemVerification]: cgroups v1 support is deprecated and will be removed in a future release. Please migrate to cgroups v2.",
+            "kubelet-cgroup-v1-refused",
+        ),
+        (
+            "\"command failed\" err=\"failed to validate kubelet configuration, error: kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is in maintenance mode\"",
+            "kubelet-cgroup-v1-refused",
+        ),
+        (
+            "The host root filesystem is mounted as \"master:943\". Setting child propagation to \"rslave\" is not supported.",
+            "rootless-propagation",
+        ),
+        (
+            "WARN[0000] The host root filesystem is mounted as \"\". Setting child propagation to \"rshared\" is not supported.",
+            "rootless-propagation",
+        ),
+    ]);
+}
+
+#[test]
+fn cgroups_of_reports_are_known() {
+    are(&[
+        (
+            "Feb 08 15:16:38 x systemd[1577]: podman-305690.scope: Failed to add PIDs to scope's control group: Permission denied",
+            "cgroup-move-denied",
+        ),
+        (
+            "2023-04-17T12:27:13.019831Z: writing file `/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/app.slice/crun-test.scope/container/cgroup.procs`: Permission denied",
+            "cgroup-move-denied",
+        ),
+        (
+            "Error: writing file `/sys/fs/cgroup//user.slice/user-1000.slice/user@1000.service/user.slice/libpod-5e22.scope/container/cgroup.procs`: Permission denied: OCI permission denied",
+            "cgroup-move-denied",
+        ),
+        (
+            "failed to write 42: open /sys/fs/cgroup/user.slice/user-1001.slice/user@1001.service/user.slice/nerdctl-1.scope/cgroup.procs: permission denied",
+            "cgroup-move-denied",
+        ),
+        // In a pod it is the pod's cgroup.
+        ("sh: can't create /sys/fs/cgroup/init/cgroup.procs: Permission denied", "cgroup-denied"),
+        (
+            "cri-o configured with systemd cgroup manager, but did not receive slice as parent",
+            "cgroup-driver-mismatch",
+        ),
+        (
+            "cannot set up cgroup for root: invalid systemd path: \"/kubepods/burstable/pod<uid>\"",
+            "cgroup-driver-mismatch",
+        ),
+        (
+            "runc create failed: expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got \"/kubepods/besteffort/pod1/2\" instead: unknown",
+            "cgroup-driver-mismatch",
+        ),
+        ("Failed to create /init.scope control group: No such file or directory", "systemd-cgroup-path"),
+        (
+            "Failed to create /kubepods.slice/cri-containerd-1.scope/init.scope control group: No such file or directory",
+            "systemd-cgroup-path",
+        ),
+        (
+            "Error: creating cgroup directory `/sys/fs/cgroup/net_prio,net_cls/machine.slice/libpod-1.scope`: No such file or directory: OCI not found",
+            "cgroup-v1-missing",
+        ),
+        (
+            "mkdir: cannot create directory '/sys/fs/cgroup/cpuacct,cpu/x': No such file or directory",
+            "cgroup-v1-missing",
+        ),
+        (
+            "Error: crun: open `/sys/fs/cgroup/machine.slice/libpod-1.scope/container/cgroup.freeze`: No such file or directory: OCI runtime attempted to invoke a command that was not found",
+            "cgroup-gone",
+        ),
+        (
+            "msg=\"Failed to run CRI service\" error=\"failed to set up NRI for CRI service: failed to start NRI interface: failed to create socket \\\"/var/run/nri/nri.sock\\\": listen unix /var/run/nri/nri.sock: bind: permission denied\"",
+            "nri-socket-denied",
+        ),
+        ("Main processes terminated with: code=exited/status=226", "systemd-service-namespace"),
+        ("Main processes terminated with: code=exited/status=243", "systemd-credentials"),
+    ]);
+}
+
+#[test]
+fn ids_of_reports_are_known() {
+    are(&[
+        (
+            "ERRO[0000] Cannot find mappings for user \"root\": no subuid ranges found for user \"root\" in /etc/subuid",
+            "automatic-user-no-range",
+        ),
+        (
+            "Cannot find mappings for user \"storage\": No subgid ranges found for group \"storage\" in /etc/subgid",
+            "automatic-user-no-range",
+        ),
+        (
+            "ERRO[0003] Cannot find mappings for user \"containers\": no subuid ranges found for user \"containers\" in /etc/subuid",
+            "crio-no-subuid",
+        ),
+        ("x.service: Failed to determine supplementary groups: Invalid argument", "systemd-user-change"),
+        (
+            "systemd[1]: app.service: Failed to determine supplementary groups: Operation not permitted",
+            "systemd-user-change",
+        ),
+        (
+            "container init caused: rootfs_init_linux.go:316: setting up ID-mapped mount on path /var/lib/docker/1/merged/usr/lib/modules/5.14.0 (likely means idmapped mounts are not supported on the filesystem at this path (xfs)) caused: Failed to set mount attr: operation not permitted: unknown",
+            "sysbox-idmap-denied",
+        ),
+        (
+            "setting up ID-mapped mount on path /data (likely means idmapped mounts are not supported on the filesystem at this path (ext4)) caused: Failed to set mount attr: operation not permitted",
+            "sysbox-idmap-denied",
+        ),
+        (
+            "setting up ID-mapped mount on path /data (likely means idmapped mounts are not supported on the filesystem at this path (nfs)) caused: Failed to set mount attr: invalid argument",
+            "sysbox-idmap",
+        ),
+        ("Linux 6.9+ idmapping abilities are required but aren't supported on system", "lxd-idmap-required"),
+        (
+            "Error: Failed to start device \"data\": Required idmapping abilities not available: idmapping abilities are required but aren't supported on system",
+            "lxd-idmap-required",
+        ),
+        (
+            "failed to change mount attributes, maybe the filesystem doesn't supports ID-mapped mounts",
+            "runc-idmap",
+        ),
+        (
+            "failed to use mount_setattr(2), maybe the filesystem doesn't supports ID-mapped mounts: /data",
+            "runc-idmap",
+        ),
+        (
+            "process_linux.go:405: getting the final child's pid from pipe caused: EOF: unknown.",
+            "runc-child-died",
+        ),
+    ]);
+}
+
+#[test]
+fn what_a_container_may_not_do_is_known_by_the_reports() {
+    are(&[
+        (
+            "error mounting \\\".rancher/k3s/agent/kubelet/pods//volumes/kubernetes.io ~ configmap/config-volume\\\" to rootfs at \\\"/etc/coredns\\\": mount .rancher/k3s/agent/kubelet/pods//volumes/kubernetes.io~configmap/config-volume:/etc/coredns (via /proc/self/fd/6), flags: 0x5021: operation not permitted: unknown",
+            "locked-remount-flags",
+        ),
+        (
+            "error mounting \"/run/secrets\" to rootfs at \"/run/secrets\": mount src=/run/secrets, dst=/run/secrets, dstFd=/proc/thread-self/fd/9, flags=MS_RDONLY|MS_REMOUNT|MS_BIND|MS_REC: operation not permitted",
+            "locked-remount-flags",
+        ),
+        // A first mount has no flags to keep.
+        (
+            "mount /dev/fuse (via /proc/self/fd/14), flags: 0x1000: operation not permitted",
+            "engine-mount-denied",
+        ),
+        (
+            "Error: kernel does not support overlay fs: 'overlay' is not supported over extfs at \"/var/lib/containers/storage/overlay\": backing file system is unsupported for this graph driver",
+            "overlay-denied",
+        ),
+        ("ERRO[0000] 'overlay' is not supported over xfs at \"/data/overlay\"", "overlay-denied"),
+        (
+            "nvidia-container-cli: initialization error: open failed: /proc/sys/kernel/overflowuid: permission denied",
+            "kernel-file-denied",
+        ),
+        ("bwrap: Can't read /proc/sys/kernel/overflowgid: Permission denied", "kernel-file-denied"),
+        ("sh: can't create /proc/sys/kernel/panic: Permission denied", "sysctl-denied"),
+        (
+            "Apr 27 22:31:29 f420cd7310bc sshd[230]: fatal: linux_audit_write_entry failed: Operation not permitted",
+            "audit-denied",
+        ),
+        ("fatal: chroot(\"/usr/share/empty.sshd\"): Operation not permitted [preauth]", "chroot-denied"),
+        ("chroot: cannot change root directory to '/mnt': Operation not permitted", "chroot-denied"),
+        (
+            "sudo: PAM account management error: Authentication service cannot retrieve authentication info",
+            "pam-shadow-denied",
+        ),
+        ("su: Authentication service cannot retrieve authentication info", "pam-shadow-denied"),
+    ]);
+}
