@@ -150,7 +150,10 @@ mod tests {
         let move_times = follower.mover();
         let change = reading(5000, 60).set_since(&reading(1010, 50)).unwrap();
         move_times(change);
-        assert_eq!((followed.link.borrow().health.since, followed.link.borrow().last_document), (at(4980), None));
+        assert_eq!(
+            (followed.link.borrow().health.since, followed.link.borrow().last_document),
+            (at(4980), None)
+        );
         follower.link.send_modify(|link| link.last_document = Some(at(4990)));
         move_times(reading(1030, 80).set_since(&reading(5010, 70)).unwrap());
         assert_eq!(
