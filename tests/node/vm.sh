@@ -10,6 +10,7 @@
 #     --suite forky|trixie|bookworm
 #                              whose programs the machine has; default: forky. On trixie containerd and runc are
 #                              forky's, because its own give pods no user namespace. Nor do those of bookworm
+#     --share DIRECTORY        of this machine, which that one has at the same path, read-only
 #   vm.sh exec NAME COMMAND... runs a command as root, and returns its exit code
 #   vm.sh shell NAME           a shell on its second serial line; Ctrl-] leaves it
 #   vm.sh down NAME            ends it
@@ -17,6 +18,7 @@
 #   vm.sh test [options] FILTER...
 #                              runs cases of tests/cases, each on a machine that has just booted
 #     --jobs N                 so many machines at a time; default: 1
+#     --program cluster        of tests/cluster instead, with the programs in USERNSD_TEST_KUBE
 #
 # The kernel is Debian's User Mode Linux: Linux of that version as a process of this machine, so neither KVM nor an
 # emulated processor is needed. It has the controllers cpu, memory and pids, seccomp and AppArmor, and one processor;
@@ -29,7 +31,7 @@
 #   disk-KIND-HASH/            a disk with the root file system; machines write to a copy of what they change
 #
 # Environment:
-#   USERNSD_VM_MEMORY          MiB of a machine, default 1024
+#   USERNSD_VM_MEMORY          MiB of a machine, default 1024, with a cluster 2560
 #   USERNSD_TEST_NODE=require  "test" fails, and does not skip its cases, where machines cannot boot
 #
 # Needs root and the packages in host-packages.txt.
@@ -240,7 +242,7 @@ missing() {
 }
 
 boot() {
-  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy=''
+  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy='' share=''
   while (($#)); do
     [[ $# -gt 1 ]] || die "$1 needs a value, or is no option"
     case $1 in
@@ -248,6 +250,7 @@ boot() {
       --kernel) kernel=$2 ;;
       --lsm) lsm=$2 ;;
       --suite) suite=$2 ;;
+      --share) share=$2 ;;
       *) die "unknown option $1" ;;
     esac
     shift 2
@@ -290,8 +293,9 @@ boot() {
   for pipe in in out; do mkfifo "$state/$pipe"; done
   # shellcheck disable=SC2016 # the inner shell expands it
   setsid unshare --mount --pid --fork --kill-child bash -euc '
-    library=$1 state=$2 kernel=$3 disk=$4 memory=$5 source=$6
-    shift 6
+    library=$1 state=$2 kernel=$3 disk=$4 memory=$5
+    shared=("$6" ${7:+"$7"})
+    shift 7
     mount --make-rprivate /
     root=$state/root
     mkdir "$root"
@@ -310,14 +314,16 @@ boot() {
     mkdir "$root/mnt"/{host,kernel,disk}
     mount --bind "$kernel" "$root/mnt/kernel"
     mount --bind "$disk" "$root/mnt/disk"
-    mkdir -p "$root/mnt/host$source"
-    mount --bind "$source" "$root/mnt/host$source"
-    mount -o remount,bind,ro "$root/mnt/host$source"
+    for directory in "${shared[@]}"; do
+      mkdir -p "$root/mnt/host$directory"
+      mount --bind "$directory" "$root/mnt/host$directory"
+      mount -o remount,bind,ro "$root/mnt/host$directory"
+    done
     exec chroot "$root" env -i HOME=/ TMPDIR=/mnt PATH=/usr/bin:/bin /mnt/kernel/linux "mem=${memory}M" \
       ubd0=/mnt/changes,/mnt/disk/root.raw root=/dev/ubda rw init=/lib/systemd/systemd \
       hostfs=/mnt/host seccomp=auto con=null con0=null,fd:1 ssl=null ssl0=fd:3,fd:4 ssl1=pts panic=-1 cgroup_no_v1=all systemd.show_status=false \
       log_buf_len=4M TERM=dumb "$@"
-    ' bash "$library" "$state" "$kernel" "$disk" "$memory" "$source" "${options[@]}" \
+    ' bash "$library" "$state" "$kernel" "$disk" "$memory" "$source" "$share" "${options[@]}" \
     </dev/null >"$state/console.log" 2>&1 3<>"$state/in" 4<>"$state/out" &
   echo "$!" >"$state/pid"
   answer "$state" up 600
@@ -325,7 +331,9 @@ boot() {
     run "$state" 'systemctl --failed --no-legend; journalctl -b --no-pager -p warning | tail -n 30' >&2
     die "machine $name is not running as it should"
   }
-  run "$state" "mount -t hostfs ${policy:+-o context=system_u:object_r:bin_t:s0} none /host && mkdir -p '$source' && mount --bind '/host$source' '$source'"
+  # shellcheck disable=SC2016 # the shell on the machine expands it
+  run "$state" "mount -t hostfs ${policy:+-o context=system_u:object_r:bin_t:s0} none /host || exit
+    for directory in '$source' ${share:+'$share'}; do mkdir -p \"\$directory\" && mount --bind \"/host\$directory\" \"\$directory\" || exit; done"
   echo "$name"
 }
 
@@ -396,10 +404,10 @@ down() {
 
 # ---------------------------------------------------------------- test
 
-# Runs cases of tests/cases. The results go to target/vm/results, one line each.
+# Runs cases of tests/cases, or of tests/cluster. The results go to target/vm/results, one line each.
 test_cases() {
   local name=test-$$ kernel=6.12 lsm=apparmor suite=forky jobs=1 built cases list test index work
-  local failed=0 results filters=() arch version image_binary given=''
+  local failed=0 results filters=() arch version image_binary given='' program=cases share=() limit=900
   while (($#)); do
     case $1 in
       --kernel) kernel=$2 && shift ;;
@@ -407,6 +415,7 @@ test_cases() {
       --suite) suite=$2 && shift ;;
       --name) name=$2 && shift ;;
       --jobs) jobs=$2 && shift ;;
+      --program) program=$2 && shift ;;
       --*) die "unknown option $1" ;;
       *) filters+=("$1") ;;
     esac
@@ -419,9 +428,9 @@ test_cases() {
     return
   fi
   cd "$source"
-  built=$(cargo build --quiet --test cases --bin usernsd --message-format=json |
+  built=$(cargo build --quiet --test "$program" --bin usernsd --message-format=json |
     grep -oE '"executable":"[^"]+"' | cut -d'"' -f4)
-  cases=$(grep -E '/cases-[0-9a-f]+$' <<<"$built")
+  cases=$(grep -E "/$program-[0-9a-f]+\$" <<<"$built")
   mapfile -t list < <(for test in "${filters[@]}"; do "$cases" --list --format=terse "$test"; done |
     sed -n 's/: test$//p' | awk '!seen[$0]++')
   ((${#list[@]} > 0)) || die "no case is named like ${filters[*]}"
@@ -435,6 +444,13 @@ test_cases() {
     cp -u "$USERNSD_TEST_CRIO" "$out/crio/crio"
     cp -u "${USERNSD_TEST_PINNS:-$(dirname "$USERNSD_TEST_CRIO")/pinns}" "$out/crio/pinns"
     given="USERNSD_TEST_CRIO='$out/crio/crio'"
+  fi
+  if [[ $program = cluster ]]; then
+    [[ -n ${USERNSD_TEST_KUBE:-} ]] || die "USERNSD_TEST_KUBE names no directory with Kubernetes' programs"
+    share=(--share "$USERNSD_TEST_KUBE")
+    limit=3600
+    export USERNSD_VM_MEMORY=${USERNSD_VM_MEMORY:-2560}
+    given+=" USERNSD_TEST_KUBE='$USERNSD_TEST_KUBE'"
   fi
   # Without its symbols, which would be in each image that a machine builds.
   image_binary=$source/target/$arch-unknown-linux-gnu/debug/usernsd
@@ -468,10 +484,11 @@ end_cases() {
 
 # run_case NAME TEST: one of test_cases, with its variables. Its lines come together, at its end.
 run_case() {
-  local name=$1 test=$2 state=$states/$1 limit=900 start=$SECONDS code=0 said facts crio result=passed log
+  local name=$1 test=$2 state=$states/$1 start=$SECONDS code=0 said facts crio result=passed log
   log=$work/log-${name##*-}
   down "$name"
-  if ! "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" >"$log" 2>&1; then
+  if ! "${BASH_SOURCE[0]}" boot --name "$name" --kernel "$kernel" --lsm "$lsm" --suite "$suite" \
+    "${share[@]}" >"$log" 2>&1; then
     printf '%-8s %4d s  %s: no machine\n%s\n' failed $((SECONDS - start)) "$test" "$(tail -n 40 "$log")"
     return
   fi
