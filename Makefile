@@ -227,6 +227,9 @@ vm: tools ## a shell on a whole machine: KERNEL=6.1|6.12|7, LSM=apparmor|selinux
 	tests/node/vm.sh boot $(VM)
 	tests/node/vm.sh shell vm
 
+vm-cluster: tools static ## Kubernetes on such a machine, with the programs in USERNSD_TEST_KUBE
+	tests/node/vm.sh test $(VM) --program cluster machine::
+
 vm-test: tools static ## the cases VM_CASES on such a machine
 	tests/node/vm.sh test $(VM) $(VM_CASES)
 
@@ -304,5 +307,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross release reproduce push sign static recording generate tools vm vm-test vm-smoke vm-all vm-table helm \
+.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross release reproduce push sign static recording generate tools vm vm-cluster vm-test vm-smoke vm-all vm-table helm \
   release-tools nextest promtool node clean

@@ -19,7 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::image;
-use crate::node::{Node, Options, Runtime, is_machine};
+use crate::node::{Node, Options, Runtime, is_machine, report_skipped};
 
 /// How long any single thing in a cluster may take, in seconds. A node-status update or a back-off of the kubelet's is
 /// tens of seconds, on a busy machine more.
@@ -289,6 +289,16 @@ impl Cluster {
     /// Prints the reason and returns `None` if this machine cannot.
     pub(crate) fn boot_or_skip(workers: usize, options: &Options) -> Option<Self> {
         Self::boot_kind_or_skip(Kind::Kubernetes, &Programs::default(), workers, options)
+    }
+
+    /// Boots a cluster that consists of this machine, whose kernel has all controllers in cgroup v2. Prints the reason
+    /// and returns `None` elsewhere.
+    pub(crate) fn boot_on_machine_or_skip() -> Option<Self> {
+        if !is_machine() {
+            report_skipped("it runs on a machine of its own: make vm-cluster");
+            return None;
+        }
+        Self::boot_or_skip(1, &Options::default())
     }
 
     /// The same with programs of other versions.

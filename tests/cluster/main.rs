@@ -28,6 +28,7 @@ mod harness;
 mod install;
 mod kubelet;
 mod life;
+mod machine;
 mod node_life;
 mod openshift;
 mod pods;

@@ -119,7 +119,7 @@ spec:
 ";
 
 /// A pod whose resources are those of all its containers together, in two of which it makes cgroups.
-const OF_THE_POD: &str = r"
+pub(crate) const OF_THE_POD: &str = r"
 apiVersion: v1
 kind: Pod
 metadata:
