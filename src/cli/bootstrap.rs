@@ -19,7 +19,7 @@ use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
 use usernsd_prepare::bootstrap::runtime::{NodeRuntimes, RuntimePods};
-use usernsd_prepare::bootstrap::{self, Part, Preparation, Refusal};
+use usernsd_prepare::bootstrap::{self, Part, PartRefusal, Preparation};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
 /// How often a run with --exit-zero is repeated if another program changed a file at the same time.
@@ -119,7 +119,7 @@ fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> a
         warned.for_each(|finding| finding.severity = Severity::Error);
     }
     // The error at the end repeats the one for which a runtime was left out.
-    let is_told = |finding: &&Finding| part.refused != Some(Refusal::Runtime((*finding).clone()));
+    let is_told = |finding: &&Finding| part.refused != Some(PartRefusal::Runtime((*finding).clone()));
     part.findings.iter().filter(is_told).for_each(|finding| tell(&finding.to_string()));
     let left = !part.left.is_empty();
     let refused = part.refused.clone().map(bootstrap::BootstrapError::from);

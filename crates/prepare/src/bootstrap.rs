@@ -63,14 +63,14 @@ pub struct Part {
     /// How the part is handled if one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
     /// Why some changes of this part are not made; the others are.
-    pub refused: Option<Refusal>,
+    pub refused: Option<PartRefusal>,
     /// Files that cannot be undone; set only by `--undo`.
     pub left: Vec<Left>,
 }
 
 /// Why some changes are not made although the others are.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Refusal {
+pub enum PartRefusal {
     /// The ranges would do harm.
     #[error("{0}; no range was changed")]
     Ranges(String),
@@ -114,7 +114,7 @@ pub enum BootstrapError {
     Path(#[from] HostPathError),
     /// Everything else is applied.
     #[error(transparent)]
-    InPart(#[from] Refusal),
+    InPart(#[from] PartRefusal),
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),

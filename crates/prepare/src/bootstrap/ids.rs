@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::runtime::is_running_system;
-use super::{BootstrapError, Part, Refusal, kubelet};
+use super::{BootstrapError, Part, PartRefusal, kubelet};
 use crate::kubelet::parse_record;
 use usernsd_domain::accounts::{AccountFile, Accounts};
 use usernsd_domain::chain::chain;
@@ -83,7 +83,7 @@ pub fn plan(
             Ok(Part { changes: plan.changes, findings, ..Part::default() })
         }
         Err(refused) => {
-            Ok(Part { findings, refused: Some(Refusal::Ranges(refused.to_string())), ..Part::default() })
+            Ok(Part { findings, refused: Some(PartRefusal::Ranges(refused.to_string())), ..Part::default() })
         }
     }
 }

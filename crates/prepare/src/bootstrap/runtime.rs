@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::restart::Loaded;
-use super::{BootstrapError, OnManaged, Part, Refusal, hook};
+use super::{BootstrapError, OnManaged, Part, PartRefusal, hook};
 use crate::containerd::{self as containerd_program, ContainerdError, Planned};
 use crate::crio::{self, CrioError};
 use crate::runtime_files::{ConfRoot, live, parse};
@@ -567,7 +567,7 @@ fn plan_containerd(
         Err(UnknownConf::Stops(why)) => {
             let what = format!("containerd does not start with {why}");
             let finding = Finding::error(FindingId::ContainerdUndecodable, what, "repair it");
-            let refused = Some(Refusal::Runtime(finding.clone()));
+            let refused = Some(PartRefusal::Runtime(finding.clone()));
             return Ok(Part { findings: vec![finding], refused, ..Part::default() });
         }
         Err(UnknownConf::Imports(why)) => {
