@@ -106,14 +106,15 @@ fn a_container_that_hides_its_cgroup_does_not_evade_the_limits_of_its_pod() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let scripts = [
-        ("closed", "chmod 0 /sys/fs/cgroup"),
-        (
-            "no_cgroup_mount",
-            "mkdir -p /run/mine && /opt/busybox mount -o bind /sys/fs/cgroup /run/mine && /opt/busybox mount -t tmpfs hidden /sys/fs/cgroup",
-        ),
+        ("closed", "chmod 0 \"$path\""),
+        ("no_cgroup_mount", "/opt/busybox mount -t tmpfs hidden /sys/fs/cgroup"),
     ];
     let made = scripts.map(|(outcome, script)| {
-        let script = format!("({script}) 2>&1 && echo hidden; echo done; exec sleep 2147483647");
+        // A privileged container sees the cgroups of the whole node.
+        let script = format!(
+            "while read -r line; do case $line in 0::*) path=/sys/fs/cgroup${{line#0::}} ;; esac; done </proc/1/cgroup
+             ({script}) 2>&1 && echo hidden; echo done; exec sleep 2147483647"
+        );
         let pod = PodSpec::new(outcome).privileged().handler("crun");
         let spec = ContainerSpec::of("localhost/systemd:1", &["/bin/bash", "-c", &script]).privileged();
         let container = pods.run(&pods.run_pod(&pod), &spec.mount("/usr/bin/busybox", "/opt/busybox"));

@@ -218,7 +218,7 @@ async fn each_return_of_the_agent_is_counted_once() {
             agent.write_all(document.as_bytes()).await.unwrap();
         }
         documents += 20;
-        // Not until the number is right: one that is never right would be a test without an end.
+        // A number that is never right fails the test instead of making it wait.
         let counted = link.wait_for(|link| link.documents >= documents);
         tokio::time::timeout(Duration::from_secs(20), counted)
             .await

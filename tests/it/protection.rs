@@ -441,7 +441,7 @@ fn a_storm_of_clients_that_refuse_the_certificate_is_counted_client_by_client() 
                 stream.write_all(garbage.as_bytes()).unwrap();
             }
         });
-        // Before the next ones: so many connections of one address have places at a time.
+        // One address has places for a few connections at a time.
         until(|| refusals() >= refused);
         assert_eq!(refusals(), refused, "{}", metrics.render());
     }

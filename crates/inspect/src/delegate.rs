@@ -255,7 +255,7 @@ impl Delegator {
             && matches!(stop, Stop::Skip(Skip::Closed | Skip::ReadOnlyMount | Skip::NoCgroupMount, _));
         if is_hidden && own.owner() != HostId::ROOT && !self.rules.observe_only {
             match self.set_limits(&own, done) {
-                // What is closed or gone is said already. The pod's limits come first.
+                // The pod's limits come first; its own cgroup may be closed.
                 Ok(()) | Err(Stop::Skip(..)) => {}
                 Err(failed) => return Err(failed),
             }
