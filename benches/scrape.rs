@@ -169,7 +169,7 @@ fn through_the_exporter() {
     let (store, surveyor) = NODE.get().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("state.sock");
-    let about = About { node: "bench".into(), version: "0".into(), started_at: SystemTime::UNIX_EPOCH };
+    let about = About { node: "bench".into(), version: "0".into(), uptime_at_start: None };
     let metrics = metrics(Detail::Container);
     let document = {
         let (store, surveyor) = (store.clone(), Arc::clone(surveyor));

@@ -649,7 +649,7 @@ async fn a_storm_of_failed_requests_is_counted_request_by_request() {
         let before = lists();
         watching.resync.notify_one();
         until("a resync", || lists() > before).await;
-        until("its questions", || runtime.refused("ContainerStatus") % CONTAINERS == 0).await;
+        until("its questions", || runtime.refused("ContainerStatus").is_multiple_of(CONTAINERS)).await;
     }
     refuse(&["PodSandboxStatus"]);
     let created: Vec<Container> = (0..CONTAINERS).map(|number| in_hosts(&format!("new{number}"))).collect();

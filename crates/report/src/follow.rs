@@ -60,7 +60,6 @@ impl Follower {
     }
 
     /// Moves the recorded times of the connection; for a clock that was set.
-    #[must_use]
     pub fn mover(&self) -> impl Fn(ClockChange) + Send + Sync + 'static {
         let link = self.link.clone();
         move |change| {
