@@ -638,21 +638,24 @@ async fn a_storm_of_failed_requests_is_counted_request_by_request() {
     let runtime = rig.runtime(scenario);
     rig.answer(&["cri.sock"]);
     let watching = rig.watch();
-    let lists = || runtime.calls("ListContainers");
     let refuse = |methods: &[&'static str]| {
         runtime.scenario.lock().unwrap().refuses = methods.iter().copied().collect();
     };
-    until("a list", || lists() >= 1 && runtime.subscribers() == 1).await;
+    let resyncs = |trigger: &str| rig.metric(&format!("usernsd_reconciles_total{{trigger=\"{trigger}\"}}"));
+    until("the first resync", || resyncs("startup") == 1.0 && runtime.subscribers() == 1).await;
 
     refuse(&["ContainerStatus", "ListPodSandbox"]);
-    for _ in 0..3 {
-        let before = lists();
+    for number in 1..=3 {
         watching.resync.notify_one();
-        until("a resync", || lists() > before).await;
-        until("its questions", || runtime.refused("ContainerStatus").is_multiple_of(CONTAINERS)).await;
+        until("a resync", || resyncs("stream_lost") == f64::from(number)).await;
     }
     refuse(&["PodSandboxStatus"]);
-    let created: Vec<Container> = (0..CONTAINERS).map(|number| in_hosts(&format!("new{number}"))).collect();
+    let of_new_pod = |number| {
+        let mut container = in_hosts(&format!("new{number}"));
+        container.sandbox_id = format!("pod{number}");
+        container
+    };
+    let created: Vec<Container> = (0..CONTAINERS).map(of_new_pod).collect();
     let created = futures_util::future::join_all(created.iter().map(|container| rig.create(container))).await;
     assert!(created.iter().all(Result::is_ok));
     // It is asked for its version while another runtime seems to call over NRI.
