@@ -46,7 +46,7 @@ pub struct Ended {
     pub reason: String,
 }
 
-/// What [`crate::plan`] decides now.
+/// What [`crate::plan()`] decides now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Now {
     /// This has to be applied.

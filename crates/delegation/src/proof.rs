@@ -2,7 +2,7 @@
 //!
 //! A container can create directories with names like those of scopes and move its processes into them, so
 //! the text of `/proc/PID/cgroup` proves nothing. [`prove`] decides on [`Evidence`] that the caller has
-//! observed; [`plan`](crate::plan) takes only its result. The points are those of
+//! observed; [`plan`](crate::plan()) takes only its result. The points are those of
 //! `docs/architecture.md`, "Proof of identity", in the same order.
 
 #[cfg(test)]

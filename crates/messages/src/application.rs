@@ -105,7 +105,7 @@ messages! { Application;
             "exec user process caused: operation not permitted",
         ],
         sample: "fork/exec /usr/bin/virt-launcher: operation not permitted",
-        cause: "The kernel does not execute a program whose file has capabilities that the container has dropped (drop: [ALL], or a policy that drops them).",
+        cause: "The kernel does not execute a program whose file has capabilities that the container has dropped (all of them, or those that a policy drops).",
         fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
         when: is_program,
     }
