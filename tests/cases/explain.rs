@@ -434,7 +434,7 @@ fn explain_is_true_with_crio_and_crun() {
         assert_eq!(said["asked"]["runtimeHandler"], handler);
         // crun delegates the cgroup itself; without an agent it has no limits.
         assert_eq!(found, 1, "{said:#}");
-        assert_eq!(said["problems"].to_string().contains("bounds"), code == 0, "{said:#}");
+        assert_eq!(said["problems"].to_string().contains("limits the cgroups"), code == 0, "{said:#}");
         let (_, text) = explain(&node, &[handler]);
         golden(&format!("explain-crio-{handler}-before.txt"), &normal(&text, &pods, &container));
 
