@@ -447,12 +447,14 @@ pub(crate) struct Process {
 impl Process {
     /// The PID of the process on this machine.
     pub(crate) fn pid(&self) -> Pid {
-        // node.sh has become nsenter, whose only child is the process. This takes a moment.
+        // node.sh becomes nsenter, whose only child is the process. This takes a moment, in which node.sh has other
+        // children.
         let outer = self.child.id();
         let start = Instant::now();
         loop {
+            let is_nsenter = fs::read_to_string(format!("/proc/{outer}/comm")).unwrap().trim() == "nsenter";
             let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"));
-            if let Some(pid) = children.unwrap().split_whitespace().next() {
+            if let Some(pid) = children.unwrap().split_whitespace().next().filter(|_| is_nsenter) {
                 return Pid::from_raw(pid.parse().unwrap());
             }
             assert!(start.elapsed() < Duration::from_secs(5), "the process did not start");
