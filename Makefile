@@ -14,7 +14,7 @@ PROFILE := dev
 export PATH := $(CURDIR)/$(OUT)/tools:$(PATH)
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 demo: tools ## a real node, systemd containers in user namespaces, before and after
 	tests/node/rootfs.sh forky $(NODE)
@@ -233,10 +233,10 @@ vm-cluster: tools static ## Kubernetes on such a machine, with the programs in U
 vm-test: tools static ## the cases VM_CASES on such a machine
 	tests/node/vm.sh test $(VM) $(VM_CASES)
 
-vm-smoke: tools ## the shortest set of them, on two machines at a time
+vm-smoke: tools ## the four cases VM_SMOKE, on two machines at a time
 	tests/node/vm.sh test $(VM) --jobs 2 $(VM_SMOKE)
 
-vm-all: tools nextest static ## the same on every kernel and security module, one after another; then docs/compatibility.md
+vm-all: tools nextest static ## the cases of vm-test on every kernel and security module, some hours; then docs/compatibility.md
 	failed=0; for machine in $(VM_MACHINES); do IFS=/ read -r kernel lsm suite <<<"$$machine"; \
 	  cases='$(VM_CASES)'; [[ $$lsm != selinux ]] || cases='$(VM_SELINUX)'; \
 	  tests/node/vm.sh test --kernel "$$kernel" --lsm "$$lsm" --suite "$$suite" $$cases || failed=1; done; \
@@ -307,5 +307,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross release reproduce push sign static recording generate tools vm vm-cluster vm-test vm-smoke vm-all vm-table helm \
+.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross arm64-machine release reproduce push sign static recording generate tools vm vm-cluster vm-test vm-smoke vm-all vm-table helm \
   release-tools nextest promtool node clean

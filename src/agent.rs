@@ -251,7 +251,7 @@ impl Agent {
             settings,
             started,
             uptime_at_start,
-            clock: Arc::new(Clock::new(proc, move |setting| moved.shift(setting))),
+            clock: Arc::new(Clock::new(proc, move |change| moved.shift(change))),
             store,
             metrics,
             surveyor,

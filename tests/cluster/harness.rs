@@ -70,7 +70,7 @@ evictionHard: {memory.available: '0%', nodefs.available: '0%', nodefs.inodesFree
 const ON_MACHINE: &str = "\
 podPidsLimit: 200
 evictionHard: {memory.available: 400Mi}
-evictionPressureTransitionPeriod: 10s
+evictionPressureTransitionPeriod: 2m
 ";
 
 /// Starts the kubelet. The kubelet sets some kernel settings of the whole machine, unless they have the

@@ -29,8 +29,9 @@ fn the_node_problem_detector_reports_what_doctor_finds() {
     let worker = &cluster.workers[0];
     // Errors of the machine that runs the test stay out of it.
     let here = failed_checks(worker).join(",");
-    let script = block("sh").replacen("doctor --quiet", &format!("doctor --quiet --ignore={here}"), 1);
-    assert!(here.is_empty() || script.contains(&here));
+    let ignore = if here.is_empty() { String::new() } else { format!(" --ignore={here}") };
+    assert!(block("sh").contains("doctor --quiet"));
+    let script = block("sh").replacen("doctor --quiet", &format!("doctor --quiet{ignore}"), 1);
     worker.node.write(&format!("{DIRECTORY}/usernsd.sh"), script);
     worker.node.run(["chmod", "755", &format!("{DIRECTORY}/usernsd.sh")]);
     let settings = block("json").replace("\"5m\"", "\"1s\"");

@@ -62,9 +62,9 @@ fn pairs(directories: &[PathBuf]) -> Vec<(Version, Version, Programs)> {
     pairs
 }
 
-/// The life of an installation on such a cluster.
-fn live(server: Version, kubelet: Version, programs: &Programs) {
-    let Some(cluster) = Cluster::boot_with_or_skip(programs, 1, &Options::default()) else { return };
+/// The life of an installation on such a cluster; `false` if this machine cannot boot one.
+fn live(server: Version, kubelet: Version, programs: &Programs) -> bool {
+    let Some(cluster) = Cluster::boot_with_or_skip(programs, 1, &Options::default()) else { return false };
     let worker = &cluster.workers[0];
     let node = cluster.get(&["node", &worker.name]);
     assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], format!("v{kubelet}"));
@@ -139,6 +139,7 @@ fn live(server: Version, kubelet: Version, programs: &Programs) {
     cluster.wait_for_roll_out();
     cluster.kubectl(&["delete", "-k", "daemonset/overlays/undo"]);
     assert!(!worker.node.path("/opt/nri/plugins/90-usernsd").exists());
+    true
 }
 
 #[test]
@@ -155,7 +156,11 @@ fn an_installation_works_with_each_supported_pair_of_versions() {
     for (server, kubelet, programs) in &pairs {
         let start = Instant::now();
         let lived = catch_unwind(AssertUnwindSafe(|| live(*server, *kubelet, programs)));
-        let result = if lived.is_ok() { "passed" } else { "failed" };
+        let result = match lived {
+            Ok(true) => "passed",
+            Ok(false) => "skipped",
+            Err(_) => "failed",
+        };
         println!("API server {server}, kubelet {kubelet}: {result} after {} s", start.elapsed().as_secs());
         if lived.is_err() {
             failed.push(format!("API server {server}, kubelet {kubelet}"));

@@ -8,7 +8,7 @@
 # files that usernsd hands over; another one stands beside it. cpuset-in-machine.sh is what runs there, and fails if one
 # of the kernel's answers is not the expected one.
 #
-# Needs root, the packages in host-packages.txt, and cpio, qemu-system-x86 and xz-utils. It downloads the kernel.
+# Needs root, the packages in host-packages.txt, cpio and qemu-system-x86. It downloads the kernel.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -50,4 +50,5 @@ qemu-system-x86_64 -machine q35 -cpu max -accel tcg,thread=single -icount shift=
   -append 'console=ttyS0 quiet no_timer_check panic=-1 cgroup_no_v1=all' \
   -serial "file:$work/serial" </dev/null
 tr -d '\r' <"$work/serial"
-grep -q '^cpuset: as expected' <(tr -d '\r' <"$work/serial")
+grep -q '^cpuset: as expected' <(tr -d '\r' <"$work/serial") ||
+  { echo "cpuset.sh: an answer of the kernel is not the expected one, or the machine ended early" >&2; exit 1; }

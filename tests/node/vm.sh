@@ -21,7 +21,7 @@
 #     --program cluster        of tests/cluster instead, with the programs in USERNSD_TEST_KUBE
 #
 # The kernel is Debian's User Mode Linux: Linux of that version as a process of this machine, so neither KVM nor an
-# emulated processor is needed. It has the controllers cpu, memory and pids, seccomp and AppArmor, and one processor;
+# emulated processor is needed. It has the controllers cpu, io, memory and pids, seccomp and AppArmor, and one processor;
 # it lacks cpuset, PSI and Landlock. The machine has this source at the same path as here, read-only.
 #
 # The root file system is that of the test node, made by rootfs.sh. The kernel's package and those that a machine
@@ -228,8 +228,8 @@ add_policy() {
 
 # ---------------------------------------------------------------- machine
 
-# The reason why this machine cannot run User Mode Linux, if it cannot. What is rarer fails at boot, with the kernel's
-# own words on the console.
+# The reason why this machine cannot run User Mode Linux, if it cannot. Rarer reasons are found at boot: the kernel prints
+# them on the console.
 missing() {
   if [[ $(uname -m) != x86_64 ]]; then
     # Of the processors that usernsd is built for.
@@ -407,7 +407,7 @@ down() {
 # Runs cases of tests/cases, or of tests/cluster. The results go to target/vm/results, one line each.
 test_cases() {
   local name=test-$$ kernel=6.12 lsm=apparmor suite=forky jobs=1 built cases list test index work
-  local failed=0 results filters=() arch version image_binary given='' program=cases share=() limit=900
+  local failed=0 results filters=() arch version image_binary given='' program=cases share=() limit=900 skipped
   while (($#)); do
     case $1 in
       --kernel) kernel=$2 && shift ;;
@@ -441,8 +441,8 @@ test_cases() {
   # At a path that machines see.
   if [[ -n ${USERNSD_TEST_CRIO:-} ]]; then
     mkdir -p "$out/crio"
-    cp -u "$USERNSD_TEST_CRIO" "$out/crio/crio"
-    cp -u "${USERNSD_TEST_PINNS:-$(dirname "$USERNSD_TEST_CRIO")/pinns}" "$out/crio/pinns"
+    install -m 755 "$USERNSD_TEST_CRIO" "$out/crio/crio"
+    install -m 755 "${USERNSD_TEST_PINNS:-$(dirname "$USERNSD_TEST_CRIO")/pinns}" "$out/crio/pinns"
     given="USERNSD_TEST_CRIO='$out/crio/crio'"
   fi
   if [[ $program = cluster ]]; then
@@ -469,7 +469,9 @@ test_cases() {
   wait
   # A case that did not come to its end has no result.
   failed=$((${#list[@]} - $(cat "$work"/result-* | grep -cvx failed || true)))
-  echo "${#list[@]} cases, $failed failed, $SECONDS s; target/vm/results/${results##*/}"
+  skipped=$(cat "$work"/result-* | grep -cxE 'skipped|ignored' || true)
+  echo "${#list[@]} cases, $failed failed, $skipped skipped, $SECONDS s; target/vm/results/${results##*/}"
+  ((skipped < ${#list[@]})) || die "no case ran"
   ((failed == 0))
 }
 

@@ -39,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "%s: probes and Prometheus reach the pod by its own address; name 0.0.0.0 or [::], and a port other than 0" (include "usernsd.address" .)) }}
 {{- end }}
 {{- if and .Values.prometheusOperator.enabled .Values.prometheusOperator.check (not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) }}
-{{- fail "prometheusOperator.enabled: the cluster does not know PodMonitor and PrometheusRule (monitoring.coreos.com/v1); install the Prometheus operator, or set prometheusOperator.enabled=false; for \"helm template\", which asks no cluster, set prometheusOperator.check=false" }}
+{{- fail "prometheusOperator.enabled: the cluster has no kinds PodMonitor and PrometheusRule (monitoring.coreos.com/v1); install the Prometheus operator, or set prometheusOperator.enabled=false; for \"helm template\", which asks no cluster, set prometheusOperator.check=false" }}
 {{- end }}
 {{- end }}
 

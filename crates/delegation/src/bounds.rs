@@ -1,6 +1,8 @@
 //! The number of cgroups that a pod and each of its containers may create, so that none is handed over without a limit.
 
-use usernsd_domain::delegation::{Limit, Limits};
+use usernsd_domain::container::CgroupMount;
+use usernsd_domain::delegation::{Limit, Limits, Rules, Skip};
+use usernsd_domain::idmap::HostId;
 
 /// The part of the pod's cgroups that no container gets: one of this many.
 const KEPT_PART: u32 = 8;
@@ -31,6 +33,17 @@ impl Held {
         };
         below.saturating_add(1)
     }
+}
+
+/// Whether the pod of a container that is skipped gets its limits all the same: if the container owns its cgroup already,
+/// which its OCI runtime handed over, and may have caused the reason itself, by closing the cgroup or by mounting over it
+/// before it was inspected. `specified` is the mount in its specification, and `owner` that of the cgroup's directory.
+#[must_use]
+pub fn apply_to_skipped(skip: Skip, specified: CgroupMount, owner: HostId, rules: &Rules) -> bool {
+    matches!(skip, Skip::Closed | Skip::ReadOnlyMount | Skip::NoCgroupMount)
+        && specified == CgroupMount::ReadWrite
+        && owner != HostId::ROOT
+        && !rules.observe_only
 }
 
 /// The file and the value of each limit to be written: those that are still `max`. A value that an
@@ -85,6 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use usernsd_domain::delegation::OwnerPolicy;
 
     /// A container that hides its number of cgroups takes nothing from the next one.
     #[test]
@@ -103,6 +117,24 @@ mod tests {
         let shares = [2, 3, 4, 5].map(|closed| share(250, taken_with_closed(250, 1, closed, 0), 0));
         assert!(shares.is_sorted_by(|one, next| one > next) && shares[3] > 0, "{shares:?}");
         assert!(taken_with_closed(250, 1, u32::MAX, u64::MAX) == u64::MAX);
+    }
+
+    #[test]
+    fn a_container_that_hides_its_own_cgroup_does_not_keep_its_pod_without_limits() {
+        let rules =
+            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
+        let owner = HostId(200_000);
+        for skip in [Skip::Closed, Skip::ReadOnlyMount, Skip::NoCgroupMount] {
+            assert!(apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &rules), "{skip:?}");
+            // It has nothing that it could use.
+            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, HostId::ROOT, &rules));
+            assert!(!apply_to_skipped(skip, CgroupMount::ReadOnly, owner, &rules));
+            let only_look = Rules { observe_only: true, ..rules };
+            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &only_look));
+        }
+        for skip in [Skip::ForeignOwner, Skip::Gone, Skip::NotDelegated] {
+            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &rules), "{skip:?}");
+        }
     }
 
     #[test]

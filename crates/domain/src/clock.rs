@@ -43,8 +43,7 @@ pub struct Stamp {
 
 impl ClockReading {
     /// By how much the wall clock was set since an `earlier` reading; `None` if it was not.
-    #[must_use]
-    pub fn shift_since(&self, earlier: &ClockReading) -> Option<Shift> {
+    fn shift_since(&self, earlier: &ClockReading) -> Option<Shift> {
         let passed = self.uptime.saturating_sub(earlier.uptime);
         let shift = match earlier.wall.checked_add(passed).map(|due| self.wall.duration_since(due)) {
             Some(Ok(ahead)) => Shift::Forward(ahead),

@@ -495,7 +495,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
             let is_setting =
                 |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("version");
             let settings: Vec<&str> = text.lines().filter(is_setting).collect();
-            let (what, remedy) = without_imports(conf, &settings.join("  "));
+            let (what, remedy) = without_imports(conf, &format!("these lines: {}", settings.join(" | ")));
             let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, &remedy));
             ContainerdPlan { drop_in: None, findings }

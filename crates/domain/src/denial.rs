@@ -1,5 +1,5 @@
-//! Lines in which AppArmor or SELinux reports a denial, in the kernel's log or in that of auditd, and whose program it
-//! was.
+//! Lines in which AppArmor or SELinux reports a denial, in the kernel's log or in auditd's, and the container to which
+//! each belongs.
 
 use std::collections::{BTreeSet, HashMap};
 

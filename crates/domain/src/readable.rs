@@ -54,7 +54,7 @@ const BELOW: [(&str, &str); 8] = [
 const UNITS: &str = "etc/systemd/system/";
 const KUBELETS: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 
-/// Whether a file below the root may be read. The names in a directory may, unless this is [`Readable::No`].
+/// Whether a file below the root may be read. The names in a directory may be listed unless this is [`Readable::No`].
 #[must_use]
 pub fn readable(path: &str) -> Readable {
     let is_plain = path.split('/').all(|name| !matches!(name, "" | "." | ".."));

@@ -19,7 +19,7 @@ use self::limits::read_limit;
 use self::stop::Stop;
 use crate::handles::NodeHandles;
 use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Point, Proven};
-use usernsd_delegation::{Facts, Plan, plan};
+use usernsd_delegation::{Facts, Plan, bounds, plan};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{Limit, Limits, Rules, Skip};
@@ -245,17 +245,14 @@ impl Delegator {
         done
     }
 
-    /// Limits the pod of a container that is skipped although its cgroup belongs to it already: the OCI runtime may have
-    /// handed the cgroup over, and the container may have closed it, or moved its mount, before it was inspected.
+    /// Limits the pod of a container that is skipped, if [`bounds::apply_to_skipped`].
     fn bound_skipped(&self, target: &Target<'_>, stop: Stop, done: &mut Inspection) -> Result<Outcome, Stop> {
+        let Stop::Skip(skip, _) = stop else { return Err(stop) };
         let Some(own) = done.own.take() else { return Err(stop) };
         let (MountSource::Specification(specified) | MountSource::Stricter(specified)) = target.mount;
-        let is_hidden = specified == CgroupMount::ReadWrite
-            && done.changes.is_empty()
-            && matches!(stop, Stop::Skip(Skip::Closed | Skip::ReadOnlyMount | Skip::NoCgroupMount, _));
-        if is_hidden && own.owner() != HostId::ROOT && !self.rules.observe_only {
+        if done.changes.is_empty() && bounds::apply_to_skipped(skip, specified, own.owner(), &self.rules) {
             match self.set_limits(&own, done) {
-                // The pod's limits come first; its own cgroup may be closed.
+                // The pod's limits come first; a container's own that is closed or gone is skipped for that already.
                 Ok(()) | Err(Stop::Skip(..)) => {}
                 Err(failed) => return Err(failed),
             }

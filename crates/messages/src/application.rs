@@ -23,6 +23,8 @@ messages! { Application;
         sample: "nginx: [alert] could not open error log file: open() \"/dev/stderr\" failed (13: Permission denied)",
         cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc), or to the user the container started as, if the process has changed its user.",
         fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user; chown of /dev/stdout can be omitted.",
+        // Not the engine's own mounts, whose target it names by a handle.
+        when: |between| !between.contains("), flags"),
     }
     ChownInvalid = "chown-not-mapped" {
         says: [
@@ -81,7 +83,7 @@ messages! { Application;
             "EACCES: permission denied, unlink '…'",
             "Permission denied @ dir_s_mkdir - …",
             "Permission denied @ rb_sysopen - …",
-            "AccessDeniedException: …",
+            "java.nio.file.AccessDeniedException: …",
             "mkdir …: permission denied",
             "cannot create regular file …: Permission denied",
             "couldn't open temporary file …: Permission denied",
@@ -440,18 +442,9 @@ fn is_program(path: &str) -> bool {
 /// Whether a path below `/dev` names a device of the host: not the container's own standard streams, terminals and
 /// directories, nor what has a message of its own.
 fn is_device(name: &str) -> bool {
-    const OTHERS: [&str; 11] = [
-        "std",
-        "fd/",
-        "pts",
-        "tty",
-        "shm",
-        "mqueue",
-        "hugepages",
-        "termination-log",
-        "fuse",
-        "net/tun",
-        "kmsg",
-    ];
-    !name.contains(char::is_whitespace) && !OTHERS.iter().any(|other| name.starts_with(other))
+    const OTHERS: [&str; 10] =
+        ["std", "fd/", "pts", "shm", "mqueue", "hugepages", "termination-log", "fuse", "net/tun", "kmsg"];
+    // The container's own terminal, but not a serial line of the node (ttyUSB0).
+    let is_other = name == "tty" || OTHERS.iter().any(|other| name.starts_with(other));
+    !name.contains(char::is_whitespace) && !is_other
 }

@@ -69,7 +69,8 @@ messages! { Crio;
         cause: "/etc/subuid or /etc/subgid has no line for the user containers.",
         fix: "usernsd bootstrap --diff shows the lines, usernsd bootstrap writes them.",
         page: "prepare-kubernetes.md",
-        when: is_of_containers,
+        // The one whose IDs CRI-O gives to pods.
+        when: |name| super::begins_with_user(name, "containers"),
     }
     RuntimeTooOld = "crio-runtime-too-old" {
         says: [
@@ -105,7 +106,7 @@ messages! { Crio;
     Reload = "crio-reload" {
         says: ["Unable to reload configuration: "],
         sample: "Unable to reload configuration: …",
-        cause: "A configuration file of CRI-O is invalid. CRI-O keeps running, but will not start again.",
+        cause: "If CRI-O prints it (crio in the line), a configuration file of CRI-O is invalid: it keeps running, but will not start again.",
         fix: "Fix the file now: crio config prints the same message until it is valid.",
     }
     UnreadableFile = "crio-unreadable-file" {
@@ -242,9 +243,4 @@ messages! { Crio;
         cause: "A layer of the image was copied for the ID mapping of one container, and is to be copied again for another with a different mapping. The copy is the wrong one to start from: a fault of old versions of containers/storage (podman#8259), or another program changed the owners.",
         fix: "Update podman or CRI-O. Remove the image and pull it again, or give containers that share it the same mapping; with ID-mapped mounts (Linux 5.19 or later) layers are not copied.",
     }
-}
-
-/// Whether a user, perhaps in quotes, is the one whose IDs CRI-O gives to pods.
-fn is_of_containers(user: &str) -> bool {
-    user.trim_start_matches(['\'', '"', ' ']).starts_with("containers")
 }

@@ -131,7 +131,7 @@ messages! { Engine;
         sample: "Cannot find mappings for user \"root\": no subuid ranges found for user \"root\" in /etc/subuid",
         cause: "A container with --userns=auto takes its IDs from the lines of one user in /etc/subuid and /etc/subgid, which root-auto-userns-user of storage.conf names, and that user has none. The line of containers counts only if it is that user.",
         fix: "Add lines for the user in the message to both files, or set root-auto-userns-user = \"containers\" in /etc/containers/storage.conf, and run podman system migrate.",
-        when: |name| !name.trim_start_matches(['"', '\'', ' ']).starts_with("containers"),
+        when: |name| !super::begins_with_user(name, "containers"),
     }
     Dockremap = "dockremap-subordinate-ids" {
         says: [
@@ -142,7 +142,7 @@ messages! { Engine;
         sample: "Error creating ID mappings: No subuid ranges found for user \"dockremap\" in /etc/subuid",
         cause: "dockerd runs with userns-remap: default, and /etc/subuid or /etc/subgid of the machine or image where it runs has no line for its user dockremap. The kubelet and CRI-O do not use that line.",
         fix: "Write a line dockremap:START:65536 into both files there, beside the other ranges (usernsd map shows them), and restart dockerd.",
-        when: |name| name.trim_start_matches(['"', '\'', ' ']).starts_with("dockremap"),
+        when: |name| super::begins_with_user(name, "dockremap"),
     }
     IdsInsufficient = "insufficient-ids" {
         says: [
@@ -272,8 +272,9 @@ messages! { Engine;
             "fork/exec /proc/self/exe: operation not permitted",
             "fork/exec /usr/bin/unshare: operation not permitted",
             "No permissions to creating new namespace",
-            "clone: Operation not permitted",
-            "kernel.unprivileged_userns_clone",
+            "crun: clone: Operation not permitted",
+            "sysctl -w kernel.unprivileged_userns_clone=1",
+            "sysctl kernel.unprivileged_userns_clone=1",
             "No usable sandbox!",
             "creating new mount namespace for …: operation not permitted",
             "credentials.cc(…Permission denied (13)",
@@ -362,6 +363,7 @@ messages! { Engine;
         says: [
             "failed to write to /proc/self/oom_score_adj: Permission denied",
             "/proc/self/oom_score_adj`: Permission denied",
+            "write /proc/self/oom_score_adj: permission denied",
         ],
         sample: "[conmon:d]: failed to write to /proc/self/oom_score_adj: Permission denied",
         cause: "An engine without root lowers the score by which the kernel chooses what to end when memory runs out, which only the host's root may. The engine goes on.",
@@ -382,7 +384,7 @@ messages! { Engine;
     MknodDenied = "mknod-denied" {
         says: ["mknod…operation not permitted"],
         sample: "mknod /dev/loop0: operation not permitted",
-        cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has.",
+        cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has. Without one the container lacks the capability MKNOD, which CRI-O does not give by default.",
         fix: "Bind-mount the host's device, as runtimes do for /dev/null, or exclude it from the image or archive (tar --exclude=dev/*).",
     }
     Netfilter = "netfilter-denied" {
@@ -492,7 +494,7 @@ messages! { Engine;
             "bwrap: Failed to mount …: Operation not permitted",
         ],
         sample: "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
-        cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, or from SELinux. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
+        cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, from SELinux, or from a directory on the way that is closed to the container's root. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
         fix: "With hostUsers: false add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined; on nodes with SELinux set seLinuxOptions.type: container_engine_t.",
         page: "recipes/container-engine.md",
     }
@@ -584,10 +586,9 @@ messages! { Engine;
 
 /// Whether a path below `/sys/fs/cgroup` begins with the directory of a controller of cgroup v1.
 fn is_v1_controller(path: &str) -> bool {
-    const CONTROLLERS: [&str; 17] = [
+    const CONTROLLERS: [&str; 16] = [
         "blkio",
         "cpu",
-        "cpu,cpuacct",
         "cpuacct",
         "cpuset",
         "devices",
@@ -596,7 +597,7 @@ fn is_v1_controller(path: &str) -> bool {
         "hugetlb",
         "memory",
         "net_cls",
-        "net_cls,net_prio",
+        "net_prio",
         "perf_event",
         "pids",
         "rdma",
@@ -604,9 +605,6 @@ fn is_v1_controller(path: &str) -> bool {
         "systemd",
         "unified",
     ];
-    // Several are mounted together, in either order.
-    path.split_once('/').is_some_and(|(first, _)| {
-        CONTROLLERS.contains(&first)
-            || first.split(',').all(|one| CONTROLLERS.contains(&one) || one == "net_prio")
-    })
+    // Several are mounted together, in either order: cpu,cpuacct.
+    path.split_once('/').is_some_and(|(first, _)| first.split(',').all(|one| CONTROLLERS.contains(&one)))
 }

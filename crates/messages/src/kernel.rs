@@ -60,7 +60,7 @@ messages! { Kernel;
         says: ["apparmor=\"DENIED\" operation=\""],
         sample: "audit: type=1400 audit(1541596673.929:52): apparmor=\"DENIED\" operation=\"open\" profile=\"snap.rambox.rambox\" name=\"/etc/fstab\" pid=5562 comm=\"rambox\" requested_mask=\"r\" denied_mask=\"r\" fsuid=1000 ouid=0",
         cause: "A program (comm) did what its AppArmor profile (profile) forbids: operation and name show what.",
-        fix: "If the program needs it, set appArmorProfile.type: Unconfined for the container, with hostUsers: false, or name a profile that allows it.",
+        fix: "In a container: if the program needs it, set appArmorProfile.type: Unconfined, with hostUsers: false, or name a profile that allows it. A profile of the node (snap.…, /usr/sbin/…) does not concern pods.",
     }
     SelinuxCgroup = "selinux-cgroup" {
         says: [
@@ -68,8 +68,8 @@ messages! { Kernel;
             "avc: denied { … scontext=… tcontext=…:cgroup_t:… tclass=",
         ],
         sample: "type=AVC msg=audit(1539652620.118:1547): avc:  denied  { write } for  pid=17729 comm=\"systemd\" name=\"cgroup.procs\" dev=\"cgroup\" ino=819 scontext=system_u:system_r:container_t:s0:c327,c646 tcontext=system_u:object_r:cgroup_t:s0 tclass=file permissive=0",
-        cause: "SELinux forbids a program (comm) in a container to write in its cgroup, even if it owns it.",
-        fix: "For systemd set seLinuxOptions.type: container_init_t in the container's securityContext, for a container engine container_engine_t; or on the node setsebool -P container_manage_cgroup on. permissive=1 at the end of the line means that nothing was forbidden.",
+        cause: "SELinux forbids a program (comm) to use a cgroup, even if it owns it. If the type in scontext is a container's (container_t), the program runs in a container.",
+        fix: "For systemd set seLinuxOptions.type: container_init_t in the container's securityContext, for a container engine container_engine_t; or on the node setsebool -P container_manage_cgroup on. permissive=1 at the end of the line means that nothing was forbidden. For a program of the node, ausearch -m avc -ts recent | audit2why explains the line.",
         page: "selinux.md",
     }
     SelinuxMount = "selinux-mount" {
@@ -84,8 +84,8 @@ messages! { Kernel;
             "avc: denied { unmount } for … scontext=… tcontext=… tclass=",
         ],
         sample: "type=AVC msg=audit(1502872056.507:8809): avc:  denied  { mounton } for  pid=1800 comm=\"systemd\" path=\"/proc\" dev=\"proc\" ino=1 scontext=system_u:system_r:container_t:s0:c331,c427 tcontext=system_u:object_r:proc_t:s0 tclass=dir permissive=0",
-        cause: "SELinux forbids a program (comm) in a container to mount; the type container_t has no right to, whatever capabilities the container has.",
-        fix: "With hostUsers: false set seLinuxOptions.type: container_engine_t for a container engine, container_init_t for systemd, in the container's securityContext. On OpenShift the SCC nested-container sets it.",
+        cause: "SELinux forbids a program (comm) to mount. If the type in scontext is container_t, it runs in a container, and that type may not mount, whatever capabilities the container has.",
+        fix: "With hostUsers: false set seLinuxOptions.type: container_engine_t for a container engine, container_init_t for systemd, in the container's securityContext. On OpenShift the SCC nested-container sets it. For a program of the node, ausearch -m avc -ts recent | audit2why explains the line.",
         page: "recipes/container-engine.md",
     }
     SelinuxUserns = "selinux-userns" {

@@ -168,7 +168,7 @@ messages! { Kubelet;
             "enable KubeletInUserNamespace feature flag",
             "failed to create kubelet: open /dev/kmsg: permission denied",
             "failed to create kubelet: open /dev/kmsg: operation not permitted",
-            "write /proc/…/oom_score_adj: permission denied",
+            "failed to apply oom score …: write /proc/…/oom_score_adj: permission denied",
         ],
         sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
@@ -234,7 +234,8 @@ messages! { Kubelet;
     }
     FsGroup = "kubelet-fsgroup" {
         says: [
-            "applyFSGroup failed for vol …",
+            "applyFSGroup failed for vol …: permission denied",
+            "applyFSGroup failed for vol …: operation not permitted",
         ],
         sample: "applyFSGroup failed for vol nfs#share#pvc-1##: open /var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/pvc-1/mount/raft: permission denied",
         cause: "The kubelet, as root of the node, may not change the group of the volume's files: an NFS server with root_squash treats it as nobody. User namespaces do not matter here; NFS volumes cannot be used in them.",

@@ -204,7 +204,7 @@ pub struct Message {
 /// The most messages that are looked for in one line.
 const MAX_IN_LINE: usize = 3;
 
-/// Messages that only follow from another one: where both are in a log, the second is behind it.
+/// (effect, cause): if a log has both, only the cause is shown.
 const FOLLOWS: [(MessageId, MessageId); 10] = [
     (Systemd::NoManager.id(), Systemd::CgroupV1Only.id()),
     (Systemd::ApiFilesystems.id(), Systemd::CgroupV1Only.id()),
@@ -243,14 +243,18 @@ pub fn follows(id: MessageId, others: &[MessageId]) -> bool {
 }
 
 fn recognise_in(line: &Line) -> Option<&'static Message> {
-    fitting(line).max_by_key(|(weight, _, _)| *weight).map(|(_, _, message)| message)
+    recognise_all(line).into_iter().next()
 }
 
 /// The messages in a line in which several programs, or steps of one, print their errors: those that share no text.
-/// Admission names every reason in one sentence, in which the one that says most counts.
 fn recognise_all(line: &Line) -> Vec<&'static Message> {
     let mut fits: Vec<(usize, Range<usize>, &'static Message)> = fitting(line).collect();
     fits.sort_by_key(|(weight, _, _)| Reverse(*weight));
+    // Admission names every reason in one sentence, in which the one that says most counts.
+    let is_admission = |program| matches!(program, Program::Kubernetes | Program::Openshift);
+    if fits.first().is_some_and(|(_, _, message)| is_admission(message.id.program())) {
+        fits.truncate(1);
+    }
     let mut found: Vec<(Range<usize>, &'static Message)> = Vec::new();
     for (_, span, message) in fits {
         let program = message.id.program();
@@ -259,9 +263,6 @@ fn recognise_all(line: &Line) -> Vec<&'static Message> {
         let is_apart = |(other, _): &(Range<usize>, _)| span.end <= other.start || other.end <= span.start;
         if counts && found.len() < MAX_IN_LINE && found.iter().all(is_apart) {
             found.push((span, message));
-        }
-        if matches!(program, Program::Kubernetes | Program::Openshift) && found.len() == 1 {
-            break;
         }
     }
     found.into_iter().map(|(_, message)| message).collect()
@@ -283,6 +284,12 @@ fn recognise_cut(line: &Line) -> Option<&'static Message> {
         }
     }
     best.filter(|(cut, _)| is_clear && cut.is_enough).map(|(_, message)| message)
+}
+
+/// Whether a text begins with the name of this user, perhaps in quotes.
+fn begins_with_user(text: &str, user: &str) -> bool {
+    let mut words = text.split(|next: char| next.is_whitespace() || matches!(next, '\'' | '"' | ':'));
+    words.find(|word| !word.is_empty()) == Some(user)
 }
 
 /// The messages that fit a line: how much each says of it, where, and the message.

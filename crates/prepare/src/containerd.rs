@@ -84,12 +84,13 @@ pub fn validate(
     }
 }
 
-/// Has containerd's own program load the present configuration.
+/// Has containerd's own program load the present configuration, of which `main_file` is the first file. A missing file is
+/// no error: containerd then has its defaults.
 ///
 /// # Errors
 /// [`ContainerdError::Invalid`] with containerd's message.
-pub fn check(program: &Path) -> Result<(), ContainerdError> {
-    let output = run(program, &["config", "dump"], DEADLINE)?;
+pub fn check(program: &Path, main_file: &str) -> Result<(), ContainerdError> {
+    let output = run(program, &["--config", main_file, "config", "dump"], DEADLINE)?;
     let why = output.stderr.lines().last().unwrap_or("it gave no reason");
     if output.success { Ok(()) } else { Err(ContainerdError::Invalid(why.to_owned())) }
 }

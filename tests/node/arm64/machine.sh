@@ -21,13 +21,13 @@ program=${1:?usage: machine.sh PROGRAM}
 packages=base-files,bash,coreutils,dash,grep,sed,mawk,findutils,libc-bin,util-linux,mount,procps,kmod,systemd,systemd-sysv
 packages+=,dbus,containerd,runc,containernetworking-plugins,busybox-static,python3,python3-grpcio,linux-image-cloud-arm64
 out=$source/target/node-arm64
-made=$out/root-$( (cat "${BASH_SOURCE[0]}" && echo "$packages") | sha256sum | cut -c1-12)
 
 fail() { echo "machine.sh: $*" >&2; exit 1; }
 
 [[ $(id -u) = 0 ]] || fail "must be root"
 [[ -x $program ]] || fail "no program $program"
 node=$("$source/tests/node/rootfs.sh" forky "$source/target/node")
+made=$out/root-$( (cat "${BASH_SOURCE[0]}" && echo "$node") | sha256sum | cut -c1-12)
 mkdir -p "$out"
 work=$(mktemp -d "$out/.build.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
@@ -128,6 +128,8 @@ if [[ ! -d $made ]]; then
   mkdir "$work/made"
   mv "$work"/{root,vmlinuz,initrd} "$work/made"
   mv "$work/made" "$made"
+  find "$out" -mindepth 1 -maxdepth 1 \( -name 'root-*' -o -name '.build.*' \) ! -path "$made" ! -path "$work" \
+    -exec rm -rf --one-file-system {} +
 fi
 
 install -m 755 "$program" "$made/root/srv/usernsd"

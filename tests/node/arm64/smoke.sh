@@ -9,7 +9,7 @@ wrong() {
   exit 1
 }
 
-# until COMMAND...: for ten minutes of the machine's own time.
+# until_true COMMAND...: for ten minutes of the machine's own time.
 until_true() {
   local tries
   for ((tries = 0; tries < 600; tries++)); do

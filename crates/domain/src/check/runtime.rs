@@ -189,7 +189,7 @@ fn of_cri(cri: &Answer<CriFacts>) -> Vec<Checked> {
     let cri = match cri {
         Answer::Given(cri) => cri,
         Answer::Missing(why) => {
-            let remedy = "systemctl start crio, or containerd; journalctl -u shows why it does not run";
+            let remedy = "systemctl start crio, or containerd; journalctl -u UNIT shows why it does not run";
             let no_answer = "the runtime does not answer";
             return vec![
                 Check::CriReachable.failed(why.clone(), remedy),
@@ -241,7 +241,7 @@ fn handler(cri: &CriFacts) -> Checked {
     match handlers.iter().find(|handler| handler.name.is_empty()) {
         None => check.skipped("the runtime lists no default handler"),
         Some(Handler { user_namespaces: true, .. }) => {
-            check.passed(format!("the default handler, and {}", able.join(", ")))
+            check.passed([&["the default handler"], able.as_slice()].concat().join(", "))
         }
         Some(_) => {
             let others = if able.is_empty() {

@@ -1,4 +1,5 @@
-//! Where distributions of Kubernetes keep containerd's configuration, sources of which are read when they start.
+//! Where distributions of Kubernetes keep containerd's configuration, and the files from which they write it at each
+//! start.
 
 /// How a node is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Layout {
     pub managed: Option<ImportedDirectory>,
     /// Files and directories that an administrator changes, and that are read at the next start.
     pub sources: &'static [&'static str],
-    /// How the distribution is given another directory for its data, in which all these files are then.
+    /// How another directory for the distribution's data is set; all these files are then in that directory.
     pub data: Option<DataDirectory>,
     /// The command, with words for another kind of node, after which containerd reads its files again.
     pub restart: &'static str,

@@ -284,3 +284,34 @@ fn a_text_of_a_source_in_the_middle_of_a_sentence_is_not_that_sources() {
     assert_eq!(log::Understood::of("Failed to create user namespace: Bad address").program, None);
     assert_eq!(log::Understood::of("user: create user namespace: bad address").program, Some("kubelet"));
 }
+
+#[test]
+fn a_line_of_another_program_is_not_taken_for_the_one_with_the_same_words() {
+    let mount = r#"error mounting "/var/lib/kubelet/x" to rootfs at "/y": mount /var/lib/kubelet/x:/y (via /proc/self/fd/6), flags: 0x5000: permission denied"#;
+    let user = r#"cannot find mappings for user "containers2": no subuid ranges found for user "containers2" in /etc/subuid"#;
+    for (line, want) in [
+        (mount, Some("engine-mount-denied")),
+        (user, Some("automatic-user-no-range")),
+        ("sh: write /proc/self/oom_score_adj: permission denied", Some("engine-oom-score")),
+        ("open /dev/ttyUSB0: Permission denied", Some("device-denied")),
+        ("open /dev/tty: Permission denied", None),
+        ("com.amazonaws.services.kms.model.AccessDeniedException: null", None),
+        ("sysctl: kernel.unprivileged_userns_clone = 1", None),
+        ("fatal: git clone: Operation not permitted", None),
+        ("applyFSGroup failed for vol pvc-1: lstat /x: no such file or directory", None),
+    ] {
+        assert_eq!(recognise(line).map(|found| found.id.name()), want, "{line}");
+    }
+}
+
+#[test]
+fn a_line_and_a_log_of_that_line_have_the_same_message() {
+    let two_of_one_length = "PodSecurityPolicy: unable to admit pod: [spec.securityContext.hostNetwork: Invalid value: true: Host network is not allowed to be used]";
+    for line in all().map(|message| message.sample).chain([two_of_one_length]) {
+        assert_eq!(
+            ids(line).first().map(|(id, _)| *id),
+            recognise(line).map(|found| found.id.name()),
+            "{line}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::runtime::{RuntimePods, SCRATCH, is_running_system, layout};
+use super::runtime::{RuntimePods, SCRATCH, containerd_files, is_running_system, layout};
 use super::{BootstrapError, journal, plugin};
 use crate::containerd::{self as containerd_program, ContainerdError};
 use crate::crio::{self, CrioError, errors_with};
@@ -266,10 +266,13 @@ fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Res
         }
         // If containerd's configuration changes, the planning step has asked containerd already.
         Service::Containerd if changes.iter().any(|change| service.reads(&change.path.to_string())) => Ok(()),
-        Service::Containerd => match containerd_program::check(Path::new("containerd")) {
-            Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
-            Err(error) => Err(chain(&error)),
-        },
+        Service::Containerd => {
+            let (_, main_file) = containerd_files(root).map_err(|error| chain(&error))?;
+            match containerd_program::check(Path::new("containerd"), &main_file) {
+                Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
+                Err(error) => Err(chain(&error)),
+            }
+        }
         Service::Kubelet => Ok(()),
     }
 }

@@ -35,7 +35,7 @@ use usernsd_peers::cri::{Cri, CriError, discover};
 
 /// Time limit of a call; a runtime that does not answer within it counts as not running.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Directory for the copy that CRI-O's own validation reads: accessible to root only, and gone after a
+/// Directory for the copy that the runtime's own program validates: accessible to root only, and gone after a
 /// reboot.
 pub(super) const SCRATCH: &str = "/run";
 /// Main files and programs of the runtimes: if one exists, the runtime is installed or will be.
@@ -208,7 +208,7 @@ pub fn plan(
     Ok(part)
 }
 
-/// Like [`plan`], by usernsd's rules alone: CRI-O's program is not run.
+/// Like [`plan`], by usernsd's rules alone: the runtime's program is not run.
 ///
 /// # Errors
 /// The runtime's files cannot be read, or the runtime would not start with the plan.
@@ -245,11 +245,11 @@ fn validator(
     if wanted.required == Required::Off {
         return Ok(ValidatorPlan::default());
     }
-    let is_required = |with_ours| -> Result<Option<NriConf>, BootstrapError> {
+    let conf_with = |with_ours| -> Result<Option<NriConf>, BootstrapError> {
         nri_conf_of(root, runtime, wanted.crio.nri, wanted.containerd_nri, with_ours)
     };
-    let Some(others) = is_required(false)? else { return Ok(ValidatorPlan::default()) };
-    let was = is_required(true)?
+    let Some(others) = conf_with(false)? else { return Ok(ValidatorPlan::default()) };
+    let was = conf_with(true)?
         .is_some_and(|conf| conf.validator.required.iter().any(|name| name == nri_plugin::NAME));
     Ok(nri_plugin::plan_validator(
         wanted.required,
@@ -380,9 +380,9 @@ enum UnknownConf {
 /// How usernsd's drop-in is treated when containerd's configuration is read.
 #[derive(Clone, Copy)]
 enum Ours<'a> {
-    /// CRI-O reads the file like any other.
+    /// The file is read like any other.
     AsIs,
-    /// CRI-O ignores the file.
+    /// The file is left out.
     Without,
     /// This content is used at this path.
     Planned(&'a str, &'a Table),
@@ -450,8 +450,8 @@ fn containerd_conf(
     Ok(Ok(ContainerdFiles { conf, order }))
 }
 
-/// An error for a file that exists and that this process may not read, as the agent most files: containerd may, so
-/// nothing is known of it.
+/// Fails for a file that exists and that this process may not read, as the agent most files: containerd may read it, so
+/// its configuration is not known here.
 fn readable_here(root: &HostRoot, path: &str) -> Result<(), BootstrapError> {
     let path = HostPath::parse(path)?;
     // What the agent's reader refuses counts as missing.
@@ -566,7 +566,7 @@ fn plan_containerd(
         Err(_) if !is_wanted => return Ok(Part::default()),
         Err(UnknownConf::Stops(why)) => {
             let what = format!("containerd does not start with {why}");
-            let finding = Finding::error(FindingId::ContainerdUndecodable, what, "repair it");
+            let finding = Finding::error(FindingId::ContainerdUndecodable, what, "correct that file");
             let refused = Some(PartRefusal::Runtime(finding.clone()));
             return Ok(Part { findings: vec![finding], refused, ..Part::default() });
         }

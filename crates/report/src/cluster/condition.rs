@@ -9,40 +9,15 @@ use std::time::Duration;
 
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::facts::node_facts;
 use super::{Cluster, random};
+use crate::clock::ClockWatch;
 use crate::metrics::cluster::ApiRequest;
 use crate::state::State;
-use usernsd_domain::chain::chain;
-use usernsd_domain::clock::{ClockReading, Shift};
 use usernsd_domain::condition::{DesiredCondition, Schedule};
 use usernsd_linux::proc::Proc;
-
-/// Notices that the clock was set.
-struct Clock {
-    proc: Proc,
-    last: Option<ClockReading>,
-}
-
-// === impl Clock ===
-
-impl Clock {
-    fn new(proc: Proc) -> Clock {
-        let mut clock = Clock { proc, last: None };
-        let _ = clock.shift();
-        clock
-    }
-
-    /// By how much the clock was set since the last call.
-    fn shift(&mut self) -> Option<Shift> {
-        let now = self.proc.clock();
-        let now = now.inspect_err(|error| debug!(error = %chain(error), "could not read the uptime")).ok()?;
-        let before = self.last.replace(now)?;
-        now.shift_since(&before)
-    }
-}
 
 pub(super) async fn run(
     cluster: Arc<Cluster>,
@@ -63,19 +38,19 @@ pub(super) async fn run(
     };
     backoff.reset();
     let mut schedule = Schedule::new(pace.heartbeat);
-    let mut clock = Clock::new(proc);
+    let mut clock = ClockWatch::new(proc);
     // Whether the time of the last change is by the clock of this process.
     let mut is_own = false;
     let mut absent_since = None;
     loop {
-        if let Some(shift) = clock.shift() {
+        if let (_, Some(change)) = clock.look() {
             info!(
-                seconds = shift.distance().as_secs(),
+                seconds = change.shift.distance().as_secs(),
                 "the clock was set; the Node condition is written again"
             );
             schedule.outdate();
             if let Some(before) = before.as_mut().filter(|_| is_own) {
-                before.shift(shift);
+                before.shift(change.shift);
             }
         }
         let state = states.borrow_and_update().clone();

@@ -213,9 +213,9 @@ impl Judge {
         let is_old = |event: &&Event| event.at < oldest;
         let last = || state.events.iter().filter(is_old).map(|event| event.number).max().unwrap_or_default();
         let run = Run::of(&state.agent);
-        let (agent, old) = self.first_document.get_or_insert_with(|| (Run::of(&state.agent), last()));
-        if *agent != run {
-            (*agent, *old) = (run, 0);
+        let (known, old) = self.first_document.get_or_insert_with(|| (Run::of(&state.agent), last()));
+        if *known != run {
+            (*known, *old) = (run, 0);
         }
         let old = *old;
         let runs = |id: &str| state.containers.iter().any(|container| container.id == id);

@@ -83,7 +83,10 @@ impl Many {
     fn checked(self) -> Checked {
         match (self.bad.is_empty(), self.good.is_empty()) {
             (false, _) => Checked { check: self.check, outcome: CheckOutcome::Failed(self.bad) },
-            (true, false) => self.check.passed(self.good.join(", ")),
+            (true, false) => self.check.passed(match self.unknown.is_empty() {
+                true => self.good.join(", "),
+                false => format!("{}; not known: {}", self.good.join(", "), self.unknown.join(", ")),
+            }),
             (true, true) => self.check.skipped(self.unknown.join(", ")),
         }
     }

@@ -10,7 +10,10 @@ use crate::toml::{Table, Value, get, table_at};
 pub(super) fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
     const STEP: &str = "get and merge config from context: update config from path: walk path";
     let drop_in = file.path.strip_prefix(DROP_IN_DIR).is_some_and(|rest| rest.starts_with('/'));
-    let remedy = "CRI-O reads every file in that directory: move it elsewhere";
+    let remedy = match drop_in {
+        true => "CRI-O reads every file in that directory: move it elsewhere",
+        false => "put a file in its place that can be read",
+    };
     let path = &file.path;
     match &file.content {
         Content::Unreadable(why) => {
