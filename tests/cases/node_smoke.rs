@@ -3,7 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use crate::node::{CgroupManager, Node, Options, Runtime, Suite};
+use crate::pods::wait_for;
 
 #[test]
 fn a_node_boots_answers_and_leaves_nothing_behind() {
@@ -29,7 +32,7 @@ fn a_node_boots_answers_and_leaves_nothing_behind() {
     assert!(!cgroup.exists());
     assert!(!fs::exists(state).unwrap());
     drop(sleeping);
-    assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+    wait_for_end(pid);
 }
 
 #[test]
@@ -49,10 +52,17 @@ fn a_process_ends_when_it_is_terminated_or_dropped() {
     assert_eq!(fs::read_to_string(node.path("/run/usernsd/said")).unwrap(), "after\n");
 
     let process = node.spawn(["sleep", "1000"]);
-    process.pid();
+    let pid = process.pid();
     drop(process);
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(!node.exec(["pgrep", "sleep"]).status.success());
+    wait_for_end(pid);
+}
+
+/// Its entry may stay until this machine's first process, whose child it is by then, has read its exit status.
+fn wait_for_end(pid: Pid) {
+    wait_for(&format!("the end of process {pid}"), || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"));
+        status.map_or(true, |status| status.contains("State:\tZ (zombie)")).then_some(())
+    });
 }
 
 #[test]

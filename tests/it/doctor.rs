@@ -469,7 +469,7 @@ fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     let outcome = |id: &str| tree.outcome(id, &["--config", &config]);
     assert_eq!((outcome("containerd_config").0, outcome("nri_enabled").0), ("pass".into(), "pass".into()));
     tree.sh("echo '[plugins' >>etc/containerd/config.toml");
-    assert_eq!(outcome("containerd_config"), ("fail".into(), "repair it".into()));
+    assert_eq!(outcome("containerd_config"), ("fail".into(), "correct that file".into()));
     assert_eq!(outcome("nri_enabled").0, "skip");
     tree.sh("sed -i '$d' etc/containerd/config.toml");
     assert_eq!(outcome("containerd_config").0, "pass");

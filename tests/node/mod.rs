@@ -447,14 +447,16 @@ pub(crate) struct Process {
 impl Process {
     /// The PID of the process on this machine.
     pub(crate) fn pid(&self) -> Pid {
-        // node.sh becomes nsenter, whose only child is the process. This takes a moment, in which node.sh has other
-        // children.
+        // node.sh, which has other children before, becomes nsenter; nsenter's only child becomes setpriv, env and then the
+        // process. Before setpriv has run, the child would survive the end of nsenter.
         let outer = self.child.id();
         let start = Instant::now();
+        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         loop {
-            let is_nsenter = fs::read_to_string(format!("/proc/{outer}/comm")).unwrap().trim() == "nsenter";
-            let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"));
-            if let Some(pid) = children.unwrap().split_whitespace().next().filter(|_| is_nsenter) {
+            let is_nsenter = name(&outer.to_string()).trim() == "nsenter";
+            let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+            let started = |pid: &&str| !["nsenter", "setpriv", "env", ""].contains(&name(pid).trim());
+            if let Some(pid) = children.split_whitespace().next().filter(|pid| is_nsenter && started(pid)) {
                 return Pid::from_raw(pid.parse().unwrap());
             }
             assert!(start.elapsed() < Duration::from_secs(5), "the process did not start");
