@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(OUT)/tools:$(PATH)
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
-demo: tools ## a real node, systemd containers in user namespaces, before and after
+demo: node-tools ## a real node, systemd containers in user namespaces, before and after
 	tests/node/rootfs.sh forky $(NODE)
 	cargo build --profile $(PROFILE) -p usernsd -p usernsd-demo --bins
 	cargo run --quiet --profile $(PROFILE) -p usernsd-demo
@@ -191,9 +191,13 @@ missing=$$(for package in $(1); do \
 	fi
 endef
 
-tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
+node-tools: $(OUT)/.node-tools ## installs the Debian packages that compiling and booting a node need
 
-$(OUT)/.tools: tests/node/host-packages.txt
+tools: $(OUT)/.node-tools $(OUT)/.tools ## installs the Debian packages that the other targets need
+
+$(OUT)/.node-tools: tests/node/host-packages.txt
+$(OUT)/.tools: tests/host-packages.txt
+$(OUT)/.node-tools $(OUT)/.tools:
 	mkdir -p $(OUT)
 	$(call install,$$(sed 's/#.*//' $<))
 	touch $@
@@ -307,5 +311,5 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross arm64-machine release reproduce push sign static recording generate tools vm vm-cluster vm-test vm-smoke vm-all vm-table helm \
+.PHONY: help demo test unit fuzz fuzz-inputs dashboards lint deny bench build image cross arm64-machine release reproduce push sign static recording generate node-tools tools vm vm-cluster vm-test vm-smoke vm-all vm-table helm \
   release-tools nextest promtool node clean
