@@ -103,6 +103,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock::ClockReading;
 
     fn past(id: &str, name: &str, first: u32, since: u64, until: u64) -> Past {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -136,5 +137,22 @@ mod tests {
         }
         assert_eq!(history.latest().len(), KEPT);
         assert_eq!(history.latest()[0].name, "999");
+    }
+
+    #[test]
+    fn times_are_moved_with_the_clock() {
+        let at = |wall| ClockReading {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(wall),
+            uptime: Duration::from_secs(50),
+        };
+        let mut history = History::default();
+        history.add(past("a", "a", 65_536, 1, 2));
+        history.add(past("b", "b", 65_536, 3, 4));
+        history.shift(at(1100).set_since(&at(100)).unwrap());
+        let moved = history.latest();
+        assert_eq!(
+            moved.iter().map(|past| (**past).clone()).collect::<Vec<_>>(),
+            [past("b", "b", 65_536, 1003, 1004), past("a", "a", 65_536, 1001, 1002)]
+        );
     }
 }

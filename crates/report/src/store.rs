@@ -367,6 +367,16 @@ mod tests {
         }
     }
 
+    /// The record of a container that is kept after its end.
+    fn isolated(id: &str) -> Record {
+        Record {
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
+            uid_map: IdMap::parse("0 200000 65536").ok(),
+            name: id.to_owned(),
+            ..record(id)
+        }
+    }
+
     #[test]
     fn the_last_record_of_each_container_is_kept() {
         let store = Store::new(SystemTime::UNIX_EPOCH);
@@ -387,14 +397,8 @@ mod tests {
     #[test]
     fn an_ended_container_is_kept_for_a_while() {
         let store = Store::new(SystemTime::UNIX_EPOCH);
-        let own = |id: &str| Record {
-            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
-            uid_map: IdMap::parse("0 200000 65536").ok(),
-            name: id.to_owned(),
-            ..record(id)
-        };
         for id in ["a", "b"] {
-            store.put(own(id));
+            store.put(isolated(id));
         }
         store.put(record("host"));
         assert!(store.snapshot().past.is_empty());
@@ -405,14 +409,28 @@ mod tests {
         assert_eq!(past.iter().map(|past| past.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert!(past.iter().all(|past| past.since <= past.until));
         // The container still existed.
-        store.put(own("a"));
+        store.put(isolated("a"));
         assert_eq!(store.snapshot().past.len(), 1);
+    }
+
+    /// Every recorded time, with its place.
+    fn times(seen: &Snapshot) -> Vec<(&'static str, SystemTime)> {
+        let peers = [&seen.peers.cri, &seen.peers.nri, &seen.peers.systemd].map(|peer| peer.since);
+        [("started", seen.started)]
+            .into_iter()
+            .chain(seen.reconciled.map(|at| ("reconciled", at)))
+            .chain(peers.map(|since| ("peer", since)))
+            .chain(seen.plugins.iter().map(|plugin| ("plugin", plugin.since)))
+            .chain(seen.events.iter().map(|event| ("event", event.at)))
+            .chain(seen.past.iter().flat_map(|past| [("first seen", past.since), ("ended", past.until)]))
+            .collect()
     }
 
     #[test]
     fn recorded_times_keep_their_age_when_the_clock_is_set() {
         let start = SystemTime::UNIX_EPOCH;
         let store = Store::new(start);
+        store.set_reconciled(start);
         let plugin = LaunchedPlugin {
             pid: 1,
             version: String::new(),
@@ -437,23 +455,30 @@ mod tests {
         };
         store.note(event("a", EventKind::Fixed));
         store.note(event("b", EventKind::Refused));
+        for id in ["ended", "running"] {
+            store.lock().put(&Arc::new(isolated(id)), start);
+        }
+        store.lock().forget(&record("ended").id, start);
         let before = store.snapshot();
+        let kept = times(&before);
+        assert_eq!(kept.len(), 10, "{kept:?}");
         let day = Duration::from_secs(86_400);
-        let reading = |wall, uptime| ClockReading { wall, uptime: Duration::from_secs(uptime) };
-        let [first, second] = [reading(start, 50), reading(start + day, 50)];
+        let reading = |wall| ClockReading { wall, uptime: Duration::from_secs(50) };
+        let [first, second] = [start, start + day].map(reading);
         store.shift(second.set_since(&first).unwrap());
         let now = store.snapshot();
-        let times = |seen: &Snapshot| -> Vec<SystemTime> {
-            let peers = [&seen.peers.cri, &seen.peers.nri, &seen.peers.systemd].map(|peer| peer.since);
-            let events = seen.events.iter().map(|event| event.at);
-            peers.into_iter().chain(events).chain(seen.plugins.iter().map(|plugin| plugin.since)).collect()
-        };
-        assert_eq!(times(&before), [start; 6], "a snapshot never changes");
-        assert_eq!(times(&now), [start + day; 6]);
+        assert_eq!(times(&before), kept, "a snapshot never changes");
+        let later: Vec<_> = kept.iter().map(|(place, at)| (*place, *at + day)).collect();
+        assert_eq!(times(&now), later);
         let numbers = |seen: &Snapshot| seen.events.iter().map(|event| event.number).collect::<Vec<_>>();
         assert_eq!(numbers(&now), numbers(&before), "no event is a new one");
         store.shift(first.set_since(&second).unwrap());
-        assert_eq!(times(&store.snapshot()), [start; 6]);
+        assert_eq!(times(&store.snapshot()), kept);
+        // A running container's time is only visible once it has ended.
+        store.shift(second.set_since(&first).unwrap());
+        store.lock().forget(&record("running").id, start + day + day);
+        let past = &store.snapshot().past[0];
+        assert_eq!((past.since, past.until), (start + day, start + day + day));
     }
 
     #[test]
