@@ -15,18 +15,28 @@ pub fn kernel_files(root: &Path) -> KernelFiles {
 mod tests {
     use super::*;
 
+    /// The paths are those of the kernel and are written out here, so that a wrong one is noticed.
+    const PATHS: [(KernelFile, &str); 5] = [
+        (KernelFile::SecurityModules, "sys/kernel/security/lsm"),
+        (KernelFile::ApparmorProfiles, "sys/kernel/security/apparmor/profiles"),
+        (KernelFile::RestrictUserns, "proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+        (KernelFile::SelinuxEnforce, "sys/fs/selinux/enforce"),
+        (KernelFile::ManageCgroup, "sys/fs/selinux/booleans/container_manage_cgroup"),
+    ];
+
     #[test]
     fn each_text_is_read_from_its_file() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(kernel_files(root.path()), KernelFiles::default());
-        for file in KernelFile::ALL {
-            let path = root.path().join(file.name());
+        for (_, name) in PATHS {
+            let path = root.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, file.name()).unwrap();
+            std::fs::write(path, name).unwrap();
         }
         let files = kernel_files(root.path());
-        for file in KernelFile::ALL {
-            assert_eq!(files.text(file), Some(file.name()));
+        for (file, name) in PATHS {
+            assert_eq!(files.text(file), Some(name), "{file:?}");
         }
+        assert_eq!(PATHS.map(|(file, _)| file), KernelFile::ALL);
     }
 }

@@ -248,8 +248,16 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let counts = said.find_map(|line| line.strip_prefix("counts ").map(str::to_owned)).unwrap();
+        let patience = std::time::Duration::from_secs(20);
+        let (send, said) = std::sync::mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            // To the end, because the child's test harness prints its result there.
+            for line in stdout.lines().map_while(Result::ok) {
+                line.strip_prefix("counts ").map(|counts| send.send(counts.to_owned()));
+            }
+        });
+        let counts = said.recv_timeout(patience).expect("logging waits for the reader of the log");
         let counts: Vec<u64> = counts.split(' ').map(|count| count.parse().unwrap()).collect();
         let &[logged, dropped] = counts.as_slice() else { panic!("{counts:?}") };
         assert!(logged == LINES && dropped > 0 && dropped < LINES, "{logged} {dropped}");
@@ -259,7 +267,6 @@ mod tests {
             let lines = stderr.lines().map_while(Result::ok).filter(|line| line.contains("one of many"));
             lines.for_each(|line| send.send(line).unwrap());
         });
-        let patience = std::time::Duration::from_secs(20);
         let mut read = 0;
         while read + dropped < logged && lines.recv_timeout(patience).is_ok() {
             read += 1;
