@@ -31,6 +31,7 @@ mod dashboards;
 mod docs;
 mod doctor;
 mod ends;
+mod explain;
 mod exporter;
 mod exporter_memory;
 mod fuzz;
