@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use usernsd_domain::node::{Exposition, Survey};
 use usernsd_domain::privilege::EXPORTER_UID;
@@ -193,6 +193,14 @@ fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
     }
 }
 
+/// The follower's next connection. Its pauses between them, of up to 10 s, pass at once.
+async fn connection(listener: &UnixListener) -> UnixStream {
+    tokio::time::pause();
+    let (agent, _) = listener.accept().await.unwrap();
+    tokio::time::resume();
+    agent
+}
+
 /// Agents that come and go, some without sending anything and some sending an invalid document. Several
 /// documents on one connection do not count as reconnections.
 #[tokio::test]
@@ -209,11 +217,11 @@ async fn each_return_of_the_agent_is_counted_once() {
     let mut documents = 0;
     for returned in 0..=RETURNS {
         for word in ["", "{\"error\":\"no\"}\n", "no document\n"] {
-            let (mut agent, _) = listener.accept().await.unwrap();
+            let mut agent = connection(&listener).await;
             agent.write_all(word.as_bytes()).await.unwrap();
             let _ = agent.read(&mut [0; 64]).await;
         }
-        let (mut agent, _) = listener.accept().await.unwrap();
+        let mut agent = connection(&listener).await;
         for _ in 0..20 {
             agent.write_all(document.as_bytes()).await.unwrap();
         }
