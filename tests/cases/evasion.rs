@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use usernsd_peers::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
@@ -136,6 +137,64 @@ fn a_container_that_hides_its_cgroup_does_not_evade_the_limits_of_its_pod() {
     };
     check("delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n", ["max", "max"]);
     check("nri: {enabled: false}\n", ["250", "50"]);
+}
+
+/// crun hands over the cgroup of every container with a user namespace, also if the specification mounts it read-only. The
+/// container mounts it once more: with a capability, or in a user namespace below its own, for which it needs none.
+#[test]
+fn a_container_that_mounts_its_cgroup_itself_is_bounded() {
+    const MANY: u32 = 300;
+    const RESTS: &str = "exec sleep 2147483647";
+    const ENTERS: &str = "unshare -U -r -m -C /bin/sh -c";
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let make = format!(
+        "(mkdir /tmp/own && busybox mount -t cgroup2 own /tmp/own && cd /tmp/own && i=0 &&
+         while [ $i -lt {MANY} ] && mkdir $i; do i=$((i + 1)); done; echo made ${{i:-0}}) 2>&1"
+    );
+    // The script, a capability, and the outcome for an agent that comes later.
+    let ways = [
+        (format!("{make}; {RESTS}"), Some("SYS_ADMIN"), "read_only_mount"),
+        (format!("{ENTERS} '{make}'; {RESTS}"), None, "read_only_mount"),
+        (format!("exec {ENTERS} '{make}; {RESTS}'"), None, "unproven"),
+    ];
+    let run = |name: &str, number: usize, (script, capability, _): &(String, Option<&str>, &str)| {
+        let pod = pods.run_pod(&PodSpec::new(name).numbered(number).handler("crun"));
+        let spec = ContainerSpec::of("localhost/systemd:1", &["/bin/sh", "-c", script]);
+        let container = pods.try_create_with(&pod, &spec, |config| {
+            let context = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            let add_capabilities = capability.iter().map(|&name| name.to_owned()).collect();
+            context.capabilities = Some(v1::Capability { add_capabilities, ..Default::default() });
+        });
+        let container = container.unwrap();
+        pods.start(&container);
+        let made = wait_for("its cgroups", || {
+            let log = container.log();
+            log.lines().find_map(|line| line.strip_prefix("made ")?.parse::<u32>().ok())
+        });
+        (made, container)
+    };
+    let limits = |container: &Container| {
+        ["cgroup.max.descendants", "cgroup.max.depth"]
+            .map(|file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap().trim().to_owned())
+    };
+    let (unlimited, limited) = (["max", "max"].map(String::from), ["250", "50"].map(String::from));
+    for (index, way) in ways.iter().enumerate() {
+        let (made, container) = run(&format!("before-{index}"), index, way);
+        assert_eq!((made, limits(&container)), (MANY, unlimited.clone()), "{way:?}: {}", container.log());
+        let agent = Agent::with(&node, "nri: {enabled: false}\n");
+        assert_eq!((agent.outcome(&container).as_str(), limits(&container)), (way.2, limited.clone()));
+        assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
+        agent.kill();
+    }
+    // An agent in the start path limits them before they do anything.
+    let agent = Agent::start(&node);
+    for (index, way) in ways.iter().enumerate() {
+        let (made, container) = run(&format!("after-{index}"), ways.len() + index, way);
+        assert_eq!(limits(&container), limited, "{way:?}");
+        assert!((1..20).contains(&made), "{way:?}: {}", container.log());
+    }
+    assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
 }
 
 /// CRI-O writes a pod's annotations into the specifications of its containers, also those that containerd uses to name a

@@ -168,8 +168,9 @@ section! {
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
-        /// Limits on the pod's cgroup, set with every change of owner if the kernel still has "max". Each
-        /// container gets a share of the descendants, so that the pod's next container has room.
+        /// Limits on the pod's cgroup, set if the kernel still has "max": before a container gets its cgroup, or
+        /// when one is found that owns it already. Each such container gets a share of the descendants, so that
+        /// the pod's next container has room.
         limits: DelegationLimits = DelegationLimits::default();
         /// Whether a privileged container with its own user namespace gets its own cgroup namespace, too.
         /// Without one, the runtime shows it the host's tree and does not change the owner.

@@ -1,14 +1,19 @@
 //! The number of cgroups that a pod and each of its containers may create, so that none is handed over without a limit.
 
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::delegation::{Limit, Limits, Rules, Skip};
-use usernsd_domain::idmap::HostId;
+use usernsd_domain::delegation::{Limit, Limits, Rules};
+use usernsd_domain::idmap::{HostId, IdMap};
 
 /// The part of the pod's cgroups that no container gets: one of this many.
 const KEPT_PART: u32 = 8;
 /// Minimum of that part: two containers of CRI-O with crun, each with its scope, the cgroup in it and
 /// conmon's scope.
 const KEPT_LEAST: u32 = 6;
+/// A container whose cgroup is to be writable gets one of this many parts of what the others leave.
+const WRITABLE_PART: u64 = 2;
+/// Any other container that owns its cgroup: it creates cgroups only if it mounts its cgroup itself, and must leave enough
+/// to those that are to.
+const UNASKED_PART: u64 = 16;
 
 /// A cgroup directly below a pod's: a sandbox's, a container's or conmon's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +40,14 @@ impl Held {
     }
 }
 
-/// Whether the pod of a container that is skipped gets its limits all the same: if the container owns its cgroup already,
-/// which its OCI runtime handed over, and may have caused the reason itself, by closing the cgroup or by mounting over it
-/// before it was inspected. `specified` is the mount in its specification, and `owner` that of the cgroup's directory.
+/// Whether a container that is skipped gets limits all the same: if it owns its cgroup already, which its OCI runtime handed
+/// over. `owner` is that of the cgroup's directory, and `uid_map` the mapping of the container's user namespace.
+///
+/// How the cgroup is mounted does not matter. The container may have closed it or mounted over it before it was inspected, and
+/// one that has it read-only or not at all can mount it itself: in a user namespace below its own that takes no capability.
 #[must_use]
-pub fn apply_to_skipped(skip: Skip, specified: CgroupMount, owner: HostId, rules: &Rules) -> bool {
-    matches!(skip, Skip::Closed | Skip::ReadOnlyMount | Skip::NoCgroupMount)
-        && specified == CgroupMount::ReadWrite
-        && owner != HostId::ROOT
-        && !rules.observe_only
+pub fn apply_to_skipped(owner: HostId, uid_map: &IdMap, rules: &Rules) -> bool {
+    owner != HostId::ROOT && uid_map.container_of(owner).is_some() && !rules.observe_only
 }
 
 /// The file and the value of each limit to be written: those that are still `max`. A value that an
@@ -64,16 +68,19 @@ pub fn missing(limits: &Limits, descendants: Limit, depth: Limit) -> Vec<(&'stat
 /// container must not use up what the pod's other containers need to start.
 ///
 /// `taken` is what the pod's other cgroups hold or may come to hold ([`Held::most`]), with the
-/// container's own directories; `used` is the number of cgroups that the container has made already.
+/// container's own directories; `used` is the number of cgroups that the container has made already, and
+/// `mount` the mount of its cgroup in its specification.
 ///
 /// How many containers will come is unknown on the node. So a part is kept for directories alone, of the
-/// rest each container gets half, and the next one half of what that leaves. A container that has made
-/// more before it was bounded keeps room for twice as many, as far as there is room.
+/// rest each container gets half, and the next one half of what that leaves; one whose cgroup is not to be
+/// writable gets a sixteenth. A container that has made more before it was bounded keeps room for twice as
+/// many, as far as there is room.
 #[must_use]
-pub fn share(pod: u32, taken: u64, used: u64) -> u32 {
+pub fn share(pod: u32, taken: u64, used: u64, mount: CgroupMount) -> u32 {
     let kept = (pod / KEPT_PART).max(KEPT_LEAST);
     let free = u64::from(pod).saturating_sub(taken).saturating_sub(kept.into());
-    let share = (free / 2).max(used.saturating_mul(2).min(free));
+    let part = if mount == CgroupMount::ReadWrite { WRITABLE_PART } else { UNASKED_PART };
+    let share = (free / part).max(used.saturating_mul(2).min(free));
     u32::try_from(share).unwrap_or(pod)
 }
 
@@ -87,7 +94,7 @@ pub fn share(pod: u32, taken: u64, used: u64) -> u32 {
 pub fn taken_with_closed(pod: u32, taken: u64, closed: u32, used: u64) -> u64 {
     // More of them get nothing.
     let assumed = (0..closed.min(32)).fold(0_u64, |assumed, _| {
-        let share = share(pod, taken.saturating_add(assumed), 0);
+        let share = share(pod, taken.saturating_add(assumed), 0, CgroupMount::ReadWrite);
         assumed.saturating_add(u64::from(share)).saturating_add(1)
     });
     taken.saturating_add(assumed.max(used))
@@ -99,6 +106,11 @@ mod tests {
 
     use super::*;
     use usernsd_domain::delegation::OwnerPolicy;
+
+    /// The share of a container whose cgroup is to be writable.
+    fn share(pod: u32, taken: u64, used: u64) -> u32 {
+        super::share(pod, taken, used, CgroupMount::ReadWrite)
+    }
 
     /// A container that hides its number of cgroups takes nothing from the next one.
     #[test]
@@ -120,20 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_hides_its_own_cgroup_does_not_keep_its_pod_without_limits() {
+    fn a_container_that_owns_its_cgroup_is_bounded_although_it_is_skipped() {
         let rules =
             Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
-        let owner = HostId(200_000);
-        for skip in [Skip::Closed, Skip::ReadOnlyMount, Skip::NoCgroupMount] {
-            assert!(apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &rules), "{skip:?}");
-            // It has nothing that it could use.
-            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, HostId::ROOT, &rules));
-            assert!(!apply_to_skipped(skip, CgroupMount::ReadOnly, owner, &rules));
+        let map = IdMap::parse("0 200000 65536\n65536 0 1").unwrap();
+        for (owner, want) in [(200_000, true), (201_000, true), (0, false), (300_000, false)] {
+            assert_eq!(apply_to_skipped(HostId(owner), &map, &rules), want, "{owner}");
             let only_look = Rules { observe_only: true, ..rules };
-            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &only_look));
-        }
-        for skip in [Skip::ForeignOwner, Skip::Gone, Skip::NotDelegated] {
-            assert!(!apply_to_skipped(skip, CgroupMount::ReadWrite, owner, &rules), "{skip:?}");
+            assert!(!apply_to_skipped(HostId(owner), &map, &only_look), "{owner}");
         }
     }
 
@@ -178,6 +184,23 @@ mod tests {
         assert_eq!(share(250, 400, 300), 0);
     }
 
+    /// In a pod whose OCI runtime hands over every cgroup, and whose last container is the only one that asks for it.
+    #[test]
+    fn containers_that_do_not_ask_leave_enough_to_one_that_does() {
+        let mut taken = Held { used: 0, bound: Limit::Max }.most(250);
+        let mut shares = Vec::new();
+        for mount in [CgroupMount::ReadOnly; 8].into_iter().chain([CgroupMount::ReadWrite]) {
+            taken += 2;
+            let share = super::share(250, taken, 0, mount);
+            taken += u64::from(share);
+            shares.push(share);
+        }
+        assert_eq!(shares, [13, 12, 11, 10, 10, 9, 8, 8, 59]);
+        assert_eq!(super::share(250, 2, 0, CgroupMount::Absent), 13);
+        // It keeps room for twice as many as it has made already.
+        assert_eq!(super::share(250, 2, 20, CgroupMount::ReadOnly), 40);
+    }
+
     #[test]
     fn a_container_that_was_not_bounded_keeps_what_it_made() {
         for (used, want) in [(0, 108), (54, 108), (70, 140), (120, 217), (240, 217), (u64::MAX, 217)] {
@@ -201,8 +224,9 @@ mod tests {
         /// For any neighbours and any number of cgroups in use, a container's limit never uses up the reserve
         /// for the directories of later containers.
         #[test]
-        fn a_share_leaves_the_reserve_for_later_containers(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64) {
-            let share = share(pod, taken, used);
+        fn a_share_leaves_the_reserve_for_later_containers(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64, is_writable in any::<bool>()) {
+            let mount = if is_writable { CgroupMount::ReadWrite } else { CgroupMount::ReadOnly };
+            let share = super::share(pod, taken, used, mount);
             prop_assert!(share == 0 || u64::from(share) + taken + u64::from((pod / 8).max(6)) <= u64::from(pod));
         }
     }

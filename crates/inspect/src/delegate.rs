@@ -245,13 +245,15 @@ impl Delegator {
         done
     }
 
-    /// Limits the pod of a container that is skipped, if [`bounds::apply_to_skipped`].
+    /// Limits a container that is skipped, and its pod, if [`bounds::apply_to_skipped`].
     fn bound_skipped(&self, target: &Target<'_>, stop: Stop, done: &mut Inspection) -> Result<Outcome, Stop> {
-        let Stop::Skip(skip, _) = stop else { return Err(stop) };
+        let Stop::Skip(..) = stop else { return Err(stop) };
         let Some(own) = done.own.take() else { return Err(stop) };
         let (MountSource::Specification(specified) | MountSource::Stricter(specified)) = target.mount;
-        if done.changes.is_empty() && bounds::apply_to_skipped(skip, specified, own.owner(), &self.rules) {
-            match self.set_limits(&own, done) {
+        let uid_map = done.observation.uid_map.as_ref();
+        let applies = uid_map.is_some_and(|map| bounds::apply_to_skipped(own.owner(), map, &self.rules));
+        if done.changes.is_empty() && applies {
+            match self.set_limits(&own, specified, done) {
                 // The pod's limits come first; a container's own that is closed or gone is skipped for that already.
                 Ok(()) | Err(Stop::Skip(..)) => {}
                 Err(failed) => return Err(failed),
@@ -343,11 +345,17 @@ impl Delegator {
         let process = self.init_process(target, &scope, &mut evidence)?;
         let process = done.init.insert(process);
         let own = self.read_mapping(process, scope, &mut evidence, &mut done.observation)?;
-        let mut proven = proof::prove(&evidence).inspect_err(|unproven| {
-            if unproven.point == Point::Mapping && target.is_started {
-                done.observation.take_given(target.specified);
+        let mut proven = match proof::prove(&evidence) {
+            Ok(proven) => proven,
+            Err(unproven) => {
+                // Everything before shows that the cgroup is the container's, and so are the IDs that it was given.
+                if unproven.point == Point::Mapping && target.is_started {
+                    done.observation.take_given(target.specified);
+                    done.own = Some(own);
+                }
+                return Err(unproven.into());
             }
-        })?;
+        };
         let facts = match proven.user_namespace() {
             InUserNamespace::Own => self.read_facts(target, process, &own, &mut done.observation),
             InUserNamespace::Hosts | InUserNamespace::SelfMade => Ok(Facts::unread(own.owner())),
@@ -411,7 +419,7 @@ impl Delegator {
         if self.rules.observe_only {
             done.observation.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
         } else {
-            self.set_limits(own, done)?;
+            self.set_limits(own, CgroupMount::ReadWrite, done)?;
         }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),

@@ -4,6 +4,7 @@ use super::stop::Stop;
 use super::{Delegator, Inspection};
 use usernsd_delegation::bounds::{self, Held};
 use usernsd_domain::cgroup::descendants_of_stat;
+use usernsd_domain::container::CgroupMount;
 use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::record::{Action, Change};
@@ -35,7 +36,13 @@ impl Delegator {
         })
     }
 
-    pub(super) fn set_limits(&self, own: &Cgroup, done: &mut Inspection) -> Result<(), Stop> {
+    /// Sets the limits that are missing, for a container whose specification mounts its cgroup in this way.
+    pub(super) fn set_limits(
+        &self,
+        own: &Cgroup,
+        specified: CgroupMount,
+        done: &mut Inspection,
+    ) -> Result<(), Stop> {
         let pod = Self::bounded_cgroup(own);
         let bounded = pod.as_ref().unwrap_or(own);
         let (descendants, depth) = read_limits(bounded)?;
@@ -49,7 +56,7 @@ impl Delegator {
             depth: or(depth, self.limits.depth),
         };
         if let Some(pod) = &pod {
-            self.set_share(own, pod, limits.descendants, done)?;
+            self.set_share(own, pod, limits.descendants, specified, done)?;
         }
         done.observation.limits = Some(limits);
         Ok(())
@@ -57,7 +64,14 @@ impl Delegator {
 
     /// Limits the container's own cgroup, so that the pod's next container finds room in the pod's cgroup,
     /// which may have `most` descendants. A limit that is set already is kept.
-    fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, done: &mut Inspection) -> Result<(), Stop> {
+    fn set_share(
+        &self,
+        own: &Cgroup,
+        pod: &Cgroup,
+        most: u32,
+        specified: CgroupMount,
+        done: &mut Inspection,
+    ) -> Result<(), Stop> {
         if let Limit::At(_) = read_limit(own, Limits::DESCENDANTS_FILE)? {
             return Ok(());
         }
@@ -82,7 +96,7 @@ impl Delegator {
             }
         }
         let taken = bounds::taken_with_closed(most, taken, closed, others);
-        let share = bounds::share(most, taken, used);
+        let share = bounds::share(most, taken, used, specified);
         done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
         Ok(())
     }
