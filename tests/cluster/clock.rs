@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use usernsd_domain::utc::rfc3339;
 
-use crate::harness::{CHECKOUT, Cluster, is_ready, wait_for};
+use crate::harness::{Cluster, UNAVAILABLE, is_ready, wait_for};
 use crate::node::{Node, Options, report_skipped};
 use crate::presence::asking;
 
@@ -71,14 +71,12 @@ fn set(node: &Node, by: &str) {
 fn wait_for_condition(cluster: &Cluster, now: SystemTime) -> Value {
     let (least, most) = (rfc3339(now - HOURS), rfc3339(now + HOURS));
     wait_for("the Node condition's times", || {
-        let node = cluster.get(&["node", "worker-1"]);
-        let conditions = node["status"]["conditions"].as_array()?;
-        let condition = conditions.iter().find(|one| one["type"] == "UserNamespacesUnavailable")?;
+        let condition = cluster.node_condition("worker-1", UNAVAILABLE)?;
         let is_near = |name: &str| {
             let time = condition[name].as_str().unwrap();
             least.as_str() < time && time < most.as_str()
         };
-        (is_near("lastHeartbeatTime") && is_near("lastTransitionTime")).then(|| condition.clone())
+        (is_near("lastHeartbeatTime") && is_near("lastTransitionTime")).then_some(condition)
     })
 }
 
@@ -117,13 +115,8 @@ fn reports_keep_true_times_when_a_nodes_clock_is_set() {
     let node = &cluster.workers[0].node;
     node.run(["mkdir", "/run/clock"]);
     set(node, "+0");
-    cluster.script(&format!("mkdir {CHECKOUT}/site"));
-    cluster.control().write(&format!("{CHECKOUT}/site/kustomization.yaml"), patch(&library));
-    cluster.edit("daemonset/base/config.yaml", |text| {
-        text + "kubernetes: {nodeCondition: \"on\"}\nbootstrap: {nri: {plugin: never}}\n"
-    });
-    cluster.kubectl(&["apply", "-k", "site"]);
-    cluster.wait_for_roll_out();
+    let configuration = "kubernetes: {nodeCondition: \"on\"}\nbootstrap: {nri: {plugin: never}}\n";
+    cluster.install_site(&patch(&library), configuration);
     let agents = || cluster.get(&["pods", "-n", "usernsd"])["items"].clone();
     let uid = agents()[0]["metadata"]["uid"].clone();
     wait_for_condition(&cluster, SystemTime::now());

@@ -131,6 +131,12 @@ const OPENSHIFT: &str = r#"{
       "audit-version": "latest", "warn": "restricted", "warn-version": "latest"}}}}}
 }"#;
 
+/// The type of the Node condition that the exporter writes.
+pub(crate) const UNAVAILABLE: &str = "UserNamespacesUnavailable";
+/// The overlay `kubernetes` with the right to write that condition.
+pub(crate) const WITH_NODE_CONDITION: &str =
+    "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n";
+
 /// A running cluster. Dropping it removes its nodes, and with them all of it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -525,6 +531,18 @@ impl Cluster {
         self.wait_for_roll_out();
     }
 
+    /// Installs a kustomization of the administrator's own, in the directory `site` of the checkout, with more lines of
+    /// configuration, and waits for its roll-out.
+    #[track_caller]
+    pub(crate) fn install_site(&self, kustomization: &str, configuration: &str) {
+        self.script(&format!("mkdir {CHECKOUT}/site"));
+        self.control.write(&format!("{CHECKOUT}/site/kustomization.yaml"), kustomization);
+        self.edit("daemonset/base/config.yaml", |text| text + configuration);
+        let said = self.kubectl(&["apply", "-k", "site"]);
+        assert!(!said.contains("Warning"), "{said}");
+        self.wait_for_roll_out();
+    }
+
     /// Waits until the DaemonSet's pods are those of its last revision, and ready.
     #[track_caller]
     pub(crate) fn wait_for_roll_out(&self) {
@@ -536,6 +554,18 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn wait_for_pod(&self, pod: &str, condition: impl Fn(&Value) -> bool) -> Value {
         wait_for(pod, || Some(self.get(&["pod", pod])).filter(&condition))
+    }
+
+    /// The condition of that type in the status of a node.
+    #[track_caller]
+    pub(crate) fn node_condition(&self, node: &str, kind: &str) -> Option<Value> {
+        condition(&self.get(&["node", node]), kind).cloned()
+    }
+
+    /// The first host ID of a pod.
+    #[track_caller]
+    pub(crate) fn host_id(&self, pod: &str) -> u32 {
+        first_host_id(&self.exec(pod, &["cat", "/proc/self/uid_map"]))
     }
 
     /// Runs a program in a pod.
@@ -571,10 +601,21 @@ impl Drop for Cluster {
     }
 }
 
+/// The condition of that type in the status of a pod or a node.
+pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().find(|one| one["type"] == kind)
+}
+
 /// Whether a pod or a node has the condition `Ready`.
 pub(crate) fn is_ready(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+    condition(object, "Ready").is_some_and(|ready| ready["status"] == "True")
+}
+
+/// The first host ID in the text of a `/proc/PID/uid_map` that has one extent.
+#[track_caller]
+pub(crate) fn first_host_id(map: &str) -> u32 {
+    map.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn wait_for_api_server(control: &Node) {

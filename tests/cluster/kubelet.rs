@@ -134,9 +134,8 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     restart_until_ready(&cluster, worker);
     cluster.apply(&pod("first"));
     cluster.wait_for_pod("first", is_ready);
-    let map = cluster.exec("first", &["cat", "/proc/self/uid_map"]);
-    let host: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!((1_048_576..8_257_536).contains(&host), "{map}");
+    let host = cluster.host_id("first");
+    assert!((1_048_576..8_257_536).contains(&host), "{host}");
 
     // The range changes under the running kubelet, which has read it at its start: new pods still get IDs of the
     // old one, and its next start fails on their records.
@@ -144,9 +143,8 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     write_ranges(worker, moved, moved);
     cluster.apply(&pod("second"));
     cluster.wait_for_pod("second", is_ready);
-    let map = cluster.exec("second", &["cat", "/proc/self/uid_map"]);
-    let host: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!((1_048_576..8_257_536).contains(&host), "{map}");
+    let host = cluster.host_id("second");
+    assert!((1_048_576..8_257_536).contains(&host), "{host}");
     let line = error_of_a_restart(worker);
     let said = explained(worker, &line);
     println!("{line}\n{said}");
@@ -165,7 +163,6 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     restart_until_ready(&cluster, worker);
     cluster.apply(&pod("third"));
     cluster.wait_for_pod("third", is_ready);
-    let map = cluster.exec("third", &["cat", "/proc/self/uid_map"]);
-    let host: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(host >= 16_777_216, "{map}");
+    let host = cluster.host_id("third");
+    assert!(host >= 16_777_216, "{host}");
 }

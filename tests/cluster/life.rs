@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{CHECKOUT, Cluster, Worker, is_ready, wait_for};
+use crate::harness::{CHECKOUT, Cluster, UNAVAILABLE, WITH_NODE_CONDITION, Worker, is_ready, wait_for};
 use crate::node::Options;
 use crate::presence::{asking, plugin_runs};
 
@@ -113,13 +113,6 @@ fn is_prepared(worker: &Worker) -> bool {
     worker.node.path("/opt/nri/plugins/90-usernsd").exists()
 }
 
-/// The condition that the exporter writes.
-fn condition(cluster: &Cluster, worker: &Worker) -> Option<Value> {
-    let node = cluster.get(&["node", &worker.name]);
-    let conditions = node["status"]["conditions"].as_array().unwrap();
-    conditions.iter().find(|one| one["type"] == "UserNamespacesUnavailable").cloned()
-}
-
 #[test]
 #[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 fn an_installation_changes_and_goes_without_a_trace() {
@@ -197,19 +190,17 @@ fn an_installation_changes_and_goes_without_a_trace() {
 
     // The Node condition, enabled by an overlay of the user, and removed again.
     cluster.script(&format!("mkdir {CHECKOUT}/{SITE}"));
-    cluster.control().write(
-        &format!("{CHECKOUT}/{SITE}/kustomization.yaml"),
-        "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n",
-    );
+    cluster.control().write(&format!("{CHECKOUT}/{SITE}/kustomization.yaml"), WITH_NODE_CONDITION);
     cluster.edit("daemonset/base/config.yaml", |text| text + "kubernetes: {nodeCondition: \"on\"}\n");
     installation.apply(SITE);
-    let written = wait_for("the Node condition", || condition(&cluster, worker));
+    let condition = || cluster.node_condition(&worker.name, UNAVAILABLE);
+    let written = wait_for("the Node condition", condition);
     println!("{written}");
     cluster.edit("daemonset/base/config.yaml", |text| {
         text.replace("nodeCondition: \"on\"", "nodeCondition: remove")
     });
     installation.apply(SITE);
-    wait_for("the Node condition to go", || condition(&cluster, worker).is_none().then_some(()));
+    wait_for("the Node condition to go", || condition().is_none().then_some(()));
     cluster
         .edit("daemonset/base/config.yaml", |text| text.replace("kubernetes: {nodeCondition: remove}\n", ""));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));

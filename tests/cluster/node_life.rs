@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{CHECKOUT, Cluster, Worker, is_ready, wait_for};
+use crate::harness::{Cluster, UNAVAILABLE, WITH_NODE_CONDITION, Worker, is_ready, wait_for};
 use crate::image;
 use crate::node::{Node, Options};
 use crate::presence::asking;
@@ -166,33 +166,17 @@ fn a_node_joins_is_full_and_has_no_disk_left() {
 fn a_node_with_another_name_is_a_node_of_its_own() {
     const RENAMED: &str = "renamed";
     let Some(mut cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
-    cluster.script(&format!("mkdir {CHECKOUT}/site"));
-    cluster.control().write(
-        &format!("{CHECKOUT}/site/kustomization.yaml"),
-        "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n",
-    );
-    cluster.edit("daemonset/base/config.yaml", |text| {
-        // A pod of the renamed node may start before its agent.
-        text + "kubernetes: {nodeCondition: \"on\"}\noptIn: {missed: restart}\n"
-    });
-    cluster.kubectl(&["apply", "-k", "site"]);
-    cluster.wait_for_roll_out();
+    // A pod of the renamed node may start before its agent.
+    install_with_condition(&cluster, "optIn: {missed: restart}\n");
     cluster.apply(EVERYWHERE);
     assert_served(&cluster, "worker-1");
-    let condition = |cluster: &Cluster, node: &str| {
-        wait_for("the Node condition", || {
-            let node = cluster.get(&["node", node]);
-            let conditions = node["status"]["conditions"].as_array()?;
-            conditions.iter().any(|one| one["type"] == "UserNamespacesUnavailable").then_some(())
-        });
-    };
-    condition(&cluster, "worker-1");
+    wait_for("the Node condition", || cluster.node_condition("worker-1", UNAVAILABLE));
 
     // The Node of before is still there, with an agent that nobody runs.
     cluster.rename(0, RENAMED);
     agent(&cluster, RENAMED);
     assert_served(&cluster, RENAMED);
-    condition(&cluster, RENAMED);
+    wait_for("the Node condition", || cluster.node_condition(RENAMED, UNAVAILABLE));
     let rows = |cluster: &Cluster| -> Vec<String> {
         let said = cluster.try_kubectl(&["userns", "status"]);
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -221,16 +205,7 @@ fn a_node_with_another_name_is_a_node_of_its_own() {
 /// Installs the overlay `kubernetes` with the Node condition, and more configuration.
 #[track_caller]
 fn install_with_condition(cluster: &Cluster, more: &str) {
-    cluster.script(&format!("mkdir {CHECKOUT}/site"));
-    cluster.control().write(
-        &format!("{CHECKOUT}/site/kustomization.yaml"),
-        "resources: [../daemonset/overlays/kubernetes]\ncomponents: [../daemonset/components/node-condition]\n",
-    );
-    cluster.edit("daemonset/base/config.yaml", |text| {
-        format!("{text}kubernetes: {{nodeCondition: \"on\"}}\n{more}")
-    });
-    cluster.kubectl(&["apply", "-k", "site"]);
-    cluster.wait_for_roll_out();
+    cluster.install_site(WITH_NODE_CONDITION, &format!("kubernetes: {{nodeCondition: \"on\"}}\n{more}"));
 }
 
 /// The checks of `usernsd doctor` that fail on a node.
@@ -240,13 +215,6 @@ pub(crate) fn failed_checks(worker: &Worker) -> Vec<String> {
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
     let failed = said["checks"].as_array().unwrap().iter().filter(|one| one["outcome"] == "fail");
     failed.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
-}
-
-/// The condition that the exporter of a node writes.
-fn condition(cluster: &Cluster, node: &str) -> Option<Value> {
-    let node = cluster.get(&["node", node]);
-    let conditions = node["status"]["conditions"].as_array()?;
-    conditions.iter().find(|one| one["type"] == "UserNamespacesUnavailable").cloned()
 }
 
 /// The kubelet's range on a node from elsewhere; the fleet's nodes have none.
@@ -311,12 +279,11 @@ fn a_node_with_a_past_elsewhere_joins_a_cluster_that_knows_its_name() {
 
     // The pods' IDs are of the node's own range, and nothing of the past is reported.
     let pods = pods(&cluster, "default", "app=everywhere", "worker-2");
-    let map = cluster.exec(name(&pods[0]), &["cat", "/proc/self/uid_map"]);
-    let host: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!((16_777_216..16_777_216 + 7_208_960).contains(&host), "{map}");
+    let host = cluster.host_id(name(&pods[0]));
+    assert!((16_777_216..16_777_216 + 7_208_960).contains(&host), "{host}");
     assert!(!worker.node.path("/var/lib/usernsd/bootstrap-failure.json").exists());
     let of = |node: &str| {
-        let found = condition(&cluster, node)?;
+        let found = cluster.node_condition(node, UNAVAILABLE)?;
         Some((found["status"].clone(), found["reason"].clone()))
     };
     wait_for("the condition of this life", || {
@@ -371,9 +338,8 @@ fn a_node_under_pressure_keeps_its_agent_and_loses_others() {
             )
         });
         let has = |wanted: &str| {
-            let node = cluster.get(&["node", "worker-1"]);
-            let conditions = node["status"]["conditions"].as_array().unwrap();
-            conditions.iter().any(|one| one["type"] == pressure && one["status"] == wanted)
+            let condition = cluster.node_condition("worker-1", pressure);
+            condition.is_some_and(|condition| condition["status"] == wanted)
         };
         wait_for(pressure, || has("True").then_some(()));
         let evicted = cluster.wait_for_pod(&ordinary, |pod| pod["status"]["reason"] == "Evicted");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, is_ready, wait_for};
+use crate::harness::{Cluster, first_host_id, is_ready, wait_for};
 use crate::node::{Options, Runtime};
 use crate::recipes::{example, page, type_block};
 
@@ -83,8 +83,7 @@ fn the_demonstration_works_on_openshift() {
         "%i %U",
     ]);
     let map = cluster.kubectl(&["-n", "test", "exec", "nginx", "--", "cat", "/proc/self/uid_map"]);
-    let host = map.split_whitespace().nth(1).unwrap();
-    assert_eq!(outside, format!("{inside} {host}"));
+    assert_eq!(outside, format!("{inside} {}", first_host_id(&map)));
 
     // As the page has it: not without the SCC that it requires, nor with the user's right alone.
     let pod = cluster.get(&["pod", "nginx", "-n", "test"]);

@@ -3,7 +3,7 @@
 
 use std::env;
 
-use crate::harness::{Cluster, is_ready, wait_for};
+use crate::harness::{Cluster, first_host_id, is_ready, wait_for};
 use crate::node::Options;
 
 /// Pods of the Deployment, if `USERNSD_TEST_STORM` has no other number.
@@ -138,12 +138,6 @@ spec:
     - {<<: *container, name: other}
 ";
 
-/// The first host ID of a pod.
-fn first_id(cluster: &Cluster, pod: &str) -> String {
-    let map = cluster.exec(pod, &["cat", "/proc/self/uid_map"]);
-    map.split_whitespace().nth(1).unwrap().to_owned()
-}
-
 #[test]
 #[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 fn pods_as_people_write_them_are_served() {
@@ -187,16 +181,16 @@ fn pods_as_people_write_them_are_served() {
         pod["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object().then_some(())
     });
     let user = cluster.kubectl(&["exec", "volumes", "-c", "debugger", "--", "cat", "/proc/self/uid_map"]);
-    assert_eq!(user.split_whitespace().nth(1).unwrap(), first_id(&cluster, "volumes"));
+    assert_eq!(first_host_id(&user), cluster.host_id("volumes"));
 
     // The claim's files belong to root in the first pod, and in the next one, which has other host IDs.
     cluster.apply(STATEFUL);
     cluster.wait_for_pod("database-0", is_ready);
     cluster.exec("database-0", &["sh", "-ec", "echo kept >/data/file; mkdir /sys/fs/cgroup/mine"]);
-    let before = first_id(&cluster, "database-0");
+    let before = cluster.host_id("database-0");
     cluster.kubectl(&["delete", "pod", "database-0"]);
     cluster.wait_for_pod("database-0", is_ready);
-    assert_ne!(first_id(&cluster, "database-0"), before);
+    assert_ne!(cluster.host_id("database-0"), before);
     assert_eq!(cluster.exec("database-0", &["sh", "-c", "cat /data/file; stat -c %u /data/file"]), "kept\n0");
 
     let said = cluster.apply(OF_THE_POD);

@@ -48,10 +48,8 @@ fn the_node_problem_detector_reports_what_doctor_finds() {
     );
     let wait = |status: &str| {
         wait_for(status, || {
-            let node = cluster.get(&["node", &worker.name]);
-            let conditions = node["status"]["conditions"].as_array()?;
-            let condition = conditions.iter().find(|one| one["type"] == "UserNamespacesProblem")?;
-            (condition["status"] == status).then(|| condition.clone())
+            let condition = cluster.node_condition(&worker.name, "UserNamespacesProblem");
+            condition.filter(|condition| condition["status"] == status)
         })
     };
     assert_eq!(wait("False")["message"], "usernsd doctor finds no error");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::harness::{CHECKOUT, Cluster, Programs, is_ready, wait_for};
+use crate::harness::{Cluster, Programs, UNAVAILABLE, is_ready, wait_for};
 use crate::install::apply_example;
 use crate::node::Options;
 use crate::presence::asking;
@@ -75,16 +75,11 @@ fn live(server: Version, kubelet: Version, programs: &Programs) -> bool {
     let early = cluster.wait_for_pod("early", is_ready);
     assert_eq!(early["spec"]["hostUsers"], false, "the API server has dropped the field");
 
-    cluster.script(&format!("mkdir {CHECKOUT}/site"));
-    cluster.control().write(
-        &format!("{CHECKOUT}/site/kustomization.yaml"),
+    cluster.install_site(
         "resources: [../daemonset/overlays/kubernetes]\ncomponents:\n- ../daemonset/components/node-condition\n\
          - ../daemonset/components/admission\n- ../daemonset/components/authorization\n",
+        "kubernetes: {nodeCondition: \"on\"}\n",
     );
-    cluster.edit("daemonset/base/config.yaml", |text| text + "kubernetes: {nodeCondition: \"on\"}\n");
-    let said = cluster.kubectl(&["apply", "-k", "site"]);
-    assert!(!said.contains("Warning"), "{said}");
-    cluster.wait_for_roll_out();
 
     let required =
         cluster.try_kubectl(&["apply", "-f", "daemonset/components/admission-required/policy.yaml"]);
@@ -99,20 +94,15 @@ fn live(server: Version, kubelet: Version, programs: &Programs) -> bool {
     apply_example(&cluster, "systemd-server.yaml", "localhost/systemd:1");
     cluster.wait_for_pod("systemd-server", is_ready);
     assert_eq!(cluster.exec("systemd-server", &["systemctl", "is-system-running"]), "running");
-    let map = cluster.exec("systemd-server", &["cat", "/proc/self/uid_map"]);
-    let host: u64 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(host >= 65_536, "{map}");
+    let host = cluster.host_id("systemd-server");
+    assert!(host >= 65_536, "{host}");
 
     wait_for("the Event", || {
         let events = cluster.get(&["events", "--field-selector=involvedObject.name=early"]);
         let events = events["items"].as_array()?;
         events.iter().any(|event| event["reason"] == "WritableCgroupMissed").then_some(())
     });
-    let condition = wait_for("the Node condition", || {
-        let node = cluster.get(&["node", &worker.name]);
-        let conditions = node["status"]["conditions"].as_array()?;
-        conditions.iter().find(|one| one["type"] == "UserNamespacesUnavailable").cloned()
-    });
+    let condition = wait_for("the Node condition", || cluster.node_condition(&worker.name, UNAVAILABLE));
     println!("{}: {}", condition["status"], condition["reason"]);
 
     // They exit 1 for the node's problems and for the pod that was missed.
