@@ -1,6 +1,7 @@
 //! Which files the agent may read of the node's `/etc`, of `/var` and of a distribution's data. Its reader (`usernsd_linux::host::reader`)
 //! opens no others, so that a compromised agent cannot read the keys there. `docs/security.md` lists the files.
 
+use crate::containerd::layout::DISTRIBUTIONS;
 use crate::paths;
 
 /// How much of a file the agent may read.
@@ -87,16 +88,15 @@ const FILES_BELOW_VAR: [&str; 4] = [
     "var/snap/microk8s/current/args/containerd-template.toml",
 ];
 
-/// The usual directories of the data of k3s and RKE2, to which no pod writes by itself.
-const DATA: [&str; 2] = ["var/lib/rancher/k3s", "var/lib/rancher/rke2"];
-
 /// What k3s and RKE2 write for containerd and the kubelet in the directory of their data, which may be anywhere.
 fn of_distribution(path: &str) -> Readable {
     let Some((data, rest)) = path.split_once("/agent/etc/") else { return below_var(path) };
     let is_containerds =
         rest.starts_with("containerd/") && (rest.ends_with(".toml") || rest.ends_with(".tmpl"));
     if is_containerds {
-        return if DATA.contains(&data) { Readable::Yes } else { Readable::Unlinked };
+        // No pod writes to the usual directories by itself.
+        let mut usual = DISTRIBUTIONS.iter().filter_map(|layout| layout.data?.usual.strip_prefix('/'));
+        return if usual.any(|usual| usual == data) { Readable::Yes } else { Readable::Unlinked };
     }
     // The names there; of the files only the kubelet's configuration.
     let is_beside = rest.starts_with("containerd") || rest.starts_with("kubelet.conf.d");
@@ -226,6 +226,27 @@ mod tests {
             ("data/kubelet/config.yaml", No),
         ] {
             assert_eq!(readable(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn files_of_each_layout_are_readable() {
+        // What is below /usr the agent reads by itself.
+        let below = |path: &'static str| path.strip_prefix('/').filter(|path| !path.starts_with("usr/"));
+        for layout in &DISTRIBUTIONS {
+            let templates = layout.template.into_iter().flat_map(|template| template.paths);
+            let configuration = layout.data.map(|data| data.configuration);
+            for file in [layout.main_file].into_iter().chain(templates).chain(configuration).filter_map(below)
+            {
+                assert_eq!(readable(file), Readable::Yes, "{file}");
+            }
+            for source in layout.sources.iter().copied().filter_map(below) {
+                assert_ne!(readable(source), Readable::No, "{source}");
+            }
+            if let Some(configuration) = configuration.and_then(below) {
+                let further = format!("{configuration}.d/10-site.yaml");
+                assert_eq!(readable(&further), Readable::Yes, "{further}");
+            }
         }
     }
 

@@ -89,3 +89,11 @@ fn last<'a>(files: &'a [ConfFile], table: &[&str], key: &str) -> Option<(&'a Val
         Some((get(table_at(root, table)?, key)?, file.path.as_str()))
     })
 }
+
+/// Like [`last`]; `None` also if that value is not a string.
+fn last_text<'a>(files: &'a [ConfFile], table: &[&str], key: &str) -> Option<(&'a str, &'a str)> {
+    match last(files, table, key)? {
+        (Value::Text(text), place) => Some((text, place)),
+        _ => None,
+    }
+}

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Programs, VALIDATING, last, place};
+use super::{Programs, VALIDATING, last_text, place};
 use crate::crio::CrioVersion;
 use crate::crio::complaint::Complaint;
 use crate::crio::config::{ConfFile, Effective};
 use crate::finding::FindingId;
-use crate::toml::Value;
 
 /// The monitors' programs that CRI-O would not find.
 pub(super) fn monitors(
@@ -66,10 +65,7 @@ pub(super) fn cgroups(
     const POD: &str = "pod";
     const DEFAULT: &str = "system.slice";
     let is_systemd = effective.cgroup_manager.value != "cgroupfs";
-    let everyones = match last(files, &["crio", "runtime"], "conmon_cgroup") {
-        Some((Value::Text(cgroup), place)) => Some((cgroup.as_str(), place)),
-        _ => None,
-    };
+    let everyones = last_text(files, &["crio", "runtime"], "conmon_cgroup");
     let mistake = |cgroup: &str| {
         let is_slice = cgroup.ends_with(".slice");
         if is_systemd {

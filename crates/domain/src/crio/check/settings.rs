@@ -1,26 +1,21 @@
 //! Values of single keys, outside of the tables of handlers and workloads.
 
-use super::{Programs, VALIDATING, last, place};
+use super::{Programs, VALIDATING, last, last_text, place};
 use crate::crio::CrioVersion;
 use crate::crio::complaint::Complaint;
-use crate::crio::config::{ConfFile, Content, Effective};
+use crate::crio::config::{ConfFile, Effective};
 use crate::finding::FindingId;
-use crate::toml::{Value, get, table_at};
+use crate::toml::Value;
 
 /// Mappings for the whole node (`uid_mappings`, `gid_mappings`), which are deprecated: CRI-O uses them only
 /// if both are set, and for every pod whose user namespace the kubelet does not specify
 /// (`server.getIDMappings`).
 pub(super) fn mappings(version: CrioVersion, files: &[ConfFile]) -> Option<Complaint> {
     let set = |key: &str| {
-        files.iter().rev().find_map(|file| {
-            let Content::Toml(table) = &file.content else { return None };
-            match get(table_at(table, &["crio", "runtime"])?, key) {
-                Some(Value::Text(text)) => Some((!text.is_empty()).then(|| file.path.clone())),
-                _ => None,
-            }
-        })
+        let (text, place) = last_text(files, &["crio", "runtime"], key)?;
+        (!text.is_empty()).then_some(place)
     };
-    let both = ["uid_mappings", "gid_mappings"].map(|key| set(key).flatten());
+    let both = ["uid_mappings", "gid_mappings"].map(set);
     let (place, message) = match both {
         [None, None] => return None,
         [Some(place), None] => (place, "uid_mappings without gid_mappings: CRI-O uses neither".to_owned()),
@@ -52,10 +47,7 @@ pub(super) fn values(
 ) {
     const LEVELS: [&str; 8] = ["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"];
     let runtime = ["crio", "runtime"];
-    let text = |table: &[&str], key: &str| match last(files, table, key) {
-        Some((Value::Text(text), place)) => Some((text.as_str(), place)),
-        _ => None,
-    };
+    let text = |table: &[&str], key: &str| last_text(files, table, key);
     let mut fatal = |place: &str, message: String, remedy: &str| {
         found.push(Complaint::error(FindingId::CrioSetting, place, message).remedy(remedy));
     };
