@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use usernsd_domain::check::{Check, SECTIONS, documented_markdown};
 
 use catalogue::{Catalogue, path, read};
-use rules::{Rules, plain};
+use rules::{Alert, Rules, plain};
 
 const CONSOLE: &str = "dashboards/openshift-console.yaml";
 const CONSOLE_HEAD: &str = "# For the OpenShift console; rendered from tests/it/dashboards/panels.rs.\n";
@@ -353,9 +353,9 @@ fn each_rule_finds_an_alert_that_breaks_it() {
         ("alert: UsernsdDown", "alert: AgentDown", "AgentDown: name"),
         ("          for: 10m\n", "", "no for"),
         ("severity: info", "severity: page", "severity"),
-        ("The host IDs of a pod overlap with somebody else's.", "Host ID ranges overlap", "static sentence"),
+        ("A pod shares host IDs with another owner.", "Host ID ranges overlap", "static sentence"),
         (
-            "The host IDs of a pod overlap with somebody else's.",
+            "A pod shares host IDs with another owner.",
             "Overlap on {{ $labels.instance }}.",
             "static sentence",
         ),
@@ -511,8 +511,30 @@ fn each_runbook_belongs_to_an_alert_or_to_the_checks() {
         for part in ["Why it matters", "How to see it", "What to do", "How to verify"] {
             assert!(page.contains(&format!("\n## {part}\n")), "{}: no section {part:?}", alert.name);
         }
-        assert!(read("docs/runbooks/README.md").contains(&format!("({}.md)", alert.name.to_lowercase())));
     }
+}
+
+/// The table of all alerts in `docs/runbooks/README.md`: the critical ones first.
+#[test]
+fn the_runbooks_list_each_alert_with_its_summary() {
+    const HEAD: &str = "| alert | severity | meaning |\n|---|---|---|\n";
+    let severity = |alert: &Alert| alert.rule["labels"]["severity"].as_str().unwrap().to_owned();
+    let mut alerts = Rules::read().alerts;
+    alerts.sort_by_key(|alert| severity(alert) != "critical");
+    let row = |alert: &Alert| {
+        let (name, page) = (&alert.name, alert.name.to_lowercase());
+        let summary = alert.rule["annotations"]["summary"].as_str().unwrap();
+        format!("| [{name}]({page}.md) | {} | {summary} |\n", severity(alert))
+    };
+    let table: String = alerts.iter().map(row).collect();
+    let file = "docs/runbooks/README.md";
+    let page = read(file);
+    let (before, present) = page.split_once(HEAD).unwrap();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path(file), format!("{before}{HEAD}{table}")).unwrap();
+        return;
+    }
+    assert!(present == table, "{file} is stale; write it with: make generate");
 }
 
 #[test]
