@@ -157,7 +157,7 @@ fn mount(container: &Container) -> String {
 fn verdict(container: &Container) -> String {
     match (assess(container), &container.state) {
         (Assessment::Unknown, Named::Unknown(later)) => or_dash(&later.replace('_', "-")),
-        (assessment, _) => assessment.word().to_owned(),
+        (assessment, _) => assessment.name().to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use usernsd_config::{Config, Overrides, Settings};
 use usernsd_domain::admission;
+use usernsd_domain::delegation::Skip;
 use usernsd_report::metrics::Metrics;
 
 /// Compares a page with the generated text, or writes it.
@@ -44,6 +45,24 @@ fn the_page_of_metrics_matches_the_code() {
 #[test]
 fn the_page_of_errors_matches_the_code() {
     page("errors.md", &usernsd_messages::documented_markdown());
+}
+
+/// The table of skip reasons in a page that is otherwise written by hand.
+#[test]
+fn the_page_of_the_state_lists_each_skip_reason() {
+    const BEGIN: &str = "| outcome | reason | state |\n|---|---|---|\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/state.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (before, table) = text.split_once(BEGIN).unwrap();
+    let after: String =
+        table.lines().skip_while(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect();
+    let row = |skip: Skip| {
+        let states = [false, true].map(|is_missed| format!("`{}`", skip.cgroup_state(is_missed).name()));
+        let states = if states[0] == states[1] { states[0].clone() } else { states.join(" or ") };
+        format!("| `{}` | {} | {states} |\n", skip.name(), skip.meaning())
+    };
+    let rows: String = Skip::ALL.into_iter().map(row).collect();
+    page("state.md", &format!("{before}{BEGIN}{rows}{after}"));
 }
 
 #[test]

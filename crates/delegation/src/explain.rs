@@ -420,7 +420,7 @@ impl ExplainFacts {
             }
             Some(Now::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
             Some(Now::Skip(skip, _)) => {
-                let state = CgroupState::of_skip(*skip, self.opt_in == OptInResult::Missed);
+                let state = skip.cgroup_state(self.opt_in == OptInResult::Missed);
                 (Some(OutcomeName::Skipped(*skip)), Some(state))
             }
             Some(Now::Failed(_)) => (Some(OutcomeName::Failed), None),

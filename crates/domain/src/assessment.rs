@@ -15,17 +15,17 @@ pub enum Tone {
     Bad,
 }
 
-/// The worst that is known of a container, the worst first.
+/// The worst that is known of a container, in the order in which problems are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Assessment {
     /// The container runs in the host's user namespace although its pod requested its own.
     IsolationLost,
     /// Root inside is root on the host.
     HostRoot,
-    /// The cgroup could not be delegated.
-    Failed,
     /// The container should own its cgroup and does not.
     OwnerWrong,
+    /// The cgroup could not be delegated.
+    Failed,
     /// The container owns its cgroup, and no limits are set.
     Unlimited,
     /// The container was created without the writable cgroup that its pod requested.
@@ -55,6 +55,22 @@ impl Tone {
 }
 
 // === impl Assessment ===
+
+words! {
+    /// The state as one word with dashes.
+    Assessment {
+        IsolationLost = "isolation-lost",
+        HostRoot = "host-root",
+        OwnerWrong = "owner-wrong",
+        Failed = "failed",
+        Unlimited = "unlimited",
+        Missed = "missed",
+        Ok = "ok",
+        ReadOnly = "read-only",
+        Host = "host",
+        Unknown = "unknown",
+    }
+}
 
 impl Assessment {
     /// Assesses a container by its isolation, the outcome of its last inspection and its cgroup's state, each `None`
@@ -115,20 +131,34 @@ impl Assessment {
         }
     }
 
-    /// The state as one word with dashes.
+    /// The problem in the list of a node's problems, as it follows the number of containers: for one, and for several.
+    /// `None` if it is not a problem, or is listed once for each pod.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn sentence(self) -> Option<[&'static str; 2]> {
         match self {
-            Assessment::IsolationLost => "isolation-lost",
-            Assessment::HostRoot => "host-root",
-            Assessment::Failed => "failed",
-            Assessment::OwnerWrong => "owner-wrong",
-            Assessment::Unlimited => "unlimited",
-            Assessment::Missed => "missed",
-            Assessment::Ok => "ok",
-            Assessment::ReadOnly => "read-only",
-            Assessment::Host => "host",
-            Assessment::Unknown => "unknown",
+            Assessment::IsolationLost => Some([
+                "container runs as the host's root although its pod asked for a user namespace",
+                "containers run as the host's root although their pods asked for a user namespace",
+            ]),
+            Assessment::OwnerWrong => {
+                Some(["container does not own its cgroup", "containers do not own their cgroups"])
+            }
+            Assessment::Failed => Some([
+                "container could not be given its cgroup",
+                "containers could not be given their cgroups",
+            ]),
+            Assessment::Unlimited => {
+                Some(["container's cgroup has no bounds", "containers' cgroups have no bounds"])
+            }
+            Assessment::Missed => Some([
+                "container was created without the writable cgroup that its pod asked for",
+                "containers were created without the writable cgroup that their pods asked for",
+            ]),
+            Assessment::HostRoot
+            | Assessment::Ok
+            | Assessment::ReadOnly
+            | Assessment::Host
+            | Assessment::Unknown => None,
         }
     }
 
@@ -139,7 +169,7 @@ impl Assessment {
             Assessment::IsolationLost => "isolation lost",
             Assessment::HostRoot => "host root",
             Assessment::OwnerWrong => "owner wrong",
-            other => other.word(),
+            other => other.name(),
         }
     }
 }
@@ -172,10 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn each_problem_of_a_container_has_a_sentence_and_nothing_else_has() {
+        for one in Assessment::ALL {
+            // The root of a user namespace is its pod's problem.
+            let is_listed = one.is_problem() && one != Assessment::HostRoot;
+            assert_eq!(one.sentence().is_some(), is_listed, "{one:?}");
+        }
+    }
+
+    #[test]
     fn words_are_the_same_but_for_dashes() {
-        for state in CgroupState::ALL {
-            let one = Assessment::of(None, None, Some(state), false);
-            assert_eq!(one.words().replace(' ', "-"), one.word());
+        for one in Assessment::ALL {
+            assert_eq!(one.words().replace(' ', "-"), one.name());
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::idmap::HostId;
+use super::record::CgroupState;
 
 /// The user who becomes the owner of the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,6 +121,26 @@ impl Skip {
             Skip::Gone => "the container ended before its cgroup could be handed over",
             Skip::BeingMade => "the container is being created, and will be inspected again soon",
             Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
+        }
+    }
+
+    /// The state of a cgroup that was left as it is for this reason. `is_missed`: whether the container should have had
+    /// a writable one.
+    #[must_use]
+    pub fn cgroup_state(self, is_missed: bool) -> CgroupState {
+        match self {
+            Skip::ReadOnlyMount | Skip::NoCgroupMount if is_missed => CgroupState::Missed,
+            Skip::ReadOnlyMount | Skip::NoCgroupMount => CgroupState::ReadOnly,
+            Skip::HostUserNamespace | Skip::RootIsHostRoot => CgroupState::HostUserNamespace,
+            Skip::UnmappedRoot
+            | Skip::UnmappedOwner
+            | Skip::ReservedOwner
+            | Skip::ForeignOwner
+            | Skip::NotDelegated
+            | Skip::ObserveOnly => CgroupState::OwnerWrong,
+            Skip::NotUnified | Skip::Closed | Skip::Gone | Skip::BeingMade | Skip::Unproven => {
+                CgroupState::Unknown
+            }
         }
     }
 }

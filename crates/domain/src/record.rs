@@ -240,28 +240,6 @@ words! {
     }
 }
 
-impl CgroupState {
-    /// The state of a cgroup that was left as it is for this reason; `is_missed` is whether the container should have
-    /// had a writable one.
-    #[must_use]
-    pub fn of_skip(skip: Skip, is_missed: bool) -> CgroupState {
-        match skip {
-            Skip::ReadOnlyMount | Skip::NoCgroupMount if is_missed => CgroupState::Missed,
-            Skip::ReadOnlyMount | Skip::NoCgroupMount => CgroupState::ReadOnly,
-            Skip::HostUserNamespace | Skip::RootIsHostRoot => CgroupState::HostUserNamespace,
-            Skip::UnmappedRoot
-            | Skip::UnmappedOwner
-            | Skip::ReservedOwner
-            | Skip::ForeignOwner
-            | Skip::NotDelegated
-            | Skip::ObserveOnly => CgroupState::OwnerWrong,
-            Skip::NotUnified | Skip::Closed | Skip::Gone | Skip::BeingMade | Skip::Unproven => {
-                CgroupState::Unknown
-            }
-        }
-    }
-}
-
 // === impl UserNamespaceMode ===
 
 words! {
@@ -307,7 +285,7 @@ impl Record {
             }
             Outcome::Delegated | Outcome::AlreadyRight if self.limits.is_some() => CgroupState::Ok,
             Outcome::Delegated | Outcome::AlreadyRight => CgroupState::Unlimited,
-            Outcome::Skipped(skip) => CgroupState::of_skip(*skip, self.missed),
+            Outcome::Skipped(skip) => skip.cgroup_state(self.missed),
             Outcome::Failed(_) => CgroupState::Unknown,
         }
     }

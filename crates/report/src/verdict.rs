@@ -132,25 +132,8 @@ fn containers(state: &State, problems: &mut Vec<NodeProblem>) {
     let name = |container: &&Container| {
         format!("{}/{} {}", container.pod.namespace, container.pod.name, container.name)
     };
-    for (assessment, one, many) in [
-        (
-            Assessment::IsolationLost,
-            "container runs as the host's root although its pod asked for a user namespace",
-            "containers run as the host's root although their pods asked for a user namespace",
-        ),
-        (Assessment::OwnerWrong, "container does not own its cgroup", "containers do not own their cgroups"),
-        (
-            Assessment::Failed,
-            "container could not be given its cgroup",
-            "containers could not be given their cgroups",
-        ),
-        (Assessment::Unlimited, "container's cgroup has no bounds", "containers' cgroups have no bounds"),
-        (
-            Assessment::Missed,
-            "container was created without the writable cgroup that its pod asked for",
-            "containers were created without the writable cgroup that their pods asked for",
-        ),
-    ] {
+    for assessment in Assessment::ALL {
+        let Some([one, many]) = assessment.sentence() else { continue };
         let found = assessed(assessment);
         if !found.is_empty() {
             problems.push(NodeProblem {
