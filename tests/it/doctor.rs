@@ -10,16 +10,16 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use usernsd::cli::doctor::{json, section};
 use usernsd::cli::terminal::Terminal;
+use usernsd_domain::check::kernel::KernelFile;
 use usernsd_domain::check::{Category, Check, CheckOutcome, Checked, Problem, Summary};
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// A CRI-O version without known bugs.
 const CRIO: &str = "--crio-version=1.37.0";
 
-/// The script that creates the node.
+/// The script that creates the node, but for the files in [`KernelFile`].
 const GOOD: &str = r#"
-mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/sys/kernel proc/pressure sys/kernel/cgroup
-mkdir -p sys/kernel/security/apparmor sys/fs/selinux/booleans var/lib/kubelet/pods/u1
+mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/kernel/cgroup var/lib/kubelet/pods/u1
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
 printf 'passwd: files\n' >etc/nsswitch.conf
@@ -29,11 +29,6 @@ for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p 
 printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
 printf 'containers:200000:268435456\n' | tee etc/subuid >etc/subgid
 printf '60000\n' >proc/sys/user/max_user_namespaces
-printf 'capability,apparmor,selinux' >sys/kernel/security/lsm
-printf 'crio-default (enforce)\nusernsd-systemd (enforce)\n' >sys/kernel/security/apparmor/profiles
-printf '0\n' >proc/sys/kernel/apparmor_restrict_unprivileged_userns
-printf 1 >sys/fs/selinux/enforce
-printf '1 1' >sys/fs/selinux/booleans/container_manage_cgroup
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
 printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
     '2 1 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate' >proc/1/mountinfo
@@ -49,6 +44,11 @@ impl Tree {
     fn good() -> Tree {
         let tree = Tree(tempfile::tempdir().unwrap());
         tree.sh(GOOD);
+        for file in KernelFile::ALL {
+            let path = tree.0.path().join(file.name());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file.good_text()).unwrap();
+        }
         // The binary has a hundred megabytes, which bootstrap need not copy for each tree.
         tree.sh(&format!("mkdir -p opt/nri/plugins; ln {USERNSD} opt/nri/plugins/90-usernsd || cp {USERNSD} opt/nri/plugins/90-usernsd"));
         tree.sh("usernsd bootstrap");

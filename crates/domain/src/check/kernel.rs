@@ -35,6 +35,20 @@ words! {
     }
 }
 
+impl KernelFile {
+    /// A text with which every check passes, for tests.
+    #[must_use]
+    pub const fn good_text(self) -> &'static str {
+        match self {
+            KernelFile::SecurityModules => "capability,apparmor,selinux",
+            KernelFile::ApparmorProfiles => "crio-default (enforce)\nusernsd-systemd (enforce)\n",
+            KernelFile::RestrictUserns => "0",
+            KernelFile::SelinuxEnforce => "1",
+            KernelFile::ManageCgroup => "1 1",
+        }
+    }
+}
+
 /// The texts of the kernel's files that could be read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KernelFiles(BTreeMap<KernelFile, String>);
@@ -171,21 +185,10 @@ mod tests {
     use super::*;
     use crate::check::CheckOutcome;
 
-    /// A text with which every check passes.
-    fn good_text(file: KernelFile) -> &'static str {
-        match file {
-            KernelFile::SecurityModules => "capability,apparmor,selinux",
-            KernelFile::ApparmorProfiles => "crio-default (enforce)\nusernsd-systemd (enforce)\n",
-            KernelFile::RestrictUserns => "0",
-            KernelFile::SelinuxEnforce => "1",
-            KernelFile::ManageCgroup => "1 1",
-        }
-    }
-
     /// Replaces one text, or removes it.
     fn set(facts: &mut KernelFacts, file: KernelFile, text: Option<&str>) {
         let others = KernelFile::ALL.into_iter().filter(|other| *other != file);
-        let others = others.map(|other| (other, Some(good_text(other))));
+        let others = others.map(|other| (other, Some(other.good_text())));
         let all = others.chain([(file, text)]);
         facts.files = all.filter_map(|(file, text)| Some((file, text?))).collect();
     }
@@ -196,7 +199,7 @@ mod tests {
             delegate_list: Ok(
                 DelegateList::parse("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n").ok()
             ),
-            files: KernelFile::ALL.map(|file| (file, good_text(file))).into_iter().collect(),
+            files: KernelFile::ALL.map(|file| (file, file.good_text())).into_iter().collect(),
             tmpfs: None,
             pods: 110,
         }

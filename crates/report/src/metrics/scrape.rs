@@ -12,24 +12,22 @@ use prometheus::core::Desc;
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 
 use self::families::{
-    COLLECTOR_DURATION, COLLECTOR_SUCCESS, CONTAINERS, CONTAINERS_OMITTED, KNOWLEDGE, LOG, LOG_DROPPED, LOST,
-    NAMESPACES, NAMESPACES_MAX, NODE, OF_CONTAINER, OVERLAPS, PEERS, PLUGIN_DROPPED, POD, POD_DESCENDANTS,
-    POD_DESCENDANTS_MAX, POD_DESCENDANTS_USED, POD_MAPPED, POD_OVERLAP, POD_ROOT, PODS, PODS_OMITTED,
-    POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED, PROBLEMS, READY, RECONCILED, START_PATH, SUBID_RANGES,
+    COLLECTOR_DURATION, COLLECTOR_SUCCESS, CONTAINERS, CONTAINERS_OMITTED, KNOWLEDGE, LOG, NODE,
+    OF_CONTAINER, OF_NODE, OVERLAPS, PEERS, POD, POD_DESCENDANTS, POD_DESCENDANTS_MAX, POD_DESCENDANTS_USED,
+    POD_MAPPED, POD_OVERLAP, POD_ROOT, PODS, PODS_OMITTED, POOL_FIRST, POOL_SLOT_IDS, POOL_SLOTS, POOL_USED,
+    PROBLEMS, START_PATH, SUBID_RANGES,
 };
 use super::SurveyFn;
 use crate::state::{About, State};
 use crate::store::Store;
 use crate::verdict::{NodeVerdict, Tone};
-use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::Check;
 use usernsd_domain::check::configuration::ConfigFile;
 use usernsd_domain::delegation::Limit;
 use usernsd_domain::finding::Severity;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::{
-    Collector, CriRuntime, Detail, Exposition, NodeKernel, Peer, PeerState, Snapshot, StartPath, Survey,
-    SurveyedPod,
+    Collector, CriRuntime, Detail, Exposition, Peer, PeerState, Snapshot, StartPath, Survey, SurveyedPod,
 };
 use usernsd_domain::pod::is_dns_label;
 use usernsd_domain::record::{CgroupState, Record, UserNamespaceMode};
@@ -75,7 +73,9 @@ pub(super) struct Knowledge {
 
 /// A row of the page for each family that may have no sample on a quiet node.
 pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
-    KNOWLEDGE.iter().copied().chain(PEERS.iter().flat_map(|(up, again)| [up, again])).map(|family| {
+    let of_node = OF_NODE.iter().map(|(family, _)| family);
+    let of_peers = PEERS.iter().flat_map(|(up, again)| [up, again]);
+    KNOWLEDGE.iter().copied().chain(of_node).chain(of_peers).map(|family| {
         let Family { name, help, counter, labels, level } = family;
         let kind = if *counter { "counter" } else { "gauge" };
         let labels: Vec<String> = labels.iter().map(|label| documented_label(name, label)).collect();
@@ -306,11 +306,6 @@ impl Knowledge {
                 *count += 1;
             }
         }
-        let lost = snapshot
-            .containers
-            .iter()
-            .filter(|record| record.assessment() == Assessment::IsolationLost)
-            .count();
         let in_mode = |mode| survey.pods.iter().filter(|pod| pod.pod.mode == mode).count() as u64;
         let collected = || survey.collected.iter();
         let (cri, cri_version) = match &snapshot.runtime {
@@ -321,24 +316,20 @@ impl Knowledge {
         let oci_runtime = oci_runtime.map_or("", plain);
         let release = survey.kernel.as_ref().map_or("", |kernel| plain(&kernel.release));
         CONTAINERS.write_of(text, counts.map(|(state, count)| (state.name(), number(count))));
-        LOST.write_one(text, number(lost as u64));
         LOG.write_of(text, log::written().map(|(level, count)| (level, number(count))));
-        LOG_DROPPED.write_one(text, number(log::dropped()));
         let paths = StartPath::ALL.map(|path| (path.name(), truth(path == snapshot.start_path)));
         START_PATH.write_of(text, paths);
-        PLUGIN_DROPPED.write_one(text, number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum()));
-        RECONCILED.write_one(text, seconds(snapshot.reconciled));
         PODS.write_of(text, UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode)))));
         PROBLEMS.write_of(text, problems(snapshot, survey));
-        READY.write_one(text, truth(survey.is_ready(snapshot)));
         NODE.write(text, [([release, cri, cri_version, oci_runtime], 1.0)]);
         COLLECTOR_SUCCESS
             .write_of(text, collected().map(|part| (part.collector.name(), truth(part.succeeded))));
         COLLECTOR_DURATION
             .write_of(text, collected().map(|part| (part.collector.name(), part.took.as_secs_f64())));
-        if let Some(NodeKernel { user_namespaces, max_user_namespaces, .. }) = &survey.kernel {
-            NAMESPACES.write_one(text, number(*user_namespaces));
-            NAMESPACES_MAX.write_one(text, number(*max_user_namespaces));
+        for (family, value) in &OF_NODE {
+            if let Some(number) = value(snapshot, survey) {
+                family.write_one(text, number);
+            }
         }
         if let Some(space) = &survey.space {
             Knowledge::space(text, space);

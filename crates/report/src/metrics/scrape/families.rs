@@ -1,10 +1,13 @@
 //! The families of samples about the node, its pods and its containers.
 
-use super::{Family, counter, examined, gauge, truth};
+use std::sync::Arc;
+
+use super::{Family, counter, examined, gauge, number, seconds, truth};
 use usernsd_domain::assessment::Assessment;
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::node::Detail;
+use usernsd_domain::node::{Detail, Snapshot, Survey};
 use usernsd_domain::record::Record;
+use usernsd_linux::log;
 
 const fn of_pod(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
     Family { level: Detail::Pod, ..gauge(name, labels, help) }
@@ -16,11 +19,6 @@ const fn of_container(name: &'static str, help: &'static str) -> Family {
 
 pub(super) const CONTAINERS: Family =
     gauge("usernsd_containers", &["cgroup_state"], "Running containers by the state of their cgroup.");
-pub(super) const LOST: Family = gauge(
-    "usernsd_lost_isolation_containers",
-    &[],
-    "Running containers in the host's user namespace although their pod asked for its own.",
-);
 pub(super) const PROBLEMS: Family = gauge(
     "usernsd_problems",
     &["severity"],
@@ -29,25 +27,10 @@ pub(super) const PROBLEMS: Family = gauge(
 );
 pub(super) const LOG: Family =
     counter("usernsd_log_messages_total", &["level"], "Log lines, those that were dropped included.");
-pub(super) const LOG_DROPPED: Family = counter(
-    "usernsd_log_messages_dropped_total",
-    &[],
-    "Log lines that were dropped because the log was not read fast enough.",
-);
 pub(super) const START_PATH: Family = gauge(
     "usernsd_nri_start_path",
     &["path"],
     "The part of usernsd that the runtime calls over NRI before a container starts (1): the launched plugin, the agent, which has joined, or nobody.",
-);
-pub(super) const PLUGIN_DROPPED: Family = counter(
-    "usernsd_nri_plugin_reports_dropped_total",
-    &[],
-    "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
-);
-pub(super) const RECONCILED: Family = gauge(
-    "usernsd_reconcile_last_success_timestamp_seconds",
-    &[],
-    "Unix time of the last successful inspection of all containers; 0 before the first.",
 );
 /// In the order of [`Peer::ALL`](usernsd_domain::node::Peer::ALL): up, reconnects.
 pub(super) const PEERS: [(Family, Family); 3] = [
@@ -87,12 +70,6 @@ pub(super) const COLLECTOR_DURATION: Family = gauge(
     &["collector"],
     "Time the collector took in this scrape.",
 );
-pub(super) const READY: Family = gauge(
-    "usernsd_node_ready",
-    &[],
-    "Whether this node can run pods in user namespaces (1) or not (0): cgroup v2, a kernel that allows user \
-     namespaces, a container runtime that answers, and no failed check of severity error.",
-);
 pub(super) const NODE: Family = gauge(
     "usernsd_node_info",
     &["kernel", "cri", "cri_version", "oci_runtime"],
@@ -100,14 +77,6 @@ pub(super) const NODE: Family = gauge(
      The OCI runtime is that of the default handler in the runtime's configuration, without its version, \
      because the agent starts no programs.",
 );
-pub(super) const NAMESPACES: Family = gauge(
-    "usernsd_user_namespaces",
-    &[],
-    "Distinct user namespaces with a live process, including the host's; counted in the background of a \
-     scrape after containers have changed, at the latest after a minute.",
-);
-pub(super) const NAMESPACES_MAX: Family =
-    gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl.");
 pub(super) const PODS: Family =
     gauge("usernsd_pods", &["userns"], "Pods with a running container, by user-namespace mode.");
 pub(super) const POOL_SLOTS: Family =
@@ -193,6 +162,67 @@ pub(super) const CONTAINER_LOST: Family = of_container(
     "The container runs in the host's user namespace although its pod asked for its own; present only then, and 1.",
 );
 
+/// The series of the node that have no labels, each with the function that gives its value; `None`: no sample.
+pub(super) type OfNode = (Family, fn(&Snapshot, &Survey) -> Option<f64>);
+pub(super) const OF_NODE: [OfNode; 7] = [
+    (
+        gauge(
+            "usernsd_lost_isolation_containers",
+            &[],
+            "Running containers in the host's user namespace although their pod asked for its own.",
+        ),
+        |snapshot, _| {
+            let is_lost = |record: &&Arc<Record>| record.assessment() == Assessment::IsolationLost;
+            Some(number(snapshot.containers.iter().filter(is_lost).count() as u64))
+        },
+    ),
+    (
+        counter(
+            "usernsd_log_messages_dropped_total",
+            &[],
+            "Log lines that were dropped because the log was not read fast enough.",
+        ),
+        |_, _| Some(number(log::dropped())),
+    ),
+    (
+        counter(
+            "usernsd_nri_plugin_reports_dropped_total",
+            &[],
+            "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
+        ),
+        |snapshot, _| Some(number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum())),
+    ),
+    (
+        gauge(
+            "usernsd_reconcile_last_success_timestamp_seconds",
+            &[],
+            "Unix time of the last successful inspection of all containers; 0 before the first.",
+        ),
+        |snapshot, _| Some(seconds(snapshot.reconciled)),
+    ),
+    (
+        gauge(
+            "usernsd_node_ready",
+            &[],
+            "Whether this node can run pods in user namespaces (1) or not (0): cgroup v2, a kernel that allows user \
+     namespaces, a container runtime that answers, and no failed check of severity error.",
+        ),
+        |snapshot, survey| Some(truth(survey.is_ready(snapshot))),
+    ),
+    (
+        gauge(
+            "usernsd_user_namespaces",
+            &[],
+            "Distinct user namespaces with a live process, including the host's; counted in the background of a \
+     scrape after containers have changed, at the latest after a minute.",
+        ),
+        |_, survey| survey.kernel.as_ref().map(|kernel| number(kernel.user_namespaces)),
+    ),
+    (gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl."), |_, survey| {
+        survey.kernel.as_ref().map(|kernel| number(kernel.max_user_namespaces))
+    }),
+];
+
 /// The series of a container, each with the function that gives its value.
 pub(super) type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
 pub(super) const OF_CONTAINER: [OfContainer; 3] = [
@@ -201,26 +231,19 @@ pub(super) const OF_CONTAINER: [OfContainer; 3] = [
     (&CONTAINER_LOST, |record| (record.assessment() == Assessment::IsolationLost).then_some(1.0)),
 ];
 
-/// All families of [`super::Knowledge`].
+/// All families of [`super::Knowledge`] but those of [`OF_NODE`] and [`PEERS`].
 pub(super) const KNOWLEDGE: &[&Family] = &[
     &examined::CHECK,
     &examined::DRIFT,
     &examined::PENDING,
     &examined::WRITES,
     &CONTAINERS,
-    &LOST,
     &PROBLEMS,
     &LOG,
-    &LOG_DROPPED,
     &START_PATH,
-    &PLUGIN_DROPPED,
-    &RECONCILED,
     &COLLECTOR_SUCCESS,
     &COLLECTOR_DURATION,
-    &READY,
     &NODE,
-    &NAMESPACES,
-    &NAMESPACES_MAX,
     &PODS,
     &POOL_SLOTS,
     &POOL_USED,
