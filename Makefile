@@ -1,19 +1,19 @@
-# The one door for people and CI. `make` lists what there is.
-# Root is needed where a node is booted: demo, test, bench.
+# What people and CI run. `make` lists the targets.
+# Targets that boot a node need root: demo, test, bench.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Where node images, and all else that can be made again, are kept.
+# The directory of node images and everything else that can be built again.
 OUT := target
 NODE := $(OUT)/node
-# The demo's build, quick to make; "release" is what bench measures.
+# The profile of the demo's build, which compiles quickly; bench measures "release".
 PROFILE := dev
-# Programs that come without a package's service.
+# Programs that were taken out of packages, without the packages' services.
 export PATH := $(CURDIR)/$(OUT)/tools:$(PATH)
 
-help: ## what there is
+help: ## lists the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 demo: node-tools ## a real node, systemd containers in user namespaces, before and after

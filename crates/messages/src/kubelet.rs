@@ -15,8 +15,8 @@ messages! { Kubelet;
             "unrecognized feature gate: ProcMountType",
         ],
         sample: "\"Failed to set feature gates from initial flags-based config\" err=\"unrecognized feature gate: KubeletInUserNamespace\"",
-        cause: "This kubelet or API server does not have the feature gate, and does not start. It is older than the gate (KubeletInUserNamespace is there from Kubernetes 1.22 on; UserNamespacesSupport from 1.28 on, and before under the name UserNamespacesStatelessPodsSupport), or so new that the gate was removed.",
-        fix: "Remove the gate from the flags or the configuration. From 1.33 on user namespaces for pods need none.",
+        cause: "This kubelet or API server does not have the feature gate, and does not start. It is older than the gate (KubeletInUserNamespace exists from Kubernetes 1.22 on; UserNamespacesSupport from 1.28 on, before that under the name UserNamespacesStatelessPodsSupport), or so new that the gate was removed.",
+        fix: "Remove the gate from the flags or the configuration. From 1.33 on, user namespaces for pods need no gate.",
         page: "runbooks/checks/kubelet_gate.md",
     }
     StartNotMultiple = "kubelet-start-not-multiple" {
@@ -132,7 +132,7 @@ messages! { Kubelet;
         says: ["could not find an empty slot to allocate a user namespace"],
         sample: "create user namespace: could not find an empty slot to allocate a user namespace",
         cause: "Every range in the kubelet's pool is in use.",
-        fix: "Check the pool with the metric usernsd_id_pool_slots_used; then give the user kubelet more IDs (drain the node first), or run fewer pods on it.",
+        fix: "Check the pool with the metric usernsd_id_pool_slots_used; then give the user kubelet more IDs (drain the node first), or run fewer pods on the node.",
         page: "runbooks/usernsdidpoolalmostfull.md",
     }
     RuntimeUnsupported = "kubelet-runtime-unsupported" {
@@ -172,7 +172,7 @@ messages! { Kubelet;
         ],
         sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
         cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
-        fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it needs on the machine below.",
+        fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it needs on the machine that runs it.",
     }
     NoKmsg = "kubelet-no-kmsg" {
         says: ["failed to create kubelet: open /dev/kmsg: no such file or directory"],
@@ -186,7 +186,7 @@ messages! { Kubelet;
         ],
         sample: "[WARNING SystemVerification]: cgroups v1 support is deprecated and will be removed in a future release.",
         cause: "The node uses cgroup v1. From Kubernetes 1.35 on the kubelet does not start there unless failCgroupV1 is false, and user namespaces of pods with cgroups of their own need v2 in any version.",
-        fix: "Boot the node, or the machine below a node in a container, with cgroup v2 (without systemd.unified_cgroup_hierarchy=0); failCgroupV1: false in the kubelet's configuration only postpones it.",
+        fix: "Boot the node (if it is a container, the machine that runs it) with cgroup v2 (without systemd.unified_cgroup_hierarchy=0); failCgroupV1: false in the kubelet's configuration only postpones it.",
         page: "runbooks/checks/cgroup_v2.md",
     }
     CgroupDriver = "cgroup-driver-mismatch" {

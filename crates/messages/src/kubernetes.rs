@@ -48,7 +48,7 @@ messages! { Kubernetes;
         says: ["violates PodSecurity \"…procMount (", "would violate PodSecurity \"…procMount ("],
         sample: "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": procMount (container \"c\" must not set securityContext.procMount to \"Unmasked\")",
         cause: "The namespace's Pod Security level does not admit procMount: Unmasked. baseline admits it for pods with hostUsers: false, from policy version v1.35 on; restricted never does.",
-        fix: "Set hostUsers: false. Before Kubernetes 1.35, or where the label pod-security.kubernetes.io/enforce-version names an older version, label the namespace pod-security.kubernetes.io/enforce: privileged.",
+        fix: "Set hostUsers: false. Before Kubernetes 1.35, or if the label pod-security.kubernetes.io/enforce-version names an older version, label the namespace pod-security.kubernetes.io/enforce: privileged.",
         page: "recipes/README.md",
     }
     PsaCapabilities = "pod-security-capabilities" {

@@ -32,7 +32,7 @@ messages! { Nri;
     NoService = "nri-no-service" {
         says: ["failed to connect to NRI service", "failed to connect to NRI/Runtime"],
         sample: "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",
-        cause: "An NRI plugin finds no runtime: NRI is switched off, connections of plugins are (disable_connections), the socket has another path, or the socket is not mounted into the plugin's pod.",
+        cause: "An NRI plugin finds no runtime: NRI is switched off, connections of plugins are switched off (disable_connections), the socket has another path, or the socket is not mounted into the plugin's pod.",
         fix: "The check nri_enabled of usernsd doctor shows what the runtime's files set, and usernsd bootstrap switches NRI on. Restart the runtime after a change.",
         page: "runbooks/checks/nri_enabled.md",
     }
@@ -40,6 +40,6 @@ messages! { Nri;
         says: ["failed to register with NRI/Runtime: ", "failed to register plugin…ttrpc: closed"],
         sample: "failed to register with NRI/Runtime: ttrpc: closed",
         cause: "The runtime closed the connection before the plugin was registered. On a busy node the time limit for it has passed (5 s by default, in the runtime and in the plugin's library), or the runtime was restarting.",
-        fix: "The plugin connects again if it is written so, or if its pod restarts. If it happens often, raise plugin_registration_timeout (CRI-O: nri_plugin_registration_timeout) and restart the runtime.",
+        fix: "The plugin connects again if it was written to do so, or if its pod restarts. If it happens often, raise plugin_registration_timeout (CRI-O: nri_plugin_registration_timeout) and restart the runtime.",
     }
 }

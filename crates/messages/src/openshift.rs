@@ -87,7 +87,7 @@ messages! { Openshift;
         ],
         sample: "provider restricted-v2: .containers[0].privileged: Invalid value: true: Privileged containers are not allowed",
         cause: "The SCC does not admit privileged containers, host namespaces, host ports or a volume type of the pod. With hostUsers: false most programs do not need them.",
-        fix: "Remove it from the pod, or bind an SCC that admits it.",
+        fix: "Remove what the message names from the pod, or bind an SCC that admits it.",
         page: "recipes/README.md",
     }
     SccRequired = "scc-required" {

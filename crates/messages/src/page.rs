@@ -7,9 +7,9 @@ use super::{Message, Program};
 
 const INTRODUCTION: &str = r#"# Error messages
 
-Messages of the kubelet, container runtimes, systemd and programs in pods that are related to user namespaces, as they
-are printed; numbers and names differ, and `…` stands for more text. `usernsd explain --from-log` recognises them in a
-line of a log:
+These are messages of the kubelet, container runtimes, systemd and programs in pods that are related to user
+namespaces. They are shown as they are printed; numbers and names differ, and `…` stands for other text. `usernsd
+explain --from-log` recognises them in a line of a log:
 
 ```console fresh
 # usernsd explain --from-log "Failed to create /init.scope control group: Permission denied"
