@@ -11,7 +11,8 @@ use crate::daemon_pod::{AS_IT_IS, DaemonPod, Variant, in_the_pod, node};
 use crate::faults;
 use crate::node::{Node, Options, Runtime};
 use crate::ownership;
-use crate::pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
+use crate::pods::{ContainerSpec, PodSpec, Pods, wait_for};
+use crate::service::privileged_systemd;
 use crate::storm;
 use usernsd_domain::crio::CrioVersion;
 
@@ -350,18 +351,6 @@ fn the_pod_stays_within_its_requests() {
         let limit = limits[container];
         assert!(after.0 * 2 <= limit, "{container}: {} KiB are more than half of {limit} KiB", after.0);
     }
-}
-
-/// A privileged systemd pod, with the agent in the DaemonSet's pod: its state or its exit code.
-fn privileged_systemd(node: &Node) -> Result<String, i32> {
-    let pods = Pods::connect(node);
-    let pod = pods.run_pod(&PodSpec::new("systemd").privileged());
-    let container = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
-    let state = pods.systemd_state(&container);
-    if state.is_ok() {
-        assert_eq!(container.owner("").0, BASE);
-    }
-    state
 }
 
 fn without(container: &'static str, capability: &'static str) -> Variant {

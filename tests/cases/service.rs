@@ -46,7 +46,7 @@ fn status_line(node: &Node, key: &str) -> String {
 
 /// The result of systemd as PID 1 of a privileged container: its state or its exit code.
 #[track_caller]
-fn privileged_systemd(node: &Node) -> Result<String, i32> {
+pub(crate) fn privileged_systemd(node: &Node) -> Result<String, i32> {
     let pods = Pods::connect(node);
     let pod = pods.run_pod(&PodSpec::new("systemd").privileged());
     let container = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));

@@ -398,20 +398,25 @@ async fn a_pod_that_is_longer_than_any_affects_no_other() {
     cluster.end().await;
 }
 
+/// The exporter repeats this call, but with pauses that grow from 20 ms to a minute.
+async fn assert_asked_rarely(api: Api, call: &str, pace: Pace) {
+    let slow = Pace { base: 20 * MS, longest: Duration::from_secs(60), ..pace };
+    let cluster = Cluster::start(api, Options { pace: slow, ..options() }).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.api.count(call) >= 3).await;
+    tokio::time::sleep(1500 * MS).await;
+    let count = cluster.api.count(call);
+    assert!(count < 40, "{count} times: {call}");
+    cluster.end().await;
+}
+
 #[tokio::test]
 async fn a_watch_that_closes_at_once_is_repeated_after_a_pause() {
     let api = Api::default();
     for _ in 0..1000 {
         api.fail("watch pods", Fault::Empty);
     }
-    let slow = Pace { base: 20 * MS, longest: Duration::from_secs(60), ..pace() };
-    let cluster = Cluster::start(api, Options { pace: slow, ..options() }).await;
-    cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.api.count("watch pods") >= 3).await;
-    tokio::time::sleep(1500 * MS).await;
-    let count = cluster.api.count("watch pods");
-    assert!(count < 40, "{count} watches");
-    cluster.end().await;
+    assert_asked_rarely(api, "watch pods", pace()).await;
 }
 
 #[tokio::test]
@@ -709,15 +714,7 @@ async fn lists_become_rare_if_the_place_of_a_watch_is_lost_repeatedly() {
     for _ in 0..1000 {
         api.fail("watch pods", Fault::Garbage(text));
     }
-    let slow =
-        Pace { base: 20 * MS, longest: Duration::from_secs(60), steady: Duration::from_secs(60), ..pace() };
-    let cluster = Cluster::start(api, Options { pace: slow, ..options() }).await;
-    cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.api.count("list pods") >= 3).await;
-    tokio::time::sleep(1500 * MS).await;
-    let count = cluster.api.count("list pods");
-    assert!(count < 40, "{count} lists");
-    cluster.end().await;
+    assert_asked_rarely(api, "list pods", Pace { steady: Duration::from_secs(60), ..pace() }).await;
 }
 
 #[tokio::test]

@@ -176,6 +176,18 @@ fn serve(protection: Protection) -> HttpServer {
     http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), protection).unwrap()
 }
 
+/// A server with these files, and the texts that `describe` makes of its events.
+fn serve_and_note(
+    files: TlsFiles,
+    describe: fn(ServerEvent) -> Option<String>,
+) -> (HttpServer, Arc<Mutex<Vec<String>>>) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&events);
+    let report = move |event| noted.lock().unwrap().extend(describe(event));
+    let server = serve(Protection { tls: Some(files), gate: None, report: Box::new(report) });
+    (server, events)
+}
+
 /// An answer over TLS, and whether the server's certificate is also valid for `name`.
 pub(crate) fn get(
     address: SocketAddr,
@@ -203,20 +215,12 @@ pub(crate) fn get(
 fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("first.test"));
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let reported = Arc::clone(&events);
-    let server = serve(Protection {
-        tls: Some(secret.files()),
-        gate: None,
-        report: Box::new(move |event| {
-            reported.lock().unwrap().push(match event {
-                ServerEvent::CertificateRenewed => "renewed".to_owned(),
-                ServerEvent::CertificateBroken(error) => error.to_string(),
-                ServerEvent::Refused(admission) => format!("{admission:?}"),
-                // Lines of another test.
-                ServerEvent::Certificate(_) | ServerEvent::CertificateRefused { .. } => return,
-            });
-        }),
+    let (server, events) = serve_and_note(secret.files(), |event| match event {
+        ServerEvent::CertificateRenewed => Some("renewed".to_owned()),
+        ServerEvent::CertificateBroken(error) => Some(error.to_string()),
+        ServerEvent::Refused(admission) => Some(format!("{admission:?}")),
+        // Lines of another test.
+        ServerEvent::Certificate(_) | ServerEvent::CertificateRefused { .. } => None,
     });
     for version in [&TLS12, &TLS13] {
         let client = authority.client(version);
@@ -288,16 +292,8 @@ fn a_storm_of_certificates_is_counted_change_by_change() {
 fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("first.test"));
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let reported = Arc::clone(&events);
-    let server = serve(Protection {
-        tls: Some(secret.files()),
-        gate: None,
-        report: Box::new(move |event| {
-            if !matches!(event, ServerEvent::Certificate(_)) {
-                reported.lock().unwrap().push(format!("{event:?}"));
-            }
-        }),
+    let (server, events) = serve_and_note(secret.files(), |event| {
+        (!matches!(event, ServerEvent::Certificate(_))).then(|| format!("{event:?}"))
     });
     let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
     // A pipe delivers the certificate when the reader has opened it.
