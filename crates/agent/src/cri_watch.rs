@@ -296,7 +296,7 @@ fn moment(at_ns: i64, now: SystemTime) -> Instant {
     ago.and_then(|ago| here.checked_sub(ago)).unwrap_or(here)
 }
 
-/// Whether an event stream with this end means that the runtime has no events.
+/// Whether a stream of events that ended like this shows that the runtime offers none.
 fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
     match error {
         Some(error) => matches!(error, CriError::Unimplemented { .. }),

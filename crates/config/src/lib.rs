@@ -308,7 +308,7 @@ fn one_of<T: Choice>(text: &str) -> Result<T, String> {
     T::named(text).ok_or_else(|| write_one_of(T::ALL.iter().map(|value| value.name())))
 }
 
-/// As [`one_of`], for values that are no enum.
+/// As [`one_of`], for values that are not an enum.
 fn one_of_named<T: Copy>(values: &[(&str, T)], text: &str) -> Result<T, String> {
     let found = values.iter().find(|(name, _)| *name == text);
     found.map(|(_, value)| *value).ok_or_else(|| write_one_of(values.iter().map(|(name, _)| *name)))

@@ -37,7 +37,7 @@ pub struct BootstrapCrio {
     pub pod_events: bool,
     /// Whether NRI is enabled.
     pub nri: bool,
-    /// `ping` in every pod.
+    /// Whether `ping` works in every pod.
     pub ping_group_range: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct BootstrapContainerd {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapHook {
-    /// Whether it is installed.
+    /// When the hook is installed: `auto`, `always` or `never`.
     pub install: String,
     /// The program's path on the host.
     pub path: String,
@@ -69,9 +69,9 @@ pub struct BootstrapHook {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapNri {
-    /// Whether it is installed.
+    /// When the plugin is installed: `auto` or `never`.
     pub plugin: String,
-    /// Whether the runtime requires it.
+    /// For which pods the runtime requires the plugin: `off`, `annotated` or `all`.
     pub required: String,
 }
 

@@ -27,9 +27,8 @@ pub struct Held {
 // === impl Held ===
 
 impl Held {
-    /// How many cgroups it may come to hold, itself included. One without a bound of its own, or with one
-    /// that means nothing in a pod that may hold `pod`, is taken to stay as it is: its cgroup was not
-    /// handed over.
+    /// The most cgroups that it may contain later, itself included, in a pod with the limit `pod`. Without a bound of
+    /// its own, or with one that is not below the pod's, it was not handed over, and counts as it is now.
     #[must_use]
     pub fn most(self, pod: u32) -> u64 {
         let below = match self.bound {
@@ -71,10 +70,10 @@ pub fn missing(limits: &Limits, descendants: Limit, depth: Limit) -> Vec<(&'stat
 /// container's own directories; `used` is the number of cgroups that the container has made already, and
 /// `mount` the mount of its cgroup in its specification.
 ///
-/// How many containers will come is unknown on the node. So a part is kept for directories alone, of the
-/// rest each container gets half, and the next one half of what that leaves; one whose cgroup is not to be
-/// writable gets a sixteenth. A container that has made more before it was bounded keeps room for twice as
-/// many, as far as there is room.
+/// The node does not know how many containers will follow. So a part is reserved for the containers' own
+/// directories; of the rest, each container gets half, and the next one half of what remains; one whose cgroup is
+/// not to be writable gets a sixteenth. A container that has created more before it was bounded keeps room for
+/// twice as many, as far as there is room.
 #[must_use]
 pub fn share(pod: u32, taken: u64, used: u64, mount: CgroupMount) -> u32 {
     let kept = (pod / KEPT_PART).max(KEPT_LEAST);

@@ -90,8 +90,8 @@ impl Accounts {
         owner == other || id_of(owner).is_some_and(|id| id_of(other) == Some(id))
     }
 
-    /// Whether these owners of subuid(5) may have the same IDs: one user, or `root` and `lxd`, to whom LXD's package gives
-    /// one range, because the one runs it and the other is looked up.
+    /// Whether these owners of subuid(5) may have the same IDs: one user, or `root` and `lxd`. LXD's package gives these
+    /// two the same range: LXD runs as `root`, and looks up `lxd`.
     #[must_use]
     pub fn may_share(&self, owner: &str, other: &str) -> bool {
         let are = |root: &str, lxd: &str| self.is_same(root, "root") && self.is_same(lxd, "lxd");

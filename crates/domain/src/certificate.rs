@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::utc::moment;
 
-/// More names are not kept.
+/// The most names that are kept.
 const MAX_NAMES: usize = 20;
 /// 2.5.29.17, the names of the subject.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -31,11 +31,11 @@ pub struct Certificate {
     pub not_before: SystemTime,
     /// The last second of the validity.
     pub not_after: SystemTime,
-    /// DNS names and IP addresses that it is for, the first few.
+    /// The first few DNS names and IP addresses that the certificate is for.
     pub names: Vec<String>,
 }
 
-/// The position of a time relative to a certificate's validity.
+/// Whether a certificate is valid at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Valid,
@@ -145,7 +145,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         short @ ..0x80 => (usize::from(*short), rest),
-        // Longer than 4 GiB is nothing that was read.
+        // No certificate that was read is longer than 4 GiB.
         long => {
             let (digits, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
             if digits.is_empty() || digits.len() > 4 {

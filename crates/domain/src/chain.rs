@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(chain(&Save::from(write)), "the settings are not saved: writing /a: the disk is full");
         assert_eq!(chain(&Save::from(Disk)), "the disk is full");
         assert_eq!(chain(&Disk), "the disk is full");
-        // As reqwest, zbus and others do.
+        // The texts of errors of reqwest, zbus and others contain their cause.
         let repeats = Repeats(Disk);
         assert_eq!(chain(&repeats), "cannot save: the disk is full");
     }

@@ -22,7 +22,7 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// The moment of these fields, year to second; `None` before 1970 and for what is no date. The second may be
+/// The moment of these fields, year to second; `None` before 1970 and for fields that are not a date. The second may be
 /// 60, which is the next minute.
 #[must_use]
 pub fn moment([year, month, day, hour, minute, second]: [u64; 6]) -> Option<SystemTime> {

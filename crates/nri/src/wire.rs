@@ -281,7 +281,7 @@ impl List {
     /// the others would be without the plugin.
     ///
     /// # Errors
-    /// The part is no protobuf message; what precedes the damage is kept.
+    /// The part is not a protobuf message; what precedes the damage is kept.
     pub(super) fn add(&mut self, payload: &[u8], cuts: &mut Cuts) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {
@@ -313,7 +313,7 @@ impl List {
     /// Skips one part of a list that the caller does not need; returns whether more follow.
     ///
     /// # Errors
-    /// The part is no protobuf message.
+    /// The part is not a protobuf message.
     pub(super) fn skip(payload: &[u8]) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {

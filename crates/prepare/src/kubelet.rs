@@ -63,7 +63,7 @@ struct ManifestMetadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// The annotations in a static pod's manifest (YAML or JSON); `None` if it is no manifest, which the kubelet
+/// The annotations in a static pod's manifest (YAML or JSON); `None` if it is not a manifest, which the kubelet
 /// ignores, too.
 #[must_use]
 pub fn static_pod_annotations(bytes: &[u8]) -> Option<BTreeMap<String, String>> {

@@ -39,7 +39,7 @@ struct Written {
     text: String,
     /// When it was written, by the clock by which NFD compares.
     wall: SystemTime,
-    /// The same by a clock that nobody sets.
+    /// The same time by the monotonic clock, which cannot be set.
     at: Instant,
 }
 

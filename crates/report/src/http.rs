@@ -94,7 +94,7 @@ pub struct Routes {
     /// Renders `/metrics`; `None` if that is not possible. The future is awaited on the server's thread and must not
     /// block it.
     pub metrics: Text,
-    /// Renders a part of `/metrics`, for each scraper for whom the whole is not possible, or that would not wait any
+    /// Renders a part of `/metrics`, for a scraper that cannot get the whole, or that would not wait any
     /// longer for it; without this the scraper waits. It must not block.
     pub partial_metrics: Option<Partial>,
     /// `/api/v1/state`: the state document, JSON.

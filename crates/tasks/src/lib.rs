@@ -1,6 +1,6 @@
-//! How the long-running roles run their tasks: one kind of asynchronous runtime, tasks with names of which none may end
-//! by itself and which are all stopped in one way, and a mailbox that keeps the latest value. Nothing here depends on what a
-//! task does. Used by the composition roots and by crates whose tasks have tasks of their own.
+//! How the long-running roles run their tasks: one kind of asynchronous runtime, named tasks of which none may end by
+//! itself, one way to stop them all, and a mailbox that keeps the latest value. Nothing here depends on what a task does.
+//! Used by the composition roots, and by crates whose tasks start tasks of their own.
 
 mod latest;
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use latest::Latest;
 
-/// How long a thread for blocking work is kept when there is none.
+/// How long an idle thread for blocking work is kept.
 const IDLE: Duration = Duration::from_secs(5);
 
 tokio::task_local! {
@@ -35,8 +35,8 @@ pub fn runtime(blocking: usize) -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().max_blocking_threads(blocking).thread_keep_alive(IDLE).build()
 }
 
-/// Has the name of the task written to stderr if one panics: where a panic aborts the process, nobody else could name
-/// it. To be called once, before tasks are spawned.
+/// Makes a panic print the name of its task to stderr: a panic aborts the process, so nothing can print the name
+/// afterwards. Called once, before tasks are spawned.
 pub fn name_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -48,7 +48,7 @@ pub fn name_panics() {
     }));
 }
 
-/// A task ended although nobody had stopped it.
+/// A task ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TaskEnded {
     /// The task returned.
@@ -77,7 +77,7 @@ pub struct Tasks {
 // === impl Tasks ===
 
 impl Tasks {
-    /// No task yet.
+    /// An empty set of tasks.
     #[must_use]
     pub fn new() -> Tasks {
         Tasks::default()

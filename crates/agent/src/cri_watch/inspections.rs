@@ -125,7 +125,7 @@ impl Inspections<'_> {
         }
     }
 
-    /// Inspects a container whose current state and process the runtime reports.
+    /// Asks the runtime for a container's current state and process, and inspects the container again.
     pub(super) async fn again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
         let since = Instant::now();
         let Some(found) = cri.container(id).await? else {

@@ -29,7 +29,7 @@ pub fn documented_markdown() -> String {
 }
 
 impl Check {
-    /// The beginning of its page, `docs/runbooks/checks/NAME.md`.
+    /// The beginning of the check's page, `docs/runbooks/checks/NAME.md`.
     #[must_use]
     pub fn page_head(self) -> String {
         let (name, meaning, severity) = (self.name(), self.meaning(), self.severity().name());

@@ -66,8 +66,8 @@ fn container(pod: &Pod, record: &Record) -> String {
     format!("container {} of pod {}/{}", record.name, pod.name.namespace, pod.name.name)
 }
 
-/// The remedy: the pod's successor gets new mappings, and its own cgroup from the start. Names that Kubernetes would
-/// not allow are not put into a command.
+/// The command that deletes the pod, as a remedy: its successor gets new mappings, and its own cgroup from the start.
+/// Names that Kubernetes would not allow are not put into a command.
 fn delete(pod: &Pod) -> String {
     if pod.has_good_names() {
         format!("kubectl delete pod -n {} {}", pod.name.namespace, pod.name.name)
@@ -116,7 +116,7 @@ impl PodFacts<'_> {
     }
 
     fn overlaps(&self) -> Vec<Problem> {
-        // IDs outside all pools harm nobody at present; usernsd_id_range_overlaps counts them.
+        // IDs outside all pools do no harm at present; usernsd_id_range_overlaps counts them.
         let with_someone = |pod: &&SurveyedPod| {
             let mut kinds = OverlapKind::OF_PODS.into_iter().zip(pod.shared);
             kinds.any(|(kind, ids)| ids > 0 && kind != OverlapKind::PodOutsidePool)
@@ -176,7 +176,7 @@ impl PodFacts<'_> {
         wrong.take(MANY).map(problem).collect()
     }
 
-    /// The containers of which it is not known, because they permit nobody else to read their cgroup: a sentence's end.
+    /// The end of a sentence: the containers whose cgroup cannot be read, because they have changed its mode.
     fn closed(&self) -> String {
         let closed = self.containers().filter(|(_, record)| record.outcome == Outcome::Skipped(Skip::Closed));
         let names: Vec<String> = closed.take(MANY).map(|(pod, record)| container(pod, record)).collect();

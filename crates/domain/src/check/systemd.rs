@@ -4,7 +4,7 @@ use super::{Answer, Category, Check, Checked, Probe};
 
 /// `GetUnitByPIDFD` came with it: before, a process is identified by its PID, which can be reused.
 const BY_PIDFD: u32 = 253;
-/// At most so many scopes are named.
+/// The most scopes that are named.
 const MANY: usize = 5;
 
 /// The facts about systemd.

@@ -13,7 +13,7 @@ static OWN: LazyLock<HashSet<&str>> = LazyLock::new(|| WORDS.lines().collect());
 const LEFT_OUT: &str = "(left out)";
 /// Words after which a name follows.
 const BEFORE_NAME: [&str; 8] = ["container", "image", "namespace", "node", "pod", "sandbox", "user", "group"];
-/// Words that may follow those and are no names.
+/// Words that may follow those and are not names.
 const NO_NAME: [&str; 70] = [
     "a",
     "all",
@@ -110,7 +110,7 @@ pub fn own_words(text: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
             out += word.get(bare.len()..).unwrap_or_default();
             let mut chars = after.chars();
             if let Some(char) = chars.next() {
-                // "the pod: it" and "pod=x" are no sentence about a name; in `pod "x"` the name follows.
+                // "the pod: it" and "pod=x" are not sentences about a name; in `pod "x"` the name follows.
                 follows &= char.is_whitespace() || char == '"' || char == '\'';
                 out.push(char);
             }

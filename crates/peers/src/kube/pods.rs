@@ -167,7 +167,7 @@ object!(ContainerStatus { "name" => name, "user" => user });
 object!(User { "linux" => linux });
 object!(LinuxUser { "uid" => uid });
 
-/// An object of a list; `None` if it is no pod.
+/// An object of a list; `None` if it is not a pod.
 struct Item(Option<Pod>);
 
 /// The lines of a watch. A line that is too long is skipped, and yields [`KubeError::TooLong`].

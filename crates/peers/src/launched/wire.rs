@@ -201,7 +201,7 @@ struct ChangeWire {
 // === impl FromAgent ===
 
 impl FromAgent {
-    /// Reads a line. A line that is no message becomes [`FromAgent::Unknown`].
+    /// Reads a line. A line that is not a message becomes [`FromAgent::Unknown`].
     #[must_use]
     pub fn parse(line: &str) -> FromAgent {
         serde_json::from_str(line).unwrap_or(FromAgent::Unknown)
@@ -236,7 +236,7 @@ impl Hello {
 // === impl FromPlugin ===
 
 impl FromPlugin {
-    /// Reads a line. A line that is no message becomes [`FromPlugin::Unknown`].
+    /// Reads a line. A line that is not a message becomes [`FromPlugin::Unknown`].
     #[must_use]
     pub fn parse(line: &str) -> FromPlugin {
         let Ok(value) = serde_json::from_str::<Value>(line) else {

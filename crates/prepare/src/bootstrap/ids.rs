@@ -35,7 +35,7 @@ const PROGRAMS: [HostPath; 6] = [
 ];
 /// Sources of nsswitch.conf(5) whose users are read here.
 const IN_FILES: [&str; 2] = ["files", "altfiles"];
-/// Sources that cannot have a user whom someone named kubelet.
+/// Sources that need not be asked for a user `kubelet`: files, which are read here, and the users that systemd creates.
 const LOCAL: [&str; 5] = ["files", "altfiles", "compat", "systemd", "mymachines"];
 /// Time limit of getent and getsubids. An unreachable directory service answers late, and the kubelet waits
 /// for it, too.

@@ -55,7 +55,7 @@ fn version_of_oci(path: &str, line: &str, versions: &mut Many) {
     }
 }
 
-/// One check of many objects.
+/// A check of several OCI runtimes: what was found of each.
 struct Many {
     check: Check,
     good: Vec<String>,

@@ -32,7 +32,7 @@ pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
     let parsed = spawn_blocking(move || parse(received));
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(|error| KubeError::Away(brief(&error)))?.into_data() else { continue };
-        // The parser stops early if the answer is no list.
+        // The parser stops early if the answer is not a list.
         if parts.send(part).await.is_err() {
             break;
         }
@@ -143,7 +143,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let Items(budget, list) = self;
-        // An item that is no pod must not spoil the others.
+        // An item that is not a pod must not spoil the others.
         while let Some(Item(pod)) = items.next_element()? {
             budget.set(ENDLESS);
             match pod {
