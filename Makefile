@@ -127,6 +127,9 @@ $(BINARIES)/usernsd-linux-%: tools FORCE
 	if [[ $* = $(OWN_ARCH) ]]; then \
 	  RUSTFLAGS='$(DIST_RUSTFLAGS) $(REMAP_RUSTFLAGS)' cargo build --locked --profile dist --target $(RUST_$*) --bin usernsd; \
 	  built=$(OUT)/$(RUST_$*)/dist/usernsd; \
+	  status=0; \
+	  RUST_BACKTRACE=1 $$built config check /nonexistent 2>/dev/null || status=$$?; \
+	  ((status == 2)) || { echo "with RUST_BACKTRACE, an error ended $$built with $$status" >&2; exit 1; }; \
 	else \
 	  built=$$(RUSTFLAGS='$(DIST_RUSTFLAGS)' release/cross.sh $* build --profile dist); \
 	fi; \

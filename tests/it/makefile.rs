@@ -37,3 +37,23 @@ fn what_make_would_do_on_all_machines_is_printed_and_not_done() {
     }
     assert!(printed.contains("vm.sh test --kernel 6.1 --lsm apparmor --suite bookworm"), "{printed}");
 }
+
+/// The image's program has no tables for unwinding, so it would end where an error looks for its callers: with
+/// RUST_BACKTRACE in the environment, a container whose hook has an error would not start.
+#[test]
+fn an_error_looks_for_no_callers() {
+    const CHILD: &str = "USERNSD_TEST_ERROR";
+    if std::env::var_os(CHILD).is_some() {
+        println!("<{:?}>", anyhow::anyhow!("what failed"));
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "makefile::an_error_looks_for_no_callers", "--nocapture"])
+        .env(CHILD, "1")
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("RUST_LIB_BACKTRACE")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("<what failed>"), "{printed}");
+}
