@@ -9,6 +9,7 @@ mod error;
 mod root;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::cell::OnceCell;
 use std::ffi::CStr;
@@ -31,6 +32,7 @@ use usernsd_domain::idmap::HostId;
 pub use delegate_list::{ReadListError, read_delegate_list};
 pub use error::CgroupError;
 pub use root::CgroupRoot;
+pub use watch::{CgroupWatch, CgroupWatches, EndedWatches};
 
 /// A cgroup, held by a handle on its directory.
 #[derive(Debug)]

@@ -14,16 +14,20 @@ use usernsd_domain::lock::lock;
 use usernsd_domain::node::{ContainerCgroups, PodCgroup};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::record::Record;
-use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot};
+use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot, CgroupWatch, CgroupWatches, EndedWatches};
 
 /// How long facts are used that only the host's root can change: the limits, and whether a cgroup that is no
 /// container's has others below it. A new record of one of the pod's containers ends it sooner.
 const KEPT: Duration = Duration::from_secs(45);
 
+/// The most cgroups that are watched: root has 8,192 watches for everything on the node in kernels before 5.11.
+const WATCHED: usize = 2_000;
+
 /// Reads the cgroups of pods.
 #[derive(Debug)]
 pub(super) struct PodCgroups {
     root: CgroupRoot,
+    watches: Option<CgroupWatches>,
     /// By the path of the pod's cgroup; only of the pods of the last survey.
     kept: Mutex<HashMap<CgroupPath, Kept>>,
     /// See [`KEPT`].
@@ -47,6 +51,8 @@ struct Quiet {
     /// Number of cgroups directly below the pod's.
     children: u64,
     found: PodCgroup,
+    /// On the pod's cgroup and its containers'. As long as none has ended, nothing is looked at.
+    watches: Vec<CgroupWatch>,
 }
 
 // === impl Kept ===
@@ -67,6 +73,10 @@ impl Kept {
             && self.of.len() == pod.containers.len()
             && self.of.iter().zip(&pod.containers).all(|(one, other)| Arc::ptr_eq(one, other))
     }
+
+    fn watches(&self) -> &[CgroupWatch] {
+        self.quiet.as_ref().map_or(&[], |quiet| &quiet.watches)
+    }
 }
 
 // === impl PodCgroups ===
@@ -74,7 +84,8 @@ impl Kept {
 impl PodCgroups {
     /// The cgroups below `root`.
     pub(super) fn open(root: &Path) -> Result<PodCgroups, CgroupError> {
-        Ok(PodCgroups { root: CgroupRoot::open(root)?, kept: Mutex::default(), keeps: KEPT })
+        let root = CgroupRoot::open(root)?;
+        Ok(PodCgroups { root, watches: CgroupWatches::new(), kept: Mutex::default(), keeps: KEPT })
     }
 
     /// See [`CgroupRoot::is_unified`].
@@ -87,30 +98,53 @@ impl PodCgroups {
         // The value is replaced as a whole, so after a panic of another thread it is an older one, or empty.
         let mut kept = lock(&self.kept);
         let mut before = std::mem::take(&mut *kept);
+        let ended = self.watches.as_ref().map_or(EndedWatches::Any, CgroupWatches::ended);
+        let mut free = WATCHED.saturating_sub(before.values().map(|one| one.watches().len()).sum());
         let mut succeeded = true;
         let found = pods.iter().map(|pod| {
             let path = pod.cgroup.as_ref()?;
             let (path, mut one) = match before.remove_entry(path) {
                 Some((path, one)) if one.is_usable_for(pod, self.keeps) => (path, one),
-                _ => (path.clone(), Kept::new(pod)),
+                other => {
+                    other.iter().for_each(|(_, one)| self.unwatch(one.watches()));
+                    (path.clone(), Kept::new(pod))
+                }
             };
-            let found = self.one(pod, &path, &mut one, &mut succeeded);
+            let is_watched =
+                !one.watches().is_empty() && one.watches().iter().all(|watch| !ended.has(*watch));
+            let found = match &one.quiet {
+                Some(quiet) if is_watched => Some(quiet.found.clone()),
+                _ => self.one(pod, &path, &mut one, &mut free, &mut succeeded),
+            };
             kept.insert(path, one);
             found
         });
         let found = found.collect();
+        before.values().for_each(|one| self.unwatch(one.watches()));
         (found, succeeded)
     }
 
     /// The cgroup of a pod; `None` if it was removed, which is no failure, or cannot be read, which makes `succeeded`
     /// false. A container that closed its cgroup is left out, which is no failure either.
-    fn one(&self, pod: &Pod, path: &CgroupPath, kept: &mut Kept, succeeded: &mut bool) -> Option<PodCgroup> {
-        if let Some(Quiet { children, found }) = &kept.quiet
-            && self.is_still_quiet(pod, path, *children)
-        {
-            return Some(found.clone());
+    /// A quiet one is watched from now on, as long as watches are `free`.
+    fn one(
+        &self,
+        pod: &Pod,
+        path: &CgroupPath,
+        kept: &mut Kept,
+        free: &mut usize,
+        succeeded: &mut bool,
+    ) -> Option<PodCgroup> {
+        self.unwatch(kept.watches());
+        if let Some(Quiet { children, found, .. }) = kept.quiet.take() {
+            // Watched first, so that no change is missed in between.
+            let watches = self.watch(pod, path, free);
+            if self.is_still_quiet(pod, path, children) {
+                kept.quiet = Some(Quiet { children, found: found.clone(), watches });
+                return Some(found);
+            }
+            self.unwatch(&watches);
         }
-        kept.quiet = None;
         let mut read = |result: Result<(u64, Limit), CgroupError>| match result {
             Ok(found) => Some(found),
             Err(error) => {
@@ -149,8 +183,38 @@ impl PodCgroups {
             }
         }
         let found = PodCgroup { descendants, limit, fullest };
-        kept.quiet = children.filter(|_| are_empty).map(|children| Quiet { children, found: found.clone() });
+        kept.quiet = children.filter(|_| are_empty).map(|children| Quiet {
+            children,
+            found: found.clone(),
+            watches: Vec::new(),
+        });
         Some(found)
+    }
+
+    /// Watches the pod's cgroup and its containers'; empty if one of them cannot be watched.
+    fn watch(&self, pod: &Pod, path: &CgroupPath, free: &mut usize) -> Vec<CgroupWatch> {
+        let Some(watches) = &self.watches else { return Vec::new() };
+        let own = pod.containers.iter().filter_map(|record| record.cgroup.as_ref());
+        let all: Vec<&CgroupPath> = std::iter::once(path).chain(own).collect();
+        if all.len() > *free {
+            return Vec::new();
+        }
+        let mut set = Vec::with_capacity(all.len());
+        for path in all {
+            match watches.add(&self.root, path) {
+                Some(watch) => set.push(watch),
+                None => {
+                    self.unwatch(&set);
+                    return Vec::new();
+                }
+            }
+        }
+        *free -= set.len();
+        set
+    }
+
+    fn unwatch(&self, watches: &[CgroupWatch]) {
+        watches.iter().for_each(|watch| self.watches.iter().for_each(|all| all.remove(*watch)));
     }
 
     /// Whether the pod's cgroup still has as many children, and its containers' still have none. A container can create
@@ -291,6 +355,52 @@ mod tests {
             assert_eq!((after.descendants, succeeded), (others + 2, true), "{container}: they are hidden");
             assert_eq!(after.fullest.unwrap().descendants, 2, "{container}");
         }
+    }
+
+    #[test]
+    fn a_watched_pod_is_not_looked_at_until_something_happens_in_it() {
+        for container in [SCOPES[0], "crio-a.scope/container"] {
+            let tree = Tree::new();
+            tree.make(container, 0, "100");
+            tree.make("", container.split('/').count() as u64, "250");
+            let records = [record("a", container)];
+            let cgroups = tree.open();
+            let first = found(&cgroups, &records);
+            // The second time it is watched.
+            assert_eq!(found(&cgroups, &records), first, "{container}");
+            let (pod, away) = (tree.at(""), tree.0.path().join("away"));
+            fs::rename(&pod, &away).unwrap();
+            assert_eq!(found(&cgroups, &records), first, "{container}: it is looked at");
+            fs::create_dir(away.join(container).join("a")).unwrap();
+            assert_eq!(
+                cgroups.of(&Pod::of(&records)),
+                (vec![None], true),
+                "{container}: it is not looked at"
+            );
+            fs::rename(&away, &pod).unwrap();
+            tree.make(&format!("{container}/a"), 0, "max");
+            tree.make(container, 1, "100");
+            tree.make("", container.split('/').count() as u64 + 1, "250");
+            assert_eq!(found(&cgroups, &records).0.fullest.unwrap().descendants, 1, "{container}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_cgroups_are_watched() {
+        let tree = Tree::new();
+        tree.make(SCOPES[0], 0, "100");
+        tree.make("", 1, "250");
+        let cgroups = tree.open();
+        let pods = Pod::of(&[record("a", SCOPES[0])]);
+        let path = pods[0].cgroup.clone().unwrap();
+        for (mut free, watched, left) in [(1, 0, 1), (2, 2, 0), (9, 2, 7)] {
+            assert_eq!(cgroups.watch(&pods[0], &path, &mut free).len(), watched);
+            assert_eq!(free, left);
+        }
+        // One that cannot be watched is looked at.
+        let pods = Pod::of(&[record("a", "gone.scope")]);
+        let mut free = 9;
+        assert_eq!((cgroups.watch(&pods[0], &path, &mut free), free), (vec![], 9));
     }
 
     #[test]
