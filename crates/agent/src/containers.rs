@@ -141,7 +141,7 @@ impl Containers {
     pub fn inspect_all(&self, containers: &[(Container, Stage)], source: Source, since: Instant) {
         let decide = |(container, stage): &(Container, Stage)| {
             let trigger = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
-            self.decider.inspect(container, trigger)
+            self.decider.inspect(container, trigger).closed()
         };
         self.finish(containers.iter().map(decide).collect());
     }

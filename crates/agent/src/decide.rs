@@ -131,12 +131,18 @@ pub struct Decision {
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
     /// Handles that are closed with this decision, after the answer.
-    _own: Option<Cgroup>,
+    _cgroups: (Option<Cgroup>, Vec<Cgroup>),
 }
 
 // === impl Decision ===
 
 impl Decision {
+    /// Closes the handles of cgroups, for a decision that is kept while others are made.
+    #[must_use]
+    pub fn closed(self) -> Decision {
+        Decision { _cgroups: (None, Vec::new()), ..self }
+    }
+
     /// Reads what the record lacks and the decision did not need, once the runtime does not wait any more.
     pub fn complete(&mut self) {
         Decision::complete_all(std::slice::from_mut(self));
@@ -373,11 +379,11 @@ impl Decider {
         // A running container can no longer be refused.
         let refusal = self.refusal(container, record.isolation).filter(|_| trigger.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
-        let Inspection { detail, changes, init, own, .. } = handled;
+        let Inspection { detail, changes, init, own, beside, .. } = handled;
         let refused = refusal.is_some();
         let took = trigger.since.elapsed();
         let inspected = Inspected { record, changes, failed, detail, refused, unanswered, after, took };
-        Decision { inspected, refusal, init, _own: own }
+        Decision { inspected, refusal, init, _cgroups: (own, beside) }
     }
 
     /// Whether the container was created without the writable cgroup that its pod asked for and may have.

@@ -93,6 +93,8 @@ pub struct Inspection {
     pub init: Option<Process>,
     /// The container's cgroup. Its handles are closed when this is dropped, for which nobody need wait.
     pub own: Option<Cgroup>,
+    /// Other cgroups of its pod, likewise.
+    pub beside: Vec<Cgroup>,
 }
 
 /// Facts for the record.
@@ -174,6 +176,7 @@ impl Inspection {
             observation: Observation::default(),
             init: None,
             own: None,
+            beside: Vec::new(),
         }
     }
 

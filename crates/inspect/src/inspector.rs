@@ -247,7 +247,8 @@ mod tests {
             ..Observation::default()
         };
         let outcome = Outcome::Skipped(Skip::HostUserNamespace);
-        Inspection { outcome, detail: None, changes: Vec::new(), observation, init: None, own: None }
+        let (changes, beside) = (Vec::new(), Vec::new());
+        Inspection { outcome, detail: None, changes, observation, init: None, own: None, beside }
     }
 
     fn record(specified: bool, is_hosts: bool, stage: Stage) -> Record {

@@ -6,12 +6,13 @@
 
 mod delegate_list;
 mod error;
+mod later;
 mod root;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -31,6 +32,7 @@ use usernsd_domain::idmap::HostId;
 
 pub use delegate_list::{ReadListError, read_delegate_list};
 pub use error::CgroupError;
+use later::Later;
 pub use root::CgroupRoot;
 pub use watch::{CgroupWatch, CgroupWatches, EndedWatches};
 
@@ -45,6 +47,9 @@ pub struct Cgroup {
     children: Option<u64>,
     /// A second handle, which can be read and locked; opened if it is needed.
     readable: OnceCell<OwnedFd>,
+    /// Whether the directory has been read through that.
+    listed: Cell<bool>,
+    later: Later,
     /// The root of the tree, as it was when the cgroup was opened.
     root: Ancestor,
     /// The directories above it, from the root's child down.
@@ -117,6 +122,12 @@ fn ancestor(path: CgroupPath, stat: &Stat) -> Ancestor {
 // === impl Cgroup ===
 
 impl Cgroup {
+    fn new(held: Held, children: Option<u64>, root: Ancestor, above: Vec<Held>) -> Cgroup {
+        let Held { found, dir, inode } = held;
+        let (readable, listed, later) = (OnceCell::new(), Cell::new(false), Later::default());
+        Cgroup { found, dir, inode, children, readable, listed, later, root, above }
+    }
+
     /// The path below the root.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {
@@ -160,8 +171,8 @@ impl Cgroup {
         let mut above = self.above.clone();
         above.push(Held { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
         let (found, root) = (ancestor(path, &stat), self.root.clone());
-        let (children, readable) = (directories_in(&stat), OnceCell::new());
-        Ok(Cgroup { found, dir: Arc::new(dir), inode: stat.st_ino, children, readable, root, above })
+        let children = directories_in(&stat);
+        Ok(Cgroup::new(Held { found, dir: Arc::new(dir), inode: stat.st_ino }, children, root, above))
     }
 
     /// The cgroup at that path above it, whose handle is held already.
@@ -169,19 +180,10 @@ impl Cgroup {
     pub fn above(&self, path: &CgroupPath) -> Option<Cgroup> {
         let index = self.above.iter().position(|above| above.found.path == *path)?;
         let (before, rest) = self.above.split_at_checked(index)?;
-        let Held { found, dir, inode } = rest.first()?.clone();
-        let stat = fstat(&dir).ok()?;
-        let (found, children, readable) =
-            (ancestor(found.path, &stat), directories_in(&stat), OnceCell::new());
-        Some(Cgroup {
-            found,
-            dir,
-            inode,
-            children,
-            readable,
-            root: self.root.clone(),
-            above: before.to_vec(),
-        })
+        let held = rest.first()?.clone();
+        let stat = fstat(&held.dir).ok()?;
+        let held = Held { found: ancestor(held.found.path, &stat), ..held };
+        Some(Cgroup::new(held, directories_in(&stat), self.root.clone(), before.to_vec()))
     }
 
     /// The directories above it as they were when it was opened, the root of the tree first.
@@ -209,8 +211,9 @@ impl Cgroup {
             errno => CgroupError::opening(self.path(), errno),
         };
         let dir = self.readable().map_err(opening)?;
-        // It may have been read before.
-        seek(dir, SeekFrom::Start(0)).map_err(opening)?;
+        if self.listed.replace(true) {
+            seek(dir, SeekFrom::Start(0)).map_err(opening)?;
+        }
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(dir, &mut buffer);
         let mut names = Vec::new();
@@ -313,10 +316,12 @@ impl Cgroup {
         let mut first = [0; 4096];
         let length = rustix::io::read(&fd, &mut first).map_err(failed)?;
         let mut bytes = first.get(..length).unwrap_or_default().to_vec();
+        let file = File::from(fd);
         if length >= WHOLE {
-            let rest = File::from(fd).take(1 << 20).read_to_end(&mut bytes);
+            let rest = (&file).take(1 << 20).read_to_end(&mut bytes);
             rest.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         }
+        self.later.close(file.into());
         String::from_utf8(bytes).map_err(|_| CgroupError::call(what(), Errno::INVAL))
     }
 
@@ -330,12 +335,15 @@ impl Cgroup {
             Errno::NOENT | Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::refused(&self.dir, name, what(), errno),
         })?;
-        File::from(fd).write_all(text.as_bytes()).map_err(|error| {
+        let file = File::from(fd);
+        (&file).write_all(text.as_bytes()).map_err(|error| {
             match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
                 Errno::NODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
                 errno => CgroupError::call(what(), errno),
             }
-        })
+        })?;
+        self.later.close(file.into());
+        Ok(())
     }
 
     /// The PIDs of the processes in it, without those in its children or outside this PID namespace.

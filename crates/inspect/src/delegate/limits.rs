@@ -14,6 +14,9 @@ use usernsd_linux::cgroupfs::{Cgroup, CgroupError};
 /// The most cgroups that an OCI runtime creates within a container's own: crun creates one.
 const RUNTIMES_CGROUPS: usize = 8;
 
+/// The most cgroups of a pod that are kept until the answer is sent.
+const KEPT: usize = 8;
+
 /// How many cgroups a cgroup directly below a pod's contains, itself included.
 struct Contained {
     now: u64,
@@ -58,6 +61,7 @@ impl Delegator {
         if let Some(pod) = &pod {
             self.set_share(own, pod, limits.descendants, specified, done)?;
         }
+        done.beside.extend(pod);
         done.observation.limits = Some(limits);
         Ok(())
     }
@@ -81,13 +85,21 @@ impl Delegator {
         let top = below.next().unwrap_or_default();
         let mut taken = 1 + below.count() as u64;
         let used = descendants(own)?;
-        let mut others = descendants(pod)?.saturating_sub(taken.saturating_add(used));
+        // As many as are seen.
+        let mut seen = taken.saturating_add(used);
         let mut closed = 0;
         for name in pod.children()?.iter().filter(|name| *name != top) {
-            match pod.child(name).and_then(|beside| most_held(&beside, most)) {
+            let held = pod.child(name).and_then(|beside| {
+                let held = most_held(&beside, most)?;
+                if done.beside.len() < KEPT {
+                    done.beside.push(beside);
+                }
+                Ok(held)
+            });
+            match held {
                 Ok(held) => {
                     taken = taken.saturating_add(held.most);
-                    others = others.saturating_sub(held.now);
+                    seen = seen.saturating_add(held.now);
                 }
                 Err(error) if error.is_gone() => {}
                 // A container that closes its cgroup must not keep this one from getting its own.
@@ -95,6 +107,11 @@ impl Delegator {
                 Err(error) => return Err(error.into()),
             }
         }
+        // What is not seen is in the closed ones.
+        let others = match closed {
+            0 => 0,
+            _ => descendants(pod)?.saturating_sub(seen),
+        };
         let taken = bounds::taken_with_closed(most, taken, closed, others);
         let share = bounds::share(most, taken, used, specified);
         done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);

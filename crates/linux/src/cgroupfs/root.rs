@@ -1,6 +1,5 @@
 //! The root of the tree: opens cgroups, and searches and reads below them for display.
 
-use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -95,10 +94,8 @@ impl CgroupRoot {
             children = directories_in(&stat);
         }
         // The root itself is no container's cgroup.
-        let Some(Held { found, dir, inode }) = here else {
-            return Err(CgroupError::Escapes(path.clone()));
-        };
-        Ok(Cgroup { found, dir, inode, children, readable: OnceCell::new(), root, above })
+        let Some(held) = here else { return Err(CgroupError::Escapes(path.clone())) };
+        Ok(Cgroup::new(held, children, root, above))
     }
 
     /// Reads an interface file of a cgroup, at most 4 KiB, in as few calls as possible. Only for display: the
@@ -199,10 +196,12 @@ impl CgroupRoot {
         // Cgroups of v2 can be neither renamed nor moved. So if the path, without a link or a mount on it, ends at
         // the same directory, the directories above are the same too.
         let path = cgroup.path().as_str().trim_start_matches('/');
-        is_safe(&self.dir)
-            && cgroup.above.iter().all(|above| is_safe(&above.dir))
-            && open_below(&self.dir, path, DIRECTORY)
-                .and_then(fstat)
-                .is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device)
+        if !is_safe(&self.dir) || !cgroup.above.iter().all(|above| is_safe(&above.dir)) {
+            return false;
+        }
+        let Ok(dir) = open_below(&self.dir, path, DIRECTORY) else { return false };
+        let is_same = fstat(&dir).is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device);
+        cgroup.later.close(dir);
+        is_same
     }
 }
