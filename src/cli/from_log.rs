@@ -44,6 +44,8 @@ struct Unknown<'a> {
     step: Option<&'static str>,
     /// The usual meaning of the kernel's error in that operation.
     usual: Option<&'static str>,
+    /// Where the cause shows, or what avoids it.
+    next: Option<&'static str>,
     /// Why no entry covers the message, if it is a text of the sources that were read.
     reason: Option<&'static str>,
     /// Identifiers of the most similar known messages.
@@ -117,7 +119,7 @@ fn known_text(found: &Found<&'static Message>) -> String {
 }
 
 fn unknown_text(found: &Found<Understood>) -> String {
-    let Understood { program, step, usual, listed, nearest } = &found.what;
+    let Understood { program, step, usual, next, listed, nearest } = &found.what;
     let mut text = head(&found.line, found.count);
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<LEFT$}{value}");
@@ -131,6 +133,9 @@ fn unknown_text(found: &Found<Understood>) -> String {
     }
     if let Some(usual) = usual {
         line("Usually", usual);
+    }
+    if let Some(next) = next {
+        line("Next", next);
     }
     if let Some((_, reason)) = listed {
         line("Text", &format!("found in the program's sources, but not explained: {}", reason.sentence()));
@@ -157,7 +162,7 @@ fn head(line: &str, count: usize) -> String {
 
 impl Unknown<'_> {
     fn of(found: &Found<Understood>) -> Unknown<'_> {
-        let Understood { program, step, usual, listed, nearest } = &found.what;
+        let Understood { program, step, usual, next, listed, nearest } = &found.what;
         Unknown {
             id: None,
             line: &found.line,
@@ -165,6 +170,7 @@ impl Unknown<'_> {
             program: *program,
             step: step.map(log::Step::name),
             usual: *usual,
+            next: *next,
             reason: listed.map(|(_, reason)| reason.sentence()),
             nearest: nearest.iter().map(|message| message.id.name()).collect(),
         }

@@ -116,6 +116,10 @@ fn a_line_of_a_log_is_explained() {
          Known    no\n\
          Program  runc\n\
          Step     mapping the IDs of a mount\n\
+         Usually  the kernel (before Linux 5.12), the file system or the runtime does not support ID-mapped mounts, \
+         or the process is not root of the machine\n\
+         Next     findmnt -T PATH on the node shows the file system; usernsd explain POD shows which volumes are \
+         mapped\n\
          Nearest  docs/errors.md#runc-idmap: failed to set MOUNT_ATTR_IDMAP on "
     );
     assert_eq!(said.status.code(), Some(1));

@@ -23,8 +23,8 @@ messages! { Application;
         sample: "nginx: [alert] could not open error log file: open() \"/dev/stderr\" failed (13: Permission denied)",
         cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc), or to the user the container started as, if the process has changed its user.",
         fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user; chown of /dev/stdout can be omitted.",
-        // Not the engine's own mounts, whose target it names by a handle.
-        when: |between| !between.contains("), flags"),
+        // The standard streams are 0 to 2; other numbers are handles, by which engines name the targets of mounts.
+        when: |between| crate::number(between).is_none_or(|stream| stream <= 2) && !between.contains("), flags"),
     }
     ChownInvalid = "chown-not-mapped" {
         says: [
@@ -102,14 +102,22 @@ messages! { Application;
             "exec /…: operation not permitted",
             "exec: \"/…\": operation not permitted",
             "exec `/…`: Operation not permitted",
-            "bash: /…: Operation not permitted",
-            "sh: /…: Operation not permitted",
             "exec user process caused: operation not permitted",
         ],
         sample: "fork/exec /usr/bin/virt-launcher: operation not permitted",
         cause: "The kernel does not execute a program whose file has capabilities that the container has dropped (all of them, or those that a policy drops).",
         fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
         when: is_program,
+    }
+    ShellExecDenied = "shell-exec-denied" {
+        says: [
+            "bash: /…: Operation not permitted",
+            "sh: /…: Operation not permitted",
+        ],
+        sample: "bash: /usr/bin/ping: Operation not permitted",
+        cause: "The shell could not execute a program whose file has capabilities that the container has dropped (all of them, or those that a policy drops): the kernel does not execute it without them.",
+        fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
+        when: is_program_of_shell,
     }
     AuditDenied = "audit-denied" {
         says: [
@@ -126,6 +134,7 @@ messages! { Application;
             "chroot(\"…\"): Operation not permitted",
             "chroot: cannot change root directory to …: Operation not permitted",
             "chroot(…) failed (1: Operation not permitted)",
+            "chroot(…) failed: Operation not permitted",
         ],
         sample: "sshd: fatal: chroot(\"/usr/share/empty.sshd\"): Operation not permitted [preauth]",
         cause: "The container lacks the capability SYS_CHROOT, which CRI-O and podman do not give by default; sshd, FTP servers and package managers need it.",
@@ -200,8 +209,8 @@ messages! { Application;
             "/proc/sys/…: Permission denied",
         ],
         sample: "sysctl: permission denied on key \"vm.max_map_count\"",
-        cause: "Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace, not even by a privileged container. Those of the pod's network are set with securityContext.sysctls.",
-        fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container.",
+        cause: "/proc/sys is read-only in containers that are not privileged. Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace at all, not even by a privileged container.",
+        fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container. Those of the pod's network (net.*) are set with securityContext.sysctls; engines in a pod only warn that they cannot set some for their own containers.",
         when: |name| !name.contains(char::is_whitespace),
     }
     RlimitDenied = "rlimit-denied" {
@@ -309,6 +318,7 @@ messages! { Application;
     ModuleDenied = "module-denied" {
         says: [
             "modprobe: ERROR: could not insert",
+            "could not insert '…': Operation not permitted",
             "modprobe: FATAL: Module",
             "modprobe: can't change directory to",
         ],
@@ -437,6 +447,15 @@ fn may_be_of_a_volume(path: &str) -> bool {
 fn is_program(path: &str) -> bool {
     let is_of_the_kernel = ["dev/", "proc/", "sys/"].iter().any(|kernels| path.starts_with(kernels));
     !path.contains(char::is_whitespace) && !is_of_the_kernel
+}
+
+/// Whether a text is the rest of the path of an installed program, not of a file that a shell was to write.
+fn is_program_of_shell(path: &str) -> bool {
+    const DIRECTORIES: [&str; 3] = ["bin/", "sbin/", "libexec/"];
+    let is_installed = DIRECTORIES
+        .iter()
+        .any(|directory| path.starts_with(directory) || path.contains(&format!("/{directory}")));
+    is_installed && !path.contains(char::is_whitespace)
 }
 
 /// Whether a path below `/dev` names a device of the host: not the container's own standard streams, terminals and

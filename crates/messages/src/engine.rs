@@ -151,7 +151,7 @@ messages! { Engine;
             "there might not be enough IDs available in the namespace",
         ],
         sample: "potentially insufficient UIDs or GIDs available in user namespace (requested 172761424:0 for /opt/app): Check /etc/subuid and /etc/subgid if configured locally and run \"podman system migrate\": lchown /opt/app: invalid argument",
-        cause: "A file of the inner image is owned by an ID that the engine's mapping does not have: the pod's /etc/subuid and /etc/subgid give it too few IDs, or the image has owners above 65535.",
+        cause: "A file of the inner image is owned by an ID that the engine's mapping does not have: the pod's /etc/subuid and /etc/subgid give it too few IDs, or the image has owners above 65535. For an owner below, the engine's storage may be on NFS, whose server refuses other owners whatever the mapping is.",
         fix: "Enlarge the range in the pod's own /etc/subuid and /etc/subgid, within 0 to 65535 (1001:64535 for user 1000), and run podman system migrate; build the inner image with owners below 65536. ignore_chown_errors in storage.conf gives all files to one user instead.",
         page: "recipes/container-engine.md",
     }
@@ -350,7 +350,7 @@ messages! { Engine;
             "/dev/net/tun…permission denied",
         ],
         sample: "Failed to open() /dev/net/tun: No such file or directory",
-        cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace.",
+        cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace. With Permission denied it is there, and its mode on the node, AppArmor or SELinux forbids it.",
         fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/net/tun (from 1.35 on devices.crio.io), elsewhere use a device plugin; or start inner containers with --network host or --network none.",
     }
     CgroupParent = "engine-cgroup-parent" {
@@ -377,7 +377,7 @@ messages! { Engine;
             "pasta failed with exit code",
         ],
         sample: "[rootlesskit:parent] error: failed to setup network &{logWriter:0xc000212b20 binary:slirp4netns mtu:65520}: waiting for ready fd (/usr/bin/slirp4netns 2724 tap0): slirp4netns failed",
-        cause: "slirp4netns or pasta, which connects a rootless engine's network, did not start. Its own message, in this line or near it, has the reason: usually /dev/net/tun is missing, or AppArmor or seccomp forbids the sandbox that slirp4netns makes for itself.",
+        cause: "slirp4netns or pasta, which connects a rootless engine's network, did not start. Its own message, in this line or near it, has the reason: usually /dev/net/tun is missing, or AppArmor or seccomp forbids the sandbox that slirp4netns makes for itself, or SELinux what pasta opens (its domain pasta_t; ausearch -m avc -ts recent on the node).",
         fix: "Give the pod /dev/net/tun (see no-tun), and set appArmorProfile.type: Unconfined. DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX=false omits the sandbox. An engine that runs as root in a pod with hostUsers: false needs neither program.",
         page: "recipes/container-engine.md",
     }

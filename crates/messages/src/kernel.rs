@@ -101,11 +101,11 @@ messages! { Kernel;
     }
     SelinuxLabel = "selinux-file" {
         says: [
-            "avc: denied { … scontext=…:container_t:",
-            "avc: denied { … scontext=…:container_init_t:",
-            "avc: denied { … scontext=…:container_engine_t:",
-            "avc: denied { … scontext=…:svirt_lxc_net_t:",
-            "avc: denied { … scontext=…:spc_t:",
+            "avc: denied { … scontext=…:container_t:…tcontext=",
+            "avc: denied { … scontext=…:container_init_t:…tcontext=",
+            "avc: denied { … scontext=…:container_engine_t:…tcontext=",
+            "avc: denied { … scontext=…:svirt_lxc_net_t:…tcontext=",
+            "avc: denied { … scontext=…:spc_t:…tcontext=",
         ],
         sample: "type=AVC msg=audit(1555425280.457:308): avc:  denied  { map } for  pid=7462 comm=\"run.sh\" path=\"/usr/bin/bash\" dev=\"fuse\" ino=26566333 scontext=system_u:system_r:container_t:s0:c442,c952 tcontext=system_u:object_r:fusefs_t:s0 tclass=file permissive=0",
         cause: "SELinux forbids a program (comm) in a container the access in braces to an object with the label tcontext: a file or volume of the host without a container's label, or one of another container (other categories cN,cM). User namespaces and owners do not matter for this.",

@@ -1,12 +1,13 @@
 //! A whole log: which messages are in it, and what is understood of one that is not known.
 
+mod errno;
 mod nearest;
 mod step;
+mod usual;
 
 use std::collections::BTreeMap;
 
 pub use self::step::Step;
-use self::step::{begins_word, last_error};
 use super::coverage::{self, Reason};
 use super::pattern::Line;
 use super::{Message, MessageId, Program, follows, recognise_all, recognise_cut, recognise_in};
@@ -46,6 +47,8 @@ pub struct Understood {
     pub step: Option<Step>,
     /// What the kernel's error usually means in that operation.
     pub usual: Option<&'static str>,
+    /// Where the cause shows, or what avoids it.
+    pub next: Option<&'static str>,
     /// Where its text is in the sources that were read, and why no message stands for it.
     pub listed: Option<(&'static str, Reason)>,
     /// The nearest known messages by their words, the nearest first.
@@ -232,18 +235,26 @@ impl Understood {
 
     fn of_line(line: &Line) -> Understood {
         let listed = coverage::find(line);
-        let step = Step::of(line.as_str());
+        let (step, error) = Step::of(line.as_str());
+        let usual = step.and_then(|step| step.usual(error));
         Understood {
             program: listed.map(|(program, _)| program).or_else(|| program_of(line.as_str())),
             step,
-            usual: step.and_then(|step| step.usual(last_error(line.as_str()))),
-            listed,
+            usual,
+            next: usual.and(step).and_then(Step::look),
+            // The text after a mere introduction is the one that was understood.
+            listed: listed.filter(|(_, reason)| usual.is_none() || *reason != Reason::Wrapper),
             nearest: match step {
                 Some(Step::Ended | Step::Ignored) => Vec::new(),
-                _ => nearest::to(line.as_str()),
+                _ => nearest::to(line.as_str(), error),
             },
         }
     }
+}
+
+/// Whether a word begins after `before`.
+fn begins_word(before: &str) -> bool {
+    !before.ends_with(|last: char| last.is_alphanumeric())
 }
 
 /// The program that prints such lines, by its own name in them.

@@ -135,7 +135,8 @@ messages! { Oci;
             "mkdirat…/rootfs/…: permission denied",
             "mounting …to rootfs …caused …mkdir /…: permission denied",
             "mkdir `/…`: Permission denied",
-            "creating `…`: …Permission denied",
+            "creating `/…`: openat2 `…`: Permission denied",
+            "creating `/…`: open `…`: Permission denied",
         ],
         sample: "create mountpoint for /var/run/secrets/kubernetes.io/serviceaccount mount: mkdirat /run/containerd/io.containerd.runtime.v2.task/k8s.io/X/rootfs/run/secrets: permission denied",
         cause: "The mount point does not exist, and its parent directory belongs to the host's root, so the container's root cannot create it. This happens with VOLUME /run or VOLUME /var/run in the image on containerd before 2.0.7, 2.1.5 and 2.2, because the service account token is mounted below /run/secrets.",
@@ -348,6 +349,8 @@ messages! { Oci;
             "mount `/…` to `…`: Permission denied",
             "error stat'ing file `…`: Permission denied",
             "pivot_root dir…: permission denied",
+            "open `/…/merged`: Permission denied",
+            "make `/…/merged` private: Permission denied",
             "Failed to detect whether /proc is a mount point: Permission denied",
         ],
         sample: "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied",
@@ -433,7 +436,11 @@ messages! { Oci;
         page: "runbooks/checks/max_user_namespaces.md",
     }
     NoConsole = "dev-console-missing" {
-        says: ["/dev/console: no such file or directory"],
+        says: [
+            "containerd-mount…/dev/console: no such file or directory",
+            "/merged/dev/console: no such file or directory",
+            "/rootfs/dev/console: no such file or directory",
+        ],
         sample: "failed to create containerd container: open /var/lib/containerd/tmpmounts/containerd-mount1/dev/console: no such file or directory",
         cause: "The image has no /dev/console, on which the runtime mounts the container's terminal, and in a user namespace it cannot create one in the image's files (containerd#13129, observed with images of a single program on GKE).",
         fix: "Add the file to the image: RUN mkdir -p /dev && touch /dev/console, or COPY an empty file there.",

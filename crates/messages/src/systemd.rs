@@ -180,8 +180,8 @@ messages! { Systemd;
     }
     Capabilities = "systemd-capabilities" {
         says: [
-            "Failed to drop capabilities: ",
-            "Failed to drop bset capabilities: ",
+            ".service: Failed to drop capabilities: ",
+            ".service: Failed to drop bset capabilities: ",
             "Failed to apply ambient capabilities (",
             "Failed at step CAPABILITIES spawning",
             "status=218/CAPABILITIES",

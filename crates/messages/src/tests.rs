@@ -5,6 +5,7 @@ use super::recognise;
 mod admission;
 mod inside;
 mod node;
+mod operations;
 mod reading;
 mod reports;
 mod wordings;

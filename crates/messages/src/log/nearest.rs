@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use super::errno::{self, KernelError};
+use crate::text::plain;
 use crate::{Message, all};
 
 /// The most similar messages that are shown.
@@ -85,14 +87,21 @@ const EVERYWHERE: [&str; 61] = [
 /// The words of each wording, and how rare each word is.
 struct Words {
     rarity: BTreeMap<String, f64>,
-    of: Vec<(&'static Message, BTreeSet<String>)>,
+    of: Vec<Wording>,
+}
+
+struct Wording {
+    message: &'static Message,
+    words: BTreeSet<String>,
+    /// The kernel's error in it.
+    error: Option<KernelError>,
 }
 
 static WORDS: LazyLock<Words> = LazyLock::new(Words::new);
 
-/// The nearest messages, the nearest first.
-pub(super) fn to(line: &str) -> Vec<&'static Message> {
-    WORDS.nearest(line)
+/// The nearest messages, the nearest first; those with another error of the kernel than the line have other causes.
+pub(super) fn to(line: &str, error: Option<KernelError>) -> Vec<&'static Message> {
+    WORDS.nearest(line, error)
 }
 
 fn words(text: &str) -> BTreeSet<String> {
@@ -107,11 +116,16 @@ fn words(text: &str) -> BTreeSet<String> {
 
 impl Words {
     fn new() -> Words {
-        let wordings =
-            |message: &'static Message| message.says.iter().map(move |says| (message, words(says)));
-        let of: Vec<(&'static Message, BTreeSet<String>)> = all().flat_map(wordings).collect();
+        let wordings = |message: &'static Message| {
+            message.says.iter().map(move |says| Wording {
+                message,
+                words: words(says),
+                error: errno::last(&plain(says)).map(|(_, error)| error),
+            })
+        };
+        let of: Vec<Wording> = all().flat_map(wordings).collect();
         let mut counts: BTreeMap<String, f64> = BTreeMap::new();
-        for word in of.iter().flat_map(|(_, words)| words) {
+        for word in of.iter().flat_map(|wording| &wording.words) {
             *counts.entry(word.clone()).or_default() += 1.0;
         }
         // A few hundred.
@@ -120,9 +134,13 @@ impl Words {
         Words { rarity, of }
     }
 
-    fn nearest(&self, line: &str) -> Vec<&'static Message> {
+    fn nearest(&self, line: &str, error: Option<KernelError>) -> Vec<&'static Message> {
         let line = words(line);
-        let nearness = |(message, words): &(&'static Message, BTreeSet<String>)| {
+        let nearness = |wording: &Wording| {
+            let Wording { message, words, error: other } = wording;
+            if error.is_some() && other.is_some() && error != *other {
+                return None;
+            }
             let shared: Vec<f64> =
                 words.intersection(&line).filter_map(|word| self.rarity.get(word).copied()).collect();
             let sum: f64 = shared.iter().sum();

@@ -1,4 +1,7 @@
-//! The operation that failed, and what the kernel's error usually means in it.
+//! The operation that failed.
+
+use super::begins_word;
+use super::errno::{self, KernelError};
 
 /// Operations that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +25,58 @@ pub enum Step {
     Namespace,
     /// Preparing the image's files.
     Rootfs,
+    /// Making the image's files the root directory.
+    Pivot,
+    /// Mounting a FUSE file system.
+    Fuse,
+    /// Passing mounts on to other mount namespaces.
+    Propagation,
+    /// Mounting a network file system or a disk.
+    ForeignMount,
     /// Mounting something into the container.
     Mount,
+    /// Putting a program under its `AppArmor` profile or `SELinux` label.
+    SecurityProfile,
+    /// Creating a keyring of the kernel.
+    Keyring,
+    /// Loading BPF programs, attaching probes, reading performance counters.
+    Bpf,
+    /// A system call that seccomp profiles forbid: `io_uring`, `userfaultfd`, memory policies.
+    Forbidden,
+    /// Debugging another process.
+    Tracing,
+    /// A program's own confinement by Landlock, seccomp or a setuid helper.
+    Confinement,
+    /// Changing a process's score for the out-of-memory killer.
+    OomScore,
+    /// Loading a kernel module.
+    Module,
+    /// Setting a sysctl.
+    Sysctl,
+    /// Configuring interfaces, routes and packet filters.
+    Network,
+    /// Opening a socket or a port.
+    Socket,
+    /// Opening a device.
+    Device,
+    /// Creating a device node.
+    DeviceNode,
+    /// The kubelet's decision on the user of a container, before it is created.
+    RunAs,
+    /// Becoming another user, or changing capabilities.
+    Credentials,
+    /// Changing the root directory of a process.
+    Chroot,
+    /// Raising a limit or a priority.
+    Limit,
+    /// What belongs to the whole machine: clock, kernel log, swap.
+    Machine,
+    /// Extended attributes, among them file capabilities.
+    Attribute,
+    /// Executing a program.
+    Exec,
+    /// Changing to a directory.
+    WorkingDirectory,
     /// Making the pod's sandbox.
     Sandbox,
     /// Making or starting the container.
@@ -34,6 +87,8 @@ pub enum Step {
     Crash,
     /// Giving a file its owner or permissions, or a process its groups.
     Owner,
+    /// Translating the names of `NFSv4` users.
+    NfsNames,
     /// The end of another program, which has the cause.
     Ended,
     /// Something that the program goes on without.
@@ -42,317 +97,418 @@ pub enum Step {
     Refused,
 }
 
-/// An error of the kernel on which a step's usual cause depends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KernelError {
-    Denied,
-    NotPermitted,
-    Invalid,
-    NoSpace,
-    ReadOnly,
-    Busy,
-    Missing,
-    NotSupported,
-    NotImplemented,
-    Overflow,
-    Unavailable,
-}
+/// What identifies a step. The narrower before the wider.
+type Marks = (Step, &'static [&'static str]);
 
-/// The last of the kernel's errors in a line, which is that of the innermost operation.
-pub(super) fn last_error(line: &str) -> Option<KernelError> {
-    const ERRORS: [(&str, KernelError); 11] = [
-        ("permission denied", KernelError::Denied),
-        ("operation not permitted", KernelError::NotPermitted),
-        ("invalid argument", KernelError::Invalid),
-        ("no space left on device", KernelError::NoSpace),
-        ("read-only file system", KernelError::ReadOnly),
-        ("device or resource busy", KernelError::Busy),
-        ("no such file or directory", KernelError::Missing),
-        ("operation not supported", KernelError::NotSupported),
-        ("function not implemented", KernelError::NotImplemented),
-        ("value too large for defined data type", KernelError::Overflow),
-        ("resource temporarily unavailable", KernelError::Unavailable),
-    ];
-    let last = |(text, error): &(&str, KernelError)| Some((line.rfind(text)?, *error));
-    let named = ERRORS.iter().filter_map(last).max_by_key(|(at, _)| *at).map(|(_, error)| error);
-    named.or_else(|| numbered_error(line))
-}
+/// Whatever else the line names, these have their cause elsewhere.
+const ELSEWHERE: [(Step, &str); 6] = [
+    (Step::Ignored, ", ignoring"),
+    (Step::Ignored, ", skip setting it"),
+    (Step::Ended, "error parsing pid"),
+    (Step::Ended, "most likely dead"),
+    (Step::Ended, "no logs from conmon"),
+    (Step::Ended, "because the control process exited"),
+];
 
-/// The error at the end of a line of the kernel's log, as its number: `: -13`.
-fn numbered_error(line: &str) -> Option<KernelError> {
-    let (_, number) = line.trim_end().rsplit_once(": -")?;
-    Some(match number.parse().ok()? {
-        1 => KernelError::NotPermitted,
-        2 => KernelError::Missing,
-        11 => KernelError::Unavailable,
-        13 => KernelError::Denied,
-        16 => KernelError::Busy,
-        22 => KernelError::Invalid,
-        28 => KernelError::NoSpace,
-        30 => KernelError::ReadOnly,
-        38 => KernelError::NotImplemented,
-        75 => KernelError::Overflow,
-        95 => KernelError::NotSupported,
-        _ => return None,
-    })
-}
+/// Texts that decide the step wherever they are in the line.
+const WHOLE: [Marks; 4] = [
+    (Step::Crash, &["panic: ", "sigsegv", "segmentation fault", "core dumped"]),
+    (
+        Step::Admission,
+        &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
+    ),
+    (Step::KubeletStart, &["create user namespace manager", "failed to run kubelet", "kubelet mappings"]),
+    (
+        Step::RuntimeStart,
+        &[
+            "validating runtime config",
+            "get and merge config",
+            "failed to load plugin",
+            "invalid plugin config",
+        ],
+    ),
+];
 
-/// Whether a word begins after `before`.
-pub(super) fn begins_word(before: &str) -> bool {
-    !before.ends_with(|last: char| last.is_alphanumeric())
-}
+/// Operations, by the words of the clause that names them. Runtimes put their own steps before the one that failed,
+/// separated by colons, so that the last clause with such words is it.
+const OPERATIONS: [Marks; 35] = [
+    (Step::OomScore, &["oom_score_adj", "oom score", "oom_adj"]),
+    (
+        Step::SecurityProfile,
+        &[
+            "attr/exec",
+            "attr/apparmor",
+            "attr/current",
+            "attr/fscreate",
+            "attr/keycreate",
+            "attr/sockcreate",
+            "apparmor profile",
+            "apply profile",
+            "selinux label",
+            "process label",
+        ],
+    ),
+    (Step::Keyring, &["keyring", "keyctl", "add_key", "request_key"]),
+    (
+        Step::Bpf,
+        &[
+            "bpf",
+            "ebpf",
+            "perf_event",
+            "perf event",
+            "perf_uprobe",
+            "kprobe",
+            "uprobe",
+            "tracepoint",
+            "tracefs",
+        ],
+    ),
+    (Step::Forbidden, &["io_uring", "uring", "userfaultfd", "set_mempolicy", "mbind", "move_pages"]),
+    (Step::Tracing, &["ptrace", "process_vm_readv", "pidfd_getfd"]),
+    (
+        Step::Confinement,
+        &["landlock", "seccomp", "suid sandbox", "setuid sandbox", "sandbox helper", "usable sandbox"],
+    ),
+    (
+        Step::Module,
+        &["could not insert", "modprobe", "insmod", "init_module", "kernel module", "/lib/modules"],
+    ),
+    (Step::NfsNames, &["nfsidmap", "rpc.idmapd", "nss_getpwnam"]),
+    (Step::Pivot, &["pivot_root", "pivot root"]),
+    (
+        Step::Mapping,
+        &[
+            "uid_map",
+            "gid_map",
+            "uidmap",
+            "gidmap",
+            "newuidmap",
+            "newgidmap",
+            "id mappings",
+            "unmapped",
+            "/setgroups",
+        ],
+    ),
+    (
+        Step::MappedMount,
+        &["idmap", "id-mapped", "id mapped", "map ids", "mount_setattr", "shift gid/uid", "mapped mount"],
+    ),
+    (
+        Step::Range,
+        &["subuid", "subgid", "getsubids", "unused ids", "available ids", "subids", "uid/gid range"],
+    ),
+    (
+        Step::Cgroup,
+        &[
+            "cgroup",
+            "cgfsng",
+            "control group",
+            "init.scope",
+            "scope unit",
+            ".slice",
+            "subtree_control",
+            "memory.max",
+            "memory.high",
+            "memory.limit",
+            "memory limit",
+            "memory.swap",
+            "cpu.max",
+            "cpu.weight",
+            "cpuset.",
+            "pids.max",
+            "io.max",
+            "hugetlb.",
+            "devices.allow",
+        ],
+    ),
+    (Step::NetworkNamespace, &["network namespace", "netns", "noop process"]),
+    (
+        Step::Namespace,
+        &[
+            "unshare",
+            "setns",
+            "new namespace",
+            "net namespace",
+            "mount namespace",
+            "clone_new",
+            "kernel namespace",
+            "user namespace",
+            "userns",
+            "namespacing",
+            "fork/exec /proc/self/exe",
+        ],
+    ),
+    (
+        Step::Exec,
+        &[
+            "fork/exec",
+            "execve",
+            "execv",
+            "exec:",
+            "exec '",
+            "exec /",
+            "exec user process",
+            "open executable",
+            "executable file",
+            "exec failed",
+            "failed to exec",
+            "cannot execute",
+        ],
+    ),
+    (Step::Chroot, &["chroot", "change root directory"]),
+    (
+        Step::WorkingDirectory,
+        &["chdir", "change directory", "change to directory", "working directory", "working dir"],
+    ),
+    (Step::RunAs, &["non-root policy", "runasnonroot"]),
+    (Step::DeviceNode, &["mknod", "device node"]),
+    (
+        Step::Attribute,
+        &[
+            "setxattr",
+            "getxattr",
+            "listxattr",
+            "xattr",
+            "extended attribute",
+            "cap_set_file",
+            "file capabilities",
+            "security.capability",
+        ],
+    ),
+    (
+        Step::Credentials,
+        &[
+            "setuid",
+            "setgid",
+            "seteuid",
+            "setegid",
+            "setreuid",
+            "setresuid",
+            "setresgid",
+            "setgroups",
+            "initgroups",
+            "cap_set_proc",
+            "capset",
+            "capability set",
+            "capabilities",
+            "drop privilege",
+            "drop_privs",
+            "change user",
+            "no new privileges",
+            "run as root",
+            "must be root",
+            "only root",
+            "superuser privilege",
+            "are you root",
+            "su-exec",
+            "setpriv",
+        ],
+    ),
+    (
+        Step::Machine,
+        &[
+            "settimeofday",
+            "clock_settime",
+            "adjtimex",
+            "set date",
+            "set time",
+            "system clock",
+            "sethostname",
+            "kmsg",
+            "klogctl",
+            "kernel buffer",
+            "swapon",
+            "swapoff",
+            "quotactl",
+            "ioperm",
+            "iopl",
+            "/dev/mem",
+            "kexec",
+            "reboot(",
+        ],
+    ),
+    (
+        Step::Limit,
+        &[
+            "rlimit",
+            "ulimit",
+            "resource limit",
+            "mlock",
+            "memlock",
+            "niceness",
+            "setpriority",
+            "ioprio",
+            "sched_set",
+            "scheduling policy",
+            "real-time",
+        ],
+    ),
+    (
+        Step::Rootfs,
+        &[
+            "snapshot",
+            "rootfs component",
+            "layer",
+            "applylayer",
+            "overlay",
+            "overlay2",
+            "overlayfs",
+            "mount callback failed",
+            "unpack",
+            "tar file",
+            "filesystem from image",
+        ],
+    ),
+    (Step::Fuse, &["fuse", "fusermount", "fusermount3", "fusemount", "squashfuse", "s3fs", "sshfs"]),
+    (
+        Step::Propagation,
+        &["shared mount", "mount propagation", "rshared", "rslave", "rprivate", "set propagation"],
+    ),
+    (Step::ForeignMount, &["mount.nfs", "mount.cifs", "mount error(", "rpc.statd", "losetup", "loop device"]),
+    (Step::Mount, &["mount", "unmount", "umount", "remount"]),
+    (Step::Sysctl, &["sysctl", "/proc/sys/"]),
+    (
+        Step::Network,
+        &[
+            "netlink",
+            "rtnetlink",
+            "rtm_",
+            "rtnl",
+            "netavark",
+            "bridge interface",
+            "veth",
+            "iptables",
+            "ip6tables",
+            "nftables",
+            "nf_tables",
+            "ipset",
+            "ipvs",
+            "tunsetiff",
+            "tstun",
+            "tuntap",
+            "tun '",
+            "netfilter",
+            "network interface",
+            "wireguard",
+            "conntrack",
+        ],
+    ),
+    (
+        Step::Owner,
+        &[
+            "ownership",
+            "chown",
+            "lchown",
+            "fchown",
+            "chgrp",
+            "chmod",
+            "preserving permissions",
+            "file permissions",
+            "supplementary groups",
+        ],
+    ),
+    (
+        Step::Socket,
+        &[
+            "bind(",
+            "bind to",
+            "listen tcp",
+            "listen udp",
+            "listen unix",
+            "listening on",
+            "socket(",
+            "raw socket",
+            "icmp",
+            "connect_unix",
+            "dial unix",
+            "unix socket",
+            ".sock",
+        ],
+    ),
+    (Step::Device, &["/dev/"]),
+];
+
+/// Steps of which only the texts of a whole line tell, if no operation in it is named.
+const WIDER: [Marks; 3] = [
+    (
+        Step::Sandbox,
+        &[
+            "pod sandbox",
+            "podsandbox",
+            "runpodsandbox",
+            "createpodsandbox",
+            "start sandbox",
+            "sandbox container",
+        ],
+    ),
+    (
+        Step::Container,
+        &[
+            "container create failed",
+            "create container",
+            "createcontainer",
+            "startcontainer",
+            "oci runtime",
+            "oci not found",
+            "crun: ",
+            "shim task",
+        ],
+    ),
+    (Step::Inside, &["open(", "sudo:", "systemctl"]),
+];
+
+/// The end of another program or of a connection to it.
+const ENDED: [&str; 13] = [
+    "exited: ",
+    "exited with ",
+    "exit status ",
+    "exit code ",
+    "child exited",
+    "signal: killed",
+    ": eof",
+    "waiting for sandbox to start",
+    "not running",
+    "connection refused",
+    "job failed",
+    "see 'journalctl",
+    "see 'systemctl status",
+];
 
 // === impl Step ===
 
 impl Step {
-    /// The step in which a line was printed, by its words.
-    pub(super) fn of(line: &str) -> Option<Step> {
-        // The narrower before the wider.
-        const MARKS: [(Step, &[&str]); 17] = [
-            (Step::Crash, &["panic: ", "sigsegv", "segmentation fault", "core dumped"]),
-            (
-                Step::Admission,
-                &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
-            ),
-            (
-                Step::KubeletStart,
-                &["create user namespace manager", "failed to run kubelet", "kubelet mappings"],
-            ),
-            (
-                Step::RuntimeStart,
-                &[
-                    "validating runtime config",
-                    "get and merge config",
-                    "failed to load plugin",
-                    "invalid plugin config",
-                ],
-            ),
-            (
-                Step::Mapping,
-                &[
-                    "uid_map",
-                    "gid_map",
-                    "uidmap",
-                    "gidmap",
-                    "newuidmap",
-                    "newgidmap",
-                    "setgroups",
-                    "id mappings",
-                    "unmapped",
-                    "clone_newuser",
-                ],
-            ),
-            (
-                Step::MappedMount,
-                &[
-                    "idmap",
-                    "id-mapped",
-                    "id mapped",
-                    "map ids",
-                    "mount_setattr",
-                    "shift gid/uid",
-                    "mapped mount",
-                ],
-            ),
-            (Step::Range, &["subuid", "subgid", "getsubids", "unused ids", "available ids", "subids"]),
-            (Step::Cgroup, &["cgroup", "control group", "init.scope", "scope unit", ".slice"]),
-            (Step::NetworkNamespace, &["network namespace", "netns", "noop process"]),
-            (
-                Step::Namespace,
-                &[
-                    "unshare",
-                    "setns",
-                    "new namespace",
-                    "net namespace",
-                    "mount namespace",
-                    "clone_new",
-                    "kernel namespace",
-                    "user namespace",
-                    "userns",
-                    "namespacing",
-                ],
-            ),
-            (
-                Step::Rootfs,
-                &[
-                    "snapshot",
-                    "rootfs component",
-                    "layer",
-                    "applylayer",
-                    "overlay",
-                    "mount callback failed",
-                    "unpack",
-                    "tar file",
-                ],
-            ),
-            (Step::Mount, &["mount", "unmount", "umount", "remount"]),
-            (
-                Step::Sandbox,
-                &[
-                    "pod sandbox",
-                    "podsandbox",
-                    "runpodsandbox",
-                    "createpodsandbox",
-                    "start sandbox",
-                    "sandbox container",
-                ],
-            ),
-            (
-                Step::Container,
-                &[
-                    "container create failed",
-                    "create container",
-                    "createcontainer",
-                    "startcontainer",
-                    "oci runtime",
-                    "shim task",
-                ],
-            ),
-            (
-                Step::Owner,
-                &[
-                    "ownership",
-                    "chown",
-                    "chgrp",
-                    "preserving permissions",
-                    "file permissions",
-                    "supplementary groups",
-                ],
-            ),
-            (Step::Ended, &["exited: ", "exited with ", "exit status "]),
-            (Step::Inside, &["open(", "sudo:", "systemctl"]),
-        ];
-        // Not at the end of a longer word: nfsidmap maps no mounts.
-        let is_in_line = |mark: &&str| {
-            let starts_word = mark.starts_with(char::is_alphanumeric);
-            line.match_indices(*mark)
-                .any(|(at, _)| !starts_word || begins_word(line.get(..at).unwrap_or_default()))
-        };
-        // Whatever else the line names, these have their cause elsewhere.
-        const ELSEWHERE: [(Step, &str); 4] = [
-            (Step::Ignored, ", ignoring"),
-            (Step::Ignored, ", skip setting it"),
-            (Step::Ended, "error parsing pid"),
-            (Step::Ended, "most likely dead"),
-        ];
+    /// The step in which a line was printed, by its words, and the kernel's error in it.
+    pub(super) fn of(line: &str) -> (Option<Step>, Option<KernelError>) {
+        let innermost = errno::last(line);
+        let error = innermost.map(|(_, error)| error);
+        (
+            Step::named(line, innermost.map(|(before, _)| before)).or_else(|| Step::by_error(line, error)),
+            error,
+        )
+    }
+
+    /// The step that the words of a line name; `before` is the text before the kernel's error.
+    fn named(line: &str, before: Option<&str>) -> Option<Step> {
         if let Some((step, _)) = ELSEWHERE.iter().find(|(_, mark)| line.contains(mark)) {
             return Some(*step);
         }
-        let named = MARKS.iter().find(|(_, marks)| marks.iter().any(&is_in_line)).map(|(step, _)| *step);
-        named.or_else(|| {
-            let error = last_error(line)?;
-            matches!(error, KernelError::Denied | KernelError::NotPermitted | KernelError::ReadOnly)
-                .then_some(Step::Refused)
-        })
+        let in_clauses =
+            |text: &str| text.rsplit(": ").find_map(|clause| in_text(&format!("{clause}:"), &OPERATIONS));
+        let named = in_text(line, &WHOLE).or_else(|| before.and_then(in_clauses));
+        // What follows the error, often fields of the log, only if nothing before it names a step.
+        named.or_else(|| in_clauses(line)).or_else(|| in_text(line, &WIDER))
     }
 
-    /// What the kernel's error usually means there: `user_namespaces(7)`, `mount_setattr(2)`, `cgroups(7)`.
-    pub(super) const fn usual(self, error: Option<KernelError>) -> Option<&'static str> {
-        use KernelError::{
-            Busy, Denied, Invalid, Missing, NoSpace, NotImplemented, NotPermitted, NotSupported, Overflow,
-            ReadOnly, Unavailable,
-        };
-        Some(match (self, error) {
-            (Step::Crash, _) => {
-                "this is a fault of the program itself, not of the node's configuration: the lines after it show the place; update the program"
+    /// The step of a line of which only the error is understood.
+    fn by_error(line: &str, error: Option<KernelError>) -> Option<Step> {
+        if ENDED.iter().any(|mark| line.contains(mark)) || line.ends_with(": eof") {
+            return Some(Step::Ended);
+        }
+        Some(match error? {
+            KernelError::Denied | KernelError::NotPermitted | KernelError::ReadOnly | KernelError::Stale => {
+                Step::Refused
             }
-            (Step::Ended, _) => {
-                "the line only reports that another program ended: that program's own message, in a line before it, has the cause"
-            }
-            (Step::Ignored, _) => {
-                "the program goes on without it: if something does not work, another line has the cause"
-            }
-            (Step::Owner, Some(Invalid)) => {
-                "the new owner, or a group or an entry of an access control list, is an ID that is not mapped where the process runs: cat /proc/self/uid_map shows which are"
-            }
-            (Step::Owner, Some(NotPermitted)) => {
-                "the file's present owner is not mapped where the process runs (ls -n shows 65534), or the container has dropped the capability CHOWN or FOWNER"
-            }
-            (Step::Mapping, Some(NotPermitted | Denied)) => {
-                "the IDs are not among those of the calling process (its /proc/self/uid_map), or it may not map them: newuidmap needs the capabilities SETUID and SETGID and a line in /etc/subuid and /etc/subgid"
-            }
-            (Step::Mapping, Some(Invalid)) => {
-                "an ID occurs twice or is not mapped where the process runs, or the range ends beyond 4294967294"
-            }
-            (Step::MappedMount, Some(Invalid | NotSupported)) => {
-                "the file system does not support ID-mapped mounts (NFS, CIFS, overlayfs, hugetlbfs and others), or only on newer kernels, or the path leads over a symbolic link"
-            }
-            (Step::MappedMount, Some(Busy)) => {
-                "something else is mounted below the directory or uses it, so that the mapped copy cannot take its place"
-            }
-            (Step::MappedMount, Some(NotPermitted | Denied)) => {
-                "the mount is mapped already, or the process is not root of the machine (the node itself runs in a user namespace), or the kernel is one of RHEL 9 before 9.4, which refuse every such mount"
-            }
-            (Step::MappedMount, Some(NotImplemented)) => {
-                "the kernel is older than 5.12, or a seccomp filter or gVisor blocks mount_setattr"
-            }
-            (Step::MappedMount | Step::Mount | Step::Rootfs, Some(Overflow)) => {
-                "the owner of a file is not mapped into the container"
-            }
-            (Step::NetworkNamespace | Step::Namespace, Some(NotPermitted)) => {
-                "seccomp, AppArmor or a missing SYS_ADMIN forbid creating the namespace, or it belongs to another user namespace and cannot be joined"
-            }
-            (Step::NetworkNamespace | Step::Namespace, Some(Denied)) => {
-                "AppArmor or SELinux forbid it, or a directory on the way is closed to the container's root, an ordinary user of the node"
-            }
-            (Step::NetworkNamespace | Step::Namespace, Some(NoSpace)) => {
-                "not the disk: a sysctl user.max_*_namespaces is 0 or used up, or namespaces are nested 32 deep"
-            }
-            (Step::NetworkNamespace | Step::Namespace, Some(Invalid | NotImplemented)) => {
-                "the kernel has no such namespaces, or the process has joined this one already, or has more than one thread"
-            }
-            (Step::Cgroup, Some(Denied | NotPermitted)) => {
-                "the cgroup does not belong to the user of the process: usernsd explain POD shows the owner of a container's cgroup"
-            }
-            (Step::Cgroup, Some(ReadOnly)) => {
-                "/sys/fs/cgroup is mounted read-only, which is the default in containers"
-            }
-            (Step::Cgroup, Some(Busy)) => {
-                "the cgroup has processes, and may have either these or children with controllers"
-            }
-            (Step::Cgroup, Some(Missing)) => {
-                "the controller is not enabled in a cgroup above, or the cgroup has been removed"
-            }
-            (Step::Cgroup, Some(NotSupported)) => "the cgroup is threaded, or below one that is",
-            (Step::Cgroup, Some(Unavailable)) => {
-                "cgroup.max.descendants or cgroup.max.depth of the pod is reached"
-            }
-            (Step::Container | Step::Sandbox, Some(NoSpace)) => {
-                "if the line names no file, not the disk: a sysctl user.max_*_namespaces is 0 or used up"
-            }
-            (Step::Container | Step::Sandbox, Some(NotPermitted)) => {
-                "the runtime or a program needs a capability that the container, or the node in a container, does not have, or seccomp forbids the call"
-            }
-            (Step::Container | Step::Sandbox, Some(Denied)) => {
-                "a directory on the way to a file is closed to the container's root, an ordinary user of the node, or AppArmor or SELinux forbids the access"
-            }
-            (Step::Container | Step::Sandbox, Some(Invalid)) => {
-                "an ID is not mapped into the container, or the kernel lacks what the runtime asks for"
-            }
-            (Step::Mount, Some(NotPermitted)) => {
-                "the process lacks SYS_ADMIN in its user namespace, or that file system cannot be mounted in one (disks, NFS), or parts of /proc or /sys are covered"
-            }
-            (Step::Mount, Some(Denied)) => {
-                "AppArmor or SELinux forbid mounts, or a directory on the way is closed to the container's root, an ordinary user of the node"
-            }
-            (Step::Inside | Step::Refused, Some(Denied)) => {
-                "the file, or a directory on the way to it, belongs to another user; for root in a pod with hostUsers: false, to an ID that is not mapped (ls -n shows 65534). usernsd explain POD shows which volumes are mapped"
-            }
-            (Step::Inside | Step::Refused, Some(NotPermitted)) => {
-                "the process lacks a capability, or the call concerns the whole machine (clock, kernel log, devices, limits), for which no capability of a user namespace counts, or the owner of a file is not mapped"
-            }
-            (Step::Inside | Step::Refused, Some(ReadOnly)) => {
-                "the file is in /sys, /proc, an image or a volume that is mounted read-only"
-            }
-            (Step::Rootfs, Some(Invalid)) => {
-                "the owner of a file is not mapped where the image is unpacked, or an overlay is to be mounted on an overlay"
-            }
-            (Step::Rootfs, Some(NotPermitted | Denied)) => {
-                "the image's files, or a directory on the way to them, do not belong to the container's root, or a device node is to be created"
-            }
-            (Step::Rootfs, Some(Missing)) => {
-                "a file of the image is not there: it was removed while a container used it, or unpacking ended early; remove the image and pull it again"
-            }
+            KernelError::Closed => Step::Ended,
             _ => return None,
         })
     }
@@ -371,15 +527,62 @@ impl Step {
             Step::NetworkNamespace => "making the pod's network namespace",
             Step::Namespace => "creating or joining a namespace",
             Step::Rootfs => "preparing the image's files",
+            Step::Pivot => "making the image's files the root directory",
+            Step::Fuse => "mounting a FUSE file system",
+            Step::Propagation => "passing mounts on to other mount namespaces",
+            Step::ForeignMount => "mounting a network file system, a disk or an image",
             Step::Mount => "mounting something into the container",
+            Step::SecurityProfile => "putting a program under its AppArmor profile or SELinux label",
+            Step::Keyring => "creating a keyring of the kernel for the container",
+            Step::Bpf => "loading a BPF program, attaching a probe or reading performance counters",
+            Step::Forbidden => "a system call that seccomp profiles forbid",
+            Step::Tracing => "debugging another process",
+            Step::Confinement => "confining a program by Landlock, seccomp or a sandbox of its own",
+            Step::OomScore => "changing a process's score for the out-of-memory killer",
+            Step::Module => "loading a kernel module",
+            Step::Sysctl => "setting a sysctl",
+            Step::Network => "configuring a network interface, route or packet filter",
+            Step::Socket => "opening a port or connecting to a socket",
+            Step::Device => "opening a device",
+            Step::DeviceNode => "creating a device node",
+            Step::RunAs => "the kubelet's decision on the container's user",
+            Step::Credentials => "becoming another user, or changing capabilities",
+            Step::Chroot => "changing the root directory of a process",
+            Step::Limit => "raising a limit or a priority",
+            Step::Machine => "something that belongs to the whole machine",
+            Step::Attribute => "setting an extended attribute of a file",
+            Step::Exec => "executing a program",
+            Step::WorkingDirectory => "changing to a directory",
             Step::Sandbox => "making the pod's sandbox",
             Step::Container => "making or starting the container",
             Step::Inside => "a program in the container",
             Step::Crash => "a crash of the program",
             Step::Owner => "setting an owner, permissions or groups",
-            Step::Ended => "the end of another program",
+            Step::NfsNames => "translating the names of NFSv4 users to IDs",
+            Step::Ended => "another program, which has ended or has not started",
             Step::Ignored => "something that the program goes on without",
             Step::Refused => "access to a file, or a call that needs privileges",
         }
     }
+}
+
+/// The first step whose marks are in a text.
+fn in_text(text: &str, steps: &[Marks]) -> Option<Step> {
+    let is_in_text = |step: Step, mark: &str| {
+        // Not at the end of a longer word: nfsidmap maps no mounts.
+        let starts_word = mark.starts_with(char::is_alphanumeric);
+        text.match_indices(mark).any(|(at, _)| {
+            let before = text.get(..at).unwrap_or_default();
+            // Nor among the arguments of a program: --setuid.
+            let is_word = !starts_word || (begins_word(before) && !before.ends_with("--"));
+            is_word && (step != Step::Device || is_device(text.get(at + mark.len()..).unwrap_or_default()))
+        })
+    };
+    steps.iter().find(|(step, marks)| marks.iter().any(|mark| is_in_text(*step, mark))).map(|(step, _)| *step)
+}
+
+/// Whether a name below `/dev` is one of a device, not of the container's own streams and file systems.
+fn is_device(name: &str) -> bool {
+    const OTHERS: [&str; 7] = ["std", "fd/", "pts", "shm", "mqueue", "hugepages", "termination-log"];
+    !OTHERS.iter().any(|other| name.starts_with(other))
 }
