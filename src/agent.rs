@@ -25,7 +25,7 @@ use usernsd_agent::nri_plugin::{Listed, Plugin};
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::systemd_watch::Units;
 use usernsd_agent::watchdog::{self, Pulse};
-use usernsd_config::{Authorization, Mechanism, Settings};
+use usernsd_config::{Authorization, ConfigError, Mechanism, Overrides, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;
 use usernsd_domain::node::Peer;
@@ -72,6 +72,14 @@ pub struct Prepared {
     v1: Option<PathBuf>,
     /// The part of the confinement that could not be enforced.
     open: confinement::Open,
+}
+
+/// The agent's settings, with what only a process without its confinement can find on the node.
+///
+/// # Errors
+/// As for [`Settings::load`].
+pub fn settings(file: Option<&Path>, overrides: Overrides) -> Result<Settings, ConfigError> {
+    Ok(compose::of_node(Settings::load(file, overrides)?))
 }
 
 /// Does everything that needs privileges, and drops them permanently. What remains are the capabilities in

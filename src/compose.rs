@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use usernsd_config::{Authorization, Settings};
+use usernsd_config::{Authorization, BundleDir, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::DoctorConfig;
@@ -106,6 +106,16 @@ pub(crate) fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
 #[must_use]
 pub(crate) fn endpoints(settings: &Settings) -> Endpoints {
     cri::endpoints(settings.host_root.clone(), settings.runtime.endpoints.clone())
+}
+
+/// The settings of a node, with the directory of the bundles of a CRI-O whose storage was moved. It is read from CRI-O's
+/// files, which a confined agent may not read.
+#[must_use]
+pub(crate) fn of_node(mut settings: Settings) -> Settings {
+    let moved = BundleDir::new(&usernsd_prepare::crio::storage(&settings.host_root).bundle());
+    let dirs = &mut settings.runtime.bundle_dirs;
+    dirs.extend(moved.filter(|moved| !dirs.contains(moved)));
+    settings
 }
 
 /// The directories in which the runtimes keep the containers' bundles.

@@ -43,7 +43,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
-            let settings = Settings::load(file.as_deref(), overrides)?;
+            let settings = usernsd::agent::settings(file.as_deref(), overrides)?;
             // Done before the log starts a thread, because privileges are per thread.
             let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;

@@ -19,12 +19,13 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::settings_file::SettingsFile;
+use crate::compose;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use usernsd_agent::cri_watch::answer_pods;
 use usernsd_agent::decide::{Decider, PodAnswer, PodAnswers, Policies, Trigger, keep_from_running};
 use usernsd_agent::launched::reports::Reports;
-use usernsd_config::{LogFormat, PluginSettings};
+use usernsd_config::{LogFormat, Overrides, PluginSettings, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId, Sandbox};
 use usernsd_domain::guard::Verdict;
@@ -105,6 +106,14 @@ pub fn run(launched: &Launched) -> anyhow::Result<()> {
     result
 }
 
+/// Where the runtimes of this node keep bundles: the directory above those of all containers, and the part after a
+/// container's ID. The usual places, without the agent's configuration, which a plugin does not read.
+fn bundles() -> Vec<(PathBuf, String)> {
+    let settings = Settings::load(None, Overrides::default()).map(compose::of_node);
+    let dirs = settings.map(|settings| settings.runtime.bundle_dirs).unwrap_or_default();
+    dirs.iter().map(|dir| (Path::new("/").join(dir.above()), dir.below().to_owned())).collect()
+}
+
 fn try_run(launched: &Launched) -> anyhow::Result<()> {
     name_panics();
     // Done before there is another thread, because capabilities are per thread.
@@ -118,7 +127,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     usernsd_linux::seccomp::confine(Families::Unix)?;
 
     let session = Session::launched(stream, &launched.name, &launched.index, |runtime| {
-        neighbour::refusal_by_bundles(&runtime.name, &runtime.version).map_or(Ok(()), Err)
+        neighbour::refusal_by_bundles(&runtime.name, &runtime.version, &bundles()).map_or(Ok(()), Err)
     })?;
     let file = SettingsFile::new(&session.runtime().config);
     let settings = file.settings().clone();

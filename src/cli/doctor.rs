@@ -85,7 +85,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentResults)> 
     let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
     let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
     let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };
-    let settings = Settings::load(args.config.as_deref(), overrides)?;
+    let settings = compose::of_node(Settings::load(args.config.as_deref(), overrides)?);
     let agent = match ask.then(|| read_state(&settings.state_socket.path)) {
         Some(Ok(state)) => AgentResults::new(state.checks.iter().filter_map(CheckState::checked)),
         // If the socket is given explicitly, no answer is an error.

@@ -1,10 +1,13 @@
 //! Nodes that are laid out as those of k3s, RKE2, k0s and MicroK8s: a containerd is started with that distribution's
-//! files, directories and unit, and bootstrap, doctor, the agent and a pod that runs systemd have to find their way.
+//! files, directories and unit, and bootstrap, doctor, the agent and a pod that runs systemd have to find their way. And
+//! a CRI-O whose storage an administrator has moved.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::agent::{Agent, node_with_binary};
-use crate::node::{Node, Options};
+use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
 use crate::preinstalled::bootstrap;
 
@@ -220,4 +223,90 @@ fn a_node_of_k0s_is_served() {
 #[test]
 fn a_node_of_microk8s_is_served() {
     is_served(&MICROK8S);
+}
+
+/// The outcomes of doctor's checks, by their identifiers.
+type Outcomes = BTreeMap<String, String>;
+
+/// What doctor and explain report of a CRI-O's node with an agent and a pod that runs systemd; `move_storage` changes
+/// the configuration before. `None` without a node.
+fn seen_with_crio(nri: bool, move_storage: &dyn Fn(&Node), runroot: &str) -> Option<(Outcomes, Value)> {
+    let node = node_with_binary(Options { runtime: Runtime::Crio, nri, ..Options::default() })?;
+    node.run(["systemctl", "stop", "crio.service"]);
+    move_storage(&node);
+    node.run(["systemctl", "start", "crio.service"]);
+    let pods = Pods::connect(&node);
+    bootstrap(&node, "", &["--restart"]);
+    let checked = node.exec(["usernsd", "bootstrap", "--config", "/etc/usernsd.yaml", "--check"]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    pods.wait_until_it_answers();
+
+    let agent = Agent::start(&node);
+    let asking = PodSpec::new("systemd").annotated("usernsd.io/systemd", "true");
+    let container = pods.run(&pods.run_pod(&asking), &ContainerSpec::systemd());
+    assert_eq!(pods.systemd_state(&container), Ok("running".to_owned()));
+    assert_eq!(container.owner("").0, BASE);
+    assert!(!agent.outcome(&container).is_empty());
+    let bundle = format!("{runroot}/overlay-containers/{}/userdata/config.json", container.id);
+    assert!(node.path(&bundle).exists(), "{bundle}");
+
+    let ran = node.exec(["usernsd", "doctor", "-o", "json", "--config=/etc/usernsd.yaml"]);
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let checks = document["checks"].as_array().unwrap();
+    let outcomes = checks.iter().map(|check| (text(&check["id"]), text(&check["outcome"]))).collect();
+    let ran = node.exec(["usernsd", "explain", "systemd", "-o", "json", "--config=/etc/usernsd.yaml"]);
+    let explained: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    // And as the unit of the node, which is confined.
+    agent.kill();
+    node.write(
+        "/etc/systemd/system/usernsd.service",
+        include_str!("../../machineconfig/units/usernsd.service"),
+    );
+    node.run(["systemctl", "daemon-reload"]);
+    node.run(["systemctl", "start", "usernsd"]);
+    let second = PodSpec::new("second").numbered(1).annotated("usernsd.io/systemd", "true");
+    let container = pods.run(&pods.run_pod(&second), &ContainerSpec::systemd());
+    assert_eq!(pods.systemd_state(&container), Ok("running".to_owned()));
+    assert_ne!(container.owner("").0, 0);
+    Some((outcomes, explained[0].clone()))
+}
+
+fn crio_conf(node: &Node) {
+    write(
+        node,
+        "/etc/crio/crio.conf.d/10-storage.conf",
+        "[crio]\nroot = \"/var/lib/containers/moved\"\nrunroot = \"/run/data/containers\"\n",
+    );
+}
+
+fn storage_conf(node: &Node) {
+    let usual = node.run(["cat", "/etc/containers/storage.conf"]);
+    let moved = usual
+        .replace("/run/containers/storage", "/run/data/containers")
+        .replace("/var/lib/containers/storage", "/var/lib/containers/moved");
+    assert_ne!(moved, usual);
+    write(node, "/etc/containers/storage.conf", &moved);
+}
+
+fn is_as_usual(nri: bool) {
+    let Some((usual, _)) = seen_with_crio(nri, &|_| (), "/run/containers/storage") else { return };
+    for move_storage in [crio_conf, storage_conf] {
+        let (outcomes, explained) = seen_with_crio(nri, &move_storage, "/run/data/containers").unwrap();
+        assert_eq!(outcomes, usual);
+        assert_eq!(explained["problems"], serde_json::json!([]), "{explained:#}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn a_crio_whose_storage_was_moved_is_served() {
+    is_as_usual(true);
+}
+
+/// Without NRI the agent learns of a container from systemd, and reads its bundle.
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn a_crio_without_nri_whose_storage_was_moved_is_served() {
+    is_as_usual(false);
 }

@@ -321,6 +321,20 @@ fn write_one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
 // === impl BundleDir ===
 
 impl BundleDir {
+    /// The directory of a container's bundle, in which `{id}` stands for the container's ID; `None` if it names no
+    /// container.
+    #[must_use]
+    pub fn new(text: &str) -> Option<BundleDir> {
+        (text.matches("{id}").count() == 1).then(|| BundleDir(text.to_owned()))
+    }
+
+    /// The path below the directory with the container's ID as its name; empty if that is the bundle itself.
+    #[must_use]
+    pub fn below(&self) -> &str {
+        let after = self.0.split("{id}").nth(1).unwrap_or_default();
+        after.trim_start_matches('/')
+    }
+
     /// The bundle directory of a container, below the host root (without the leading slash).
     #[must_use]
     pub fn of(&self, id: &CriId) -> PathBuf {

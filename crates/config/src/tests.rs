@@ -53,6 +53,7 @@ fn every_key_has_an_effect() {
     let id = CriId::parse("abc").unwrap();
     assert_eq!(settings.runtime.bundle_dirs[0].of(&id), Path::new("b/abc/c"));
     assert_eq!(settings.runtime.bundle_dirs[0].above(), Path::new("b"));
+    assert_eq!(settings.runtime.bundle_dirs[0].below(), "c");
     let nri = settings.nri.unwrap();
     assert_eq!((nri.sockets, nri.index), (vec![PathBuf::from("/n.sock")], 5));
     assert_eq!(settings.systemd.unwrap().bus_socket, Path::new("/bus"));

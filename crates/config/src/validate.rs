@@ -214,8 +214,8 @@ impl Validator<'_> {
         let key = "runtime.bundleDirs";
         let one = |text: &String| {
             self.path(key, at, text)?;
-            if text.matches("{id}").count() == 1 && !text.starts_with("unix:") {
-                return Ok(BundleDir(text.clone()));
+            if let Some(dir) = BundleDir::new(text).filter(|_| !text.starts_with("unix:")) {
+                return Ok(dir);
             }
             let remedy = "write {id} once, where the container's ID stands".to_owned();
             Err(self.refuse(key, at, format!("{:?} names no container", shown(text)), remedy))

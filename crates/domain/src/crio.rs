@@ -17,6 +17,7 @@ pub mod complaint;
 pub mod config;
 pub mod drop_in;
 pub mod loaded;
+pub mod storage;
 
 use std::fmt;
 

@@ -272,7 +272,8 @@ impl Doctor {
     fn kernel(&self, ids: &Probe<IdFacts>) -> Probe<KernelFacts> {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
-        let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(has);
+        let storage = usernsd_prepare::crio::storage(&self.place.root);
+        let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(Some(&storage.root), has);
         kernel.at_boot = bootstrap::kernel::at_boot(&self.root, &[]);
         let may_try = self.place.may_run_programs;
         let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();

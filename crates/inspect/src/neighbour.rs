@@ -1,7 +1,7 @@
 //! The state of a runtime before a join over NRI: the length of its list, and the operations in progress.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,17 +86,12 @@ pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Ru
     Ok(RuntimeSight { refusal, in_flight: join::in_flight(&version.name, &lying) })
 }
 
-/// The directories of the runtimes' bundles: the part before the container's ID, and the part after it.
-const BUNDLES: [(&str, &str); 2] = [
-    ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
-    ("/run/containers/storage/overlay-containers", "userdata"),
-];
-
 /// The reason why a starting runtime would not survive a plugin, from the bundles of the containers that
-/// outlived its last run. The runtime sends its list also to plugins that it launches, and serves nothing
+/// outlived its last run. `places` are the directories of the runtimes' bundles: the part before the container's ID, and
+/// the part after it. The runtime sends its list also to plugins that it launches, and serves nothing
 /// before; if it crashes on that, systemd restarts it, and it crashes again.
 #[must_use]
-pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
+pub fn refusal_by_bundles(name: &str, version: &str, places: &[(PathBuf, String)]) -> Option<String> {
     if !join::splits(name, version) {
         return None;
     }
@@ -104,11 +99,8 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     // runtime is away (containerd). Neither runtime lists such a container.
     let lives = |pid: u32| i32::try_from(pid).is_ok_and(proc::lives);
     let may_live = |bundle: &PathBuf| recorded_pid(bundle).is_none_or(lives);
-    let bundles: Vec<PathBuf> = BUNDLES
-        .iter()
-        .flat_map(|(directory, below)| bundles_in(Path::new(directory), below))
-        .filter(may_live)
-        .collect();
+    let bundles: Vec<PathBuf> =
+        places.iter().flat_map(|(directory, below)| bundles_in(directory, below)).filter(may_live).collect();
     let size = |bundle: &PathBuf| (PodRef::default(), bundle_size(bundle).unwrap_or(0));
     let mut weights = Weights { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
     if weights.fits() {

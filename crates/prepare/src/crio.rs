@@ -18,6 +18,7 @@ use usernsd_domain::crio::check::{STORAGE_CONF, check, storage_conf};
 use usernsd_domain::crio::command_line;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions, DropIn, DropInError};
+use usernsd_domain::crio::storage::Storage;
 use usernsd_domain::crio::{CrioVersion, CrioVersionError};
 use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
@@ -95,6 +96,15 @@ pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
     let effective = Effective::of(version, &files);
     let hook = hooks::of_usernsd(&conf, &effective);
     Ok(Crio { version, findings, effective, older: None, hook })
+}
+
+/// Where CRI-O keeps images and containers on the node with the root `root`: in the usual directories, as far as its files
+/// cannot be read.
+#[must_use]
+pub fn storage(root: &Path) -> Storage {
+    let Ok(conf) = ConfRoot::open(root) else { return Storage::of(&[], None) };
+    let files = settings(root, &conf).unwrap_or_default();
+    Storage::of(&files, conf.toml(STORAGE_CONF).as_ref())
 }
 
 /// Whether a CRI-O older than `version` would end at the files: the `installed` one, if it is older, else the

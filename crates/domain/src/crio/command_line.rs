@@ -18,7 +18,8 @@ enum Kind {
     List,
 }
 
-/// A flag, the environment variable that stands for it, and the key that it sets, with the key's table.
+/// A flag, the environment variable that stands for it, and the key that it sets, with the key's table, which is empty
+/// for a key of `[crio]` itself.
 struct Flag {
     name: &'static str,
     variable: Option<&'static str>,
@@ -36,7 +37,7 @@ const fn flag(
 }
 
 /// The flags whose keys the rules use.
-const FLAGS: [Flag; 12] = [
+const FLAGS: [Flag; 14] = [
     flag("cgroup-manager", Some("CONTAINER_CGROUP_MANAGER"), ["runtime", "cgroup_manager"], Kind::Text),
     flag("conmon", Some("CONTAINER_CONMON"), ["runtime", "conmon"], Kind::Text),
     flag("default-runtime", Some("CONTAINER_DEFAULT_RUNTIME"), ["runtime", "default_runtime"], Kind::Text),
@@ -48,6 +49,8 @@ const FLAGS: [Flag; 12] = [
     flag("nri-listen", None, ["nri", "nri_listen"], Kind::Text),
     flag("nri-plugin-config-dir", None, ["nri", "nri_plugin_config_dir"], Kind::Text),
     flag("nri-plugin-dir", None, ["nri", "nri_plugin_dir"], Kind::Text),
+    flag("root", Some("CONTAINER_ROOT"), ["", "root"], Kind::Text),
+    flag("runroot", Some("CONTAINER_RUNROOT"), ["", "runroot"], Kind::Text),
     flag("uid-mappings", Some("CONTAINER_UID_MAPPINGS"), ["runtime", "uid_mappings"], Kind::Text),
 ];
 
@@ -61,6 +64,10 @@ pub fn settings(texts: &[String]) -> Option<ConfFile> {
         let value = of_flags(&words, flag).or_else(|| of_variable(&words, flag));
         let Some(value) = value else { continue };
         let [section, key] = flag.key;
+        if section.is_empty() {
+            table.insert(key.to_owned(), value);
+            continue;
+        }
         let inner = table.entry(section.to_owned()).or_insert_with(|| Value::Table(Table::new()));
         if let Value::Table(inner) = inner {
             inner.insert(key.to_owned(), value);
@@ -130,6 +137,7 @@ mod tests {
     use super::*;
     use crate::crio::CrioVersion;
     use crate::crio::config::Effective;
+    use crate::crio::storage::Storage;
     use crate::toml::{get, table_at};
 
     fn of(texts: &[&str]) -> Option<ConfFile> {
@@ -186,6 +194,15 @@ mod tests {
         assert_eq!(effective.hooks_dirs.value, ["/a", "/b", "/c"]);
         assert!(effective.pod_events.value);
         assert_eq!(effective.default_runtime.value, "runc");
+    }
+
+    #[test]
+    fn directories_of_the_storage_are_keys_of_the_first_table() {
+        let storage = |texts: &[&str]| Storage::of(&[of(texts).unwrap()], None);
+        let moved = storage(&["ExecStart=crio --root=/data/c --runroot /run/c"]);
+        assert_eq!((moved.root.as_str(), moved.run_root.as_str()), ("/data/c", "/run/c"));
+        let moved = storage(&["Environment=CONTAINER_ROOT=/data/c CONTAINER_RUNROOT=/run/c"]);
+        assert_eq!((moved.root.as_str(), moved.run_root.as_str()), ("/data/c", "/run/c"));
     }
 
     fn nri(on: bool) -> Value {
