@@ -3,15 +3,15 @@
 //! `make vm-test` runs them on one that has all.
 
 use crate::agent::{Agent, node_with_binary};
-use crate::node::{Node, Options, report_skipped};
+use crate::node::{Node, Options, Runtime, report_skipped};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods};
 
 /// Of the container, in bytes.
 const MEMORY: i64 = 192 << 20;
 
-/// A node whose cgroups have these controllers.
-fn node_with_controllers(controllers: &[&str]) -> Option<Node> {
-    let node = node_with_binary(Options::default())?;
+/// A node with that runtime whose cgroups have these controllers.
+fn node_with_controllers(runtime: Runtime, controllers: &[&str]) -> Option<Node> {
+    let node = node_with_binary(Options { runtime, ..Options::default() })?;
     let present = std::fs::read_to_string(node.cgroup_root().join("cgroup.controllers")).unwrap();
     let present: Vec<&str> = present.split_whitespace().collect();
     if let Some(missing) = controllers.iter().find(|name| !present.contains(*name)) {
@@ -59,7 +59,17 @@ fn sh(pods: &Pods<'_>, container: &Container, script: &str) -> String {
 
 #[test]
 fn systemd_sees_the_limits_of_its_container_and_cannot_change_them() {
-    let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
+    sees_the_limits(Runtime::Containerd);
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn systemd_on_crio_sees_the_limits_of_its_container_and_cannot_change_them() {
+    sees_the_limits(Runtime::Crio);
+}
+
+fn sees_the_limits(runtime: Runtime) {
+    let Some(node) = node_with_controllers(runtime, &["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
@@ -89,7 +99,17 @@ fn systemd_sees_the_limits_of_its_container_and_cannot_change_them() {
 
 #[test]
 fn limits_of_units_in_a_container_are_enforced() {
-    let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
+    limits_of_units(Runtime::Containerd);
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn limits_of_units_in_a_container_of_crio_are_enforced() {
+    limits_of_units(Runtime::Crio);
+}
+
+fn limits_of_units(runtime: Runtime) {
+    let Some(node) = node_with_controllers(runtime, &["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
     let _agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
@@ -140,7 +160,17 @@ fn limits_of_units_in_a_container_are_enforced() {
 
 #[test]
 fn a_container_that_runs_out_of_memory_ends_alone() {
-    let Some(node) = node_with_controllers(&["memory"]) else { return };
+    runs_out_of_memory(Runtime::Containerd);
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn a_container_of_crio_that_runs_out_of_memory_ends_alone() {
+    runs_out_of_memory(Runtime::Crio);
+}
+
+fn runs_out_of_memory(runtime: Runtime) {
+    let Some(node) = node_with_controllers(runtime, &["memory"]) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::joined(&node);
     let container = limited_systemd(&pods);
@@ -164,7 +194,17 @@ fn a_container_that_runs_out_of_memory_ends_alone() {
 
 #[test]
 fn every_controller_works_in_a_tree_that_was_handed_over() {
-    let Some(node) = node_with_controllers(&["cpu", "memory", "pids"]) else { return };
+    every_controller_works(Runtime::Containerd);
+}
+
+#[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+fn every_controller_works_in_a_tree_that_was_handed_over_on_crio() {
+    every_controller_works(Runtime::Crio);
+}
+
+fn every_controller_works(runtime: Runtime) {
+    let Some(node) = node_with_controllers(runtime, &["cpu", "memory", "pids"]) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::joined(&node);
     let pod = pods.run_pod(&PodSpec::new("tree").annotated("usernsd.io/cgroup", "writable"));
@@ -215,7 +255,7 @@ fn every_controller_works_in_a_tree_that_was_handed_over() {
 /// KEP-5474 asks whether a writable cgroup leads to processors that are another container's.
 #[test]
 fn a_writable_cgroup_reaches_no_processors_of_another_container() {
-    let Some(node) = node_with_controllers(&["cpuset"]) else { return };
+    let Some(node) = node_with_controllers(Runtime::Containerd, &["cpuset"]) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::joined(&node);
     let pinned = |name: &str, number, cpus: &str| {
