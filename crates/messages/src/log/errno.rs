@@ -48,8 +48,9 @@ pub(super) fn last(line: &str) -> Option<(&str, KernelError)> {
     Some((line.get(..at)?, error))
 }
 
-const WORDS: [(&str, KernelError); 29] = [
+const WORDS: [(&str, KernelError); 30] = [
     ("permission denied", KernelError::Denied),
+    ("is not writable", KernelError::Denied),
     ("accessdeniedexception", KernelError::Denied),
     ("operation not permitted", KernelError::NotPermitted),
     ("invalid argument", KernelError::Invalid),

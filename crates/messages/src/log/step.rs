@@ -111,12 +111,13 @@ const ELSEWHERE: [(Step, &str); 6] = [
 ];
 
 /// Texts that decide the step wherever they are in the line.
-const WHOLE: [Marks; 4] = [
+const WHOLE: [Marks; 5] = [
     (Step::Crash, &["panic: ", "sigsegv", "segmentation fault", "core dumped"]),
     (
         Step::Admission,
         &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
     ),
+    (Step::Credentials, &["su: authentication failure"]),
     (Step::KubeletStart, &["create user namespace manager", "failed to run kubelet", "kubelet mappings"]),
     (
         Step::RuntimeStart,

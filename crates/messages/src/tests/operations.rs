@@ -140,6 +140,10 @@ fn operations_of_reports_are_understood() {
             "another user",
         ),
         ("Error: Can't drop privilege as nonroot user", Step::Credentials, "not root"),
+        // xencon/aixcl#831
+        ("su: Authentication failure", Step::Credentials, "disables setuid programs"),
+        // OWASP/Python-Honeypot#349
+        ("grafana          | GF_PATHS_DATA='/var/lib/grafana' is not writable.", Step::Refused, "fsGroup"),
         // fossasia/eventyay#3124
         (
             r#"rsync: [generator] chgrp "/home/app/web/eventyay/static.dist/." failed: Operation not permitted (1)"#,
@@ -354,6 +358,7 @@ fn an_operation_is_not_named_by_chance() {
         // No error at all.
         ("Started nginx.", None),
         ("the exit was quick", None),
+        ("pam_unix(sshd:auth): authentication failure; rhost=10.0.0.1", None),
     ] {
         assert_eq!(Understood::of(line).step, step, "{line}");
     }
