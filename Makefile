@@ -221,7 +221,7 @@ endif
 # Kernel, security module, and whose programs. Those of bookworm give no pod a user namespace.
 VM_MACHINES := $(foreach kernel,6.1 6.12 7,$(foreach lsm,apparmor selinux none,$(kernel)/$(lsm)/forky)) \
   6.12/apparmor/trixie
-VM_OLD := faults::a_node_with_old_versions_is_served
+VM_OLD := faults::a_node_with_old_versions_is_served doctor::old_versions_are_named node_bootstrap::the_nodes_own_tools
 # Under SELinux pods need types that other cases do not give them.
 VM_SELINUX := selinux::
 

@@ -8,7 +8,7 @@ const USERNSD: &str = "/usr/local/bin/usernsd";
 
 #[test]
 fn the_nodes_own_tools_agree_with_the_plan() {
-    for suite in [Suite::Forky, Suite::Bookworm] {
+    for &suite in Suite::each() {
         let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
         let options = Options { runtime: Runtime::None, suite, binds, ..Options::default() };
         let Some(node) = Node::boot_or_skip(&options) else { return };

