@@ -85,7 +85,7 @@ impl Delegator {
         let top = below.next().unwrap_or_default();
         let mut taken = 1 + below.count() as u64;
         let used = descendants(own)?;
-        // As many as are seen.
+        // The number of those that are read.
         let mut seen = taken.saturating_add(used);
         let mut closed = 0;
         for name in pod.children()?.iter().filter(|name| *name != top) {
@@ -107,7 +107,7 @@ impl Delegator {
                 Err(error) => return Err(error.into()),
             }
         }
-        // What is not seen is in the closed ones.
+        // The closed ones have the others.
         let others = match closed {
             0 => 0,
             _ => descendants(pod)?.saturating_sub(seen),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 /// The most descriptors that a cgroup keeps, whatever is read from it.
 const MOST: usize = 4;
 
-/// Descriptors of files that have been read or written. Whoever owns this closes them by dropping it.
+/// Descriptors of files that have been read or written. They are closed when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Later(RefCell<Vec<OwnedFd>>);
 

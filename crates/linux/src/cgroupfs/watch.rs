@@ -45,7 +45,7 @@ impl EndedWatches {
 // === impl CgroupWatches ===
 
 impl CgroupWatches {
-    /// `None` where inotify is not available: `fs.inotify.max_user_instances` of root's is shared by the whole node.
+    /// `None` if inotify is not available: the whole node shares root's `fs.inotify.max_user_instances`.
     #[must_use]
     pub fn new() -> Option<CgroupWatches> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
@@ -76,7 +76,7 @@ impl CgroupWatches {
         // Until there are none left (EAGAIN).
         while let Ok(event) = events.next() {
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-                // What is left in the queue is of watches that count as ended.
+                // The rest of the queue is read with the next call; until then all watches count as ended.
                 return EndedWatches::Any;
             }
             ended.insert(CgroupWatch(event.wd()));
