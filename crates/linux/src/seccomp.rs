@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter_all_threads, sock_filter,
+    TargetArch, apply_filter_all_threads,
 };
 use thiserror::Error;
 
@@ -95,77 +95,13 @@ struct Filter {
 // === impl Filter ===
 
 impl Filter {
-    /// The program checks the processor, looks the calls without rules up by [`bisect`], and ends with what seccompiler
-    /// makes of the others. seccompiler alone compares one number after another, in five instructions each: the kernel
-    /// compiles them, and runs them once for each call that there is, while this process waits.
     fn compile(self, processor: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
-        let Filter { calls, these, others } = self;
-        let whole = |calls| -> Result<BpfProgram, seccompiler::BackendError> {
-            SeccompFilter::new(calls, others.clone(), these.clone(), processor)?.try_into()
-        };
-        let (free, ruled): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            calls.clone().into_iter().partition(|(_, rules)| rules.is_empty());
-        let bounds = bounds(free.into_keys().filter_map(|call| u32::try_from(call).ok()));
-        let Some(lookup) = bisect(&bounds, false, 0) else { return whole(calls) };
-        let ruled = whole(ruled)?;
-        let (check, rest) = ruled.split_at(ruled.len().min(PROCESSOR_CHECK));
-        let found = step(RETURN, u32::from(these.clone()));
-        Ok([check, &[step(LOAD, NUMBER)], lookup.as_slice(), &[found], rest].concat())
+        SeccompFilter::new(self.calls, self.others, self.these, processor)?.try_into()
     }
 
     fn compile_here(self) -> Result<BpfProgram, seccompiler::BackendError> {
         self.compile(TargetArch::try_from(std::env::consts::ARCH)?)
     }
-}
-
-/// Length of seccompiler's check of the processor, with which each of its programs begins: load, compare, end the process.
-const PROCESSOR_CHECK: usize = 3;
-/// Offset of the call's number in what a program sees (`struct seccomp_data`).
-const NUMBER: u32 = 0;
-/// Instructions (linux/bpf_common.h): load a word; return; jump if the word is at least a number.
-const LOAD: u16 = 0x20;
-const RETURN: u16 = 0x06;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-
-fn step(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
-}
-
-/// The numbers at which a list of ascending numbers begins and ends: from the first to the one before the second, and so
-/// on.
-fn bounds(numbers: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut bounds: Vec<u32> = Vec::new();
-    for number in numbers {
-        if bounds.last() == Some(&number) {
-            bounds.pop();
-        } else {
-            bounds.push(number);
-        }
-        bounds.push(number.saturating_add(1));
-    }
-    bounds
-}
-
-/// Looks the loaded number up: one on the list is sent to the instruction that comes `after` behind these, any other to
-/// the next one. `is_on` is whether the numbers below the first bound are on the list. `None` without bounds, and for so
-/// many that a jump is longer than its eight bits.
-fn bisect(bounds: &[u32], is_on: bool, after: usize) -> Option<BpfProgram> {
-    let (lower, upper) = bounds.split_at(bounds.len() / 2);
-    let (bound, upper) = upper.split_first()?;
-    // At each bound a part of the list begins or ends.
-    let is_on_above = is_on == (lower.len() % 2 == 1);
-    let part = |bounds: &[u32], is_on, after| match bounds {
-        [] => Some(Vec::new()),
-        bounds => bisect(bounds, is_on, after),
-    };
-    let right = part(upper, is_on_above, after)?;
-    let left = part(lower, is_on, right.len() + after)?;
-    let answer = |is_on: bool| left.len() + right.len() + after + usize::from(!is_on);
-    let jt = if right.is_empty() { answer(is_on_above) } else { left.len() };
-    let jf = if left.is_empty() { answer(is_on) } else { 0 };
-    let (jt, jf) = (u8::try_from(jt).ok()?, u8::try_from(jf).ok()?);
-    let first = sock_filter { code: JUMP_IF_AT_LEAST, jt, jf, k: *bound };
-    Some([vec![first], left, right].concat())
 }
 
 /// Only `calls`, and `bounded` with the arguments that [`bounded`] permits.
@@ -360,47 +296,6 @@ mod tests {
         libc::SYS_memfd_create,
         libc::SYS_seccomp,
     ];
-
-    #[test]
-    fn a_program_answers_as_seccompilers_own() {
-        /// Commands of fcntl(2) and ioctl(2).
-        const SECOND: [u64; 4] = [0, 1, libc::F_SETOWN as u64, 0x8901];
-        let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        let scattered = (0..600).map(|call| (call * 2, vec![])).collect();
-        let long = Filter { calls: scattered, these: SeccompAction::Allow, others: errno(libc::ENOSYS) };
-        let [sockets, known] = filters(Families::UnixAndInternet).unwrap();
-        let hooks = only(&handing_over(), &[libc::SYS_fcntl, libc::SYS_ioctl]).unwrap();
-        for (filter, most) in
-            [(hooks, 100), (known, 270), (sockets, 40), (only(STAT, &[]).unwrap(), 60), (long, 4000)]
-        {
-            let ruled: Vec<i64> =
-                filter.calls.iter().filter(|(_, rules)| !rules.is_empty()).map(|(call, _)| *call).collect();
-            let theirs = SeccompFilter::new(
-                filter.calls.clone(),
-                filter.others.clone(),
-                filter.these.clone(),
-                processor,
-            );
-            let theirs: BpfProgram = theirs.unwrap().try_into().unwrap();
-            let program = filter.compile_here().unwrap();
-            assert!(program.len() <= most && program.len() <= theirs.len(), "{}", program.len());
-            let own = u64::from(std::process::id());
-            for call in (0..1300).chain([X32, X32 + 1, 0xffff_ffff]) {
-                let (first, second) = match ruled.contains(&call) {
-                    true => (&[0, 1, own, libc::AF_INET as u64, libc::CLONE_THREAD as u64][..], &SECOND[..]),
-                    false => (&[0][..], &[0][..]),
-                };
-                for args in
-                    first.iter().flat_map(|first| second.iter().map(|second| [*first, *second, 0, 0, 0, 0]))
-                {
-                    for arch in [HERE, I386] {
-                        let want = run(&theirs, arch, call, args);
-                        assert_eq!(run(&program, arch, call, args), want, "{call} {args:?} {arch:#x}");
-                    }
-                }
-            }
-        }
-    }
 
     #[test]
     fn calls_that_the_agent_never_needs_do_not_exist() {
