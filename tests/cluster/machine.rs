@@ -188,7 +188,10 @@ fn limits_apply_inside_a_pod_and_are_changed_in_place() {
     assert!(is_ready(&node));
     let events = cluster.kubectl(&["get", "events", "-A"]);
     println!("{events}");
-    assert!(!events.contains("SystemOOM"), "{events}");
+    // A kernel without cpuset prints a line that the kubelet does not understand (cadvisor's `containerRegexp`), and it calls
+    // each container's lack of memory the system's. So only those that the test asked for.
+    let mut of_system = events.lines().filter(|line| line.contains("SystemOOM"));
+    assert!(of_system.all(|line| line.contains("victim process: tail")), "{events}");
     assert_eq!(agents(&cluster), agents_before);
 }
 
