@@ -722,7 +722,7 @@ fn start_control_plane(control: &Node, authority: &Authority, kind: Kind) {
         // What asks for it again and again would keep the only processor from starting it.
         wait_for_api_server(control);
     }
-    // How long a kubelet may be silent: by default, or longer than it is beside all else on one processor.
+    // How long a kubelet may be silent: the default, or longer, because a machine has one processor for everything.
     let (controllers, grace) = if is_machine() { (CONTROLLERS_ON_MACHINE, 300) } else { ("*", 50) };
     start_service(
         control,
