@@ -222,8 +222,9 @@ endif
 VM_MACHINES := $(foreach kernel,6.1 6.12 7,$(foreach lsm,apparmor selinux none,$(kernel)/$(lsm)/forky)) \
   6.12/apparmor/trixie
 VM_OLD := faults::a_node_with_old_versions_is_served doctor::old_versions_are_named node_bootstrap::the_nodes_own_tools
-# Under SELinux pods need types that other cases do not give them.
-VM_SELINUX := selinux::
+# Under SELinux vm.sh gives other cases this project's policy, and containers a type with which they may change their cgroup.
+VM_SELINUX := selinux:: controllers::systemd_sees_the_limits ownership::systemd_runs_on_containerd \
+  controllers::every_controller_works
 
 # Ownership under real limits, and AppArmor with and without this project's profiles. The longest first.
 VM_SMOKE := apparmor::systemd_runs_under controllers::systemd_sees_the_limits controllers::limits_of_units \
