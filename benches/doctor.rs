@@ -56,12 +56,12 @@ fn doctor() {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut said = doctor.stdout.take().unwrap();
+            let mut text = doctor.stdout.take().unwrap();
             let mut byte = [0];
-            said.read_exact(&mut byte).unwrap();
+            text.read_exact(&mut byte).unwrap();
             first[index].push(started.elapsed());
             let mut rest = String::new();
-            said.read_to_string(&mut rest).unwrap();
+            text.read_to_string(&mut rest).unwrap();
             all[index].push(started.elapsed());
             // 1: a node without a runtime has problems.
             assert_eq!(doctor.wait().unwrap().code(), Some(1), "{rest}");

@@ -124,12 +124,12 @@ fn main() {
         let mut unmeasured = Samples::default();
         let (status, one) =
             if round == 0 { (&mut unmeasured, &mut Samples::default()) } else { (&mut status, &mut one) };
-        let said = status.time(|| command("kubectl-userns", &["status"]));
-        assert!(said.status.success(), "{said:?}");
-        assert_eq!(String::from_utf8_lossy(&said.stdout).lines().count(), nodes + 1);
+        let result = status.time(|| command("kubectl-userns", &["status"]));
+        assert!(result.status.success(), "{result:?}");
+        assert_eq!(String::from_utf8_lossy(&result.stdout).lines().count(), nodes + 1);
         let exec = ["exec", "-n", "usernsd", "usernsd-00000", "-c", "agent", "--", "/usernsd", "status"];
-        let said = one.time(|| command("kubectl", &exec));
-        assert!(said.status.success(), "{said:?}");
+        let result = one.time(|| command("kubectl", &exec));
+        assert!(result.status.success(), "{result:?}");
     }
     let note = format!("each node answers after {} ms", delay.as_millis());
     status.row(&format!("`kubectl userns status`, {nodes} nodes"), "2 s", &note);

@@ -51,7 +51,7 @@ use usernsd_report::clock::Clock;
 use usernsd_report::features::FeatureFile;
 use usernsd_report::http::{self, Listener, Routes};
 use usernsd_report::metrics::{HttpMetrics, Metrics};
-use usernsd_report::page::{self, Seen};
+use usernsd_report::page::{self, PageInput};
 use usernsd_report::state::{self, About, Sources, State};
 use usernsd_report::store::Store;
 use usernsd_tasks::Tasks;
@@ -284,8 +284,8 @@ impl Agent {
             self.store.off(Peer::Nri, self.started);
             return Ok(None);
         };
-        let (sight, questions) = ask::channel(neighbour::PATIENCE, Duration::ZERO);
-        let plugin = Arc::new(Plugin::new(nri.sockets.clone(), nri.index).with_sight(sight));
+        let (join_facts, questions) = ask::channel(neighbour::PATIENCE, Duration::ZERO);
+        let plugin = Arc::new(Plugin::new(nri.sockets.clone(), nri.index).with_join_facts(join_facts));
         // Until it is seen whether the runtime launched a plugin.
         plugin.hold();
         let (endpoints, bundles) = (Arc::clone(&self.endpoints), Arc::clone(&self.bundles));
@@ -418,7 +418,7 @@ impl Agent {
         let http_metrics = HttpMetrics::new().context("making the metrics")?;
         let (own_server, ready) = (http_metrics.clone(), self.ready.subscribe());
         let routes = Routes {
-            page: Box::new(move || page::render(&Seen::now(&shown()))),
+            page: Box::new(move || page::render(&PageInput::now(&shown()))),
             metrics: Box::new(move || {
                 Box::pin(std::future::ready(Some(metrics.render() + &own_server.render())))
             }),

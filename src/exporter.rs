@@ -24,7 +24,7 @@ use usernsd_report::follow::{Followed, Follower};
 use usernsd_report::http::{self, Routes};
 use usernsd_report::metrics::cluster::ClusterMetrics;
 use usernsd_report::metrics::{ExporterMetrics, HttpMetrics};
-use usernsd_report::page::{self, Seen};
+use usernsd_report::page::{self, PageInput};
 use usernsd_report::state;
 use usernsd_tasks::Tasks;
 
@@ -145,7 +145,7 @@ fn routes(
                 Ok(()) => Duration::ZERO,
                 Err(_) => link.last_document.and_then(|at| now.duration_since(at).ok()).unwrap_or_default(),
             };
-            page::render(&Seen { state: state.as_deref(), age, now })
+            page::render(&PageInput { state: state.as_deref(), age, now })
         }),
         metrics: Box::new(move || {
             let (metrics, http_metrics) = (metrics.clone(), http_metrics.clone());
@@ -168,7 +168,7 @@ fn routes(
             let state = served.state.borrow().clone();
             let misfits = misfits.borrow().clone();
             state
-                .map(|state| cluster::with_misfits(&state, &misfits).render())
+                .map(|state| cluster::with_mapping_problems(&state, &misfits).render())
                 .ok_or_else(|| "the agent has not sent a document yet".to_owned())
         }),
         healthy: Box::new(|| Ok(())),

@@ -75,7 +75,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::HoldUserNamespace => Ok(usernsd_linux::mount_idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::ObserveProcesses { proc } => usernsd::cli::observe::run(&proc),
         Command::LookInside { proc, pid, path } => {
-            usernsd_linux::proc::look(&proc, pid, &path)?;
+            usernsd_linux::proc::examine(&proc, pid, &path)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::ReadConfiguration { root } => usernsd::cli::read::run(&root),

@@ -118,7 +118,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     name_panics();
     // Done before there is another thread, because capabilities are per thread.
     let stream = inherited::only_socket(launched.socket)?;
-    let mut problems = inherited::leave_rest();
+    let mut problems = inherited::reset_inherited();
     let settings = PluginSettings::parse("");
     let proc = Proc::new(Path::new("/proc"));
     let split = confinement::split(&proc)?;

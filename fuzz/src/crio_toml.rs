@@ -2,7 +2,7 @@
 //! it is TOML.
 
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::crio::check::{check, unseen};
+use usernsd_domain::crio::check::{check, unchecked};
 use usernsd_domain::crio::config::{ConfFile, Content, Effective, MAIN_FILE};
 use usernsd_domain::crio::drop_in::{CrioNode, CrioOptions, plan};
 use usernsd_domain::crio::loaded::differences;
@@ -15,9 +15,9 @@ pub fn run(bytes: &[u8]) {
     let file = ConfFile { path: MAIN_FILE.to_owned(), link: false, content: parse(text) };
     let files = [file.clone()];
     let _ = Effective::of(version, &files);
-    let _ = check(version, &files, &unseen);
+    let _ = check(version, &files, &unchecked);
     assert!(differences(version, &files, &file).is_empty(), "a file is itself");
-    let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
+    let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unchecked };
     if let Ok(drop_in) = plan(node, CrioOptions::default())
         && let Some(text) = drop_in.text
     {

@@ -16,7 +16,7 @@ use usernsd_domain::restart::{Unread, to_restart};
 use usernsd_domain::runtime::{Runtime, RuntimeChoice, RuntimeKind, RuntimeOverride, choose};
 use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
-use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
+use usernsd_prepare::bootstrap::ids::{RunPrograms, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
 use usernsd_prepare::bootstrap::runtime::{NodeRuntimes, RuntimePods};
 use usernsd_prepare::bootstrap::{self, Part, PartRefusal, Preparation};
@@ -171,8 +171,8 @@ impl Node<'_> {
         self.runtimes.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
     }
 
-    /// Plans, and applies the plan unless `only_look` is set.
-    fn plan_or_apply(&self, only_look: bool) -> anyhow::Result<Part> {
+    /// Plans, and applies the plan unless `plan_only` is set.
+    fn plan_or_apply(&self, plan_only: bool) -> anyhow::Result<Part> {
         let (root, desired) = (self.root, &self.settings.bootstrap);
         let ids = &desired.ids;
         let windows: Vec<_> = self.runtimes.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
@@ -181,7 +181,7 @@ impl Node<'_> {
             None if self.runtimes.seen.answered.is_empty() => Sandboxes::NoRuntime,
             None => Sandboxes::Known(&windows),
         };
-        match (self.args.undo, only_look) {
+        match (self.args.undo, plan_only) {
             (true, true) => return Ok(bootstrap::plan_undo(root, ids, sandboxes)?),
             (true, false) => return Ok(bootstrap::undo(root, ids, sandboxes, &mut tell)?),
             (false, _) => {}
@@ -195,7 +195,7 @@ impl Node<'_> {
             };
             let step =
                 |root: &HostRoot| bootstrap::machine_config::plan(root, &parsed, ids, sandboxes, version);
-            let mut part = match only_look {
+            let mut part = match plan_only {
                 true => bootstrap::plan(root, &[&step])?,
                 false => bootstrap::apply(root, &[&step], &mut tell)?,
             };
@@ -214,11 +214,11 @@ impl Node<'_> {
             runtime,
             sandboxes,
             system_pods: pods.map(|pods| pods.system.as_slice()),
-            ask: Ask::Programs,
+            run_programs: RunPrograms::Yes,
             is_tried: true,
         };
         let mut part =
-            if only_look { preparation.plan(root)? } else { preparation.apply(root, &mut tell)? };
+            if plan_only { preparation.plan(root)? } else { preparation.apply(root, &mut tell)? };
         part.findings.extend(findings);
         Ok(part)
     }
@@ -235,7 +235,7 @@ impl Node<'_> {
     /// After everything is written and before a restart: checks whether the services would start again.
     /// `found` has the findings of the plan.
     fn check_start(&self, services: &Services, unread: &[Unread], found: &[Finding]) -> anyhow::Result<()> {
-        let ids = bootstrap::ids::examine(self.root, &self.settings.bootstrap.ids, Ask::Programs)?;
+        let ids = bootstrap::ids::examine(self.root, &self.settings.bootstrap.ids, RunPrograms::Yes)?;
         let found: Vec<Finding> = found.iter().cloned().chain(ids.findings).collect();
         Ok(services.check_start(self.root, unread, self.running_crio(), &[], &found)?)
     }

@@ -49,10 +49,10 @@ fn check(pool: &Path, role: &str, ours: &str, ours_is: &str) -> anyhow::Result<E
         Ok(report) => report,
         // Texts of the files are in the messages.
         Err(CheckError::Pool(error)) => bail!("{}", printable(&format!("{}: {error}", pool.display()))),
-        Err(CheckError::Ours(error)) => bail!("{}", printable(&format!("{ours_is}: {error}"))),
+        Err(CheckError::PlannedConfig(error)) => bail!("{}", printable(&format!("{ours_is}: {error}"))),
     };
     super::print(&printable(&report.to_string()))?;
-    Ok(if report.is_smooth() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if report.needs_no_attention() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Reads a file, or stdin for `-`, but not without end.

@@ -230,10 +230,10 @@ mod tests {
             }))
             .unwrap()
         };
-        let said = |one: &Container| {
+        let output_of = |one: &Container| {
             (host_uids(one), verdict(one), assess(one).is_problem(), has_own_user_namespace(one))
         };
-        assert_eq!(said(&of("host_user_namespace")), ("host".into(), "host".into(), false, false));
-        assert_eq!(said(&of("root_is_host_root")), ("0-65535".into(), "host-root".into(), true, true));
+        assert_eq!(output_of(&of("host_user_namespace")), ("host".into(), "host".into(), false, false));
+        assert_eq!(output_of(&of("root_is_host_root")), ("0-65535".into(), "host-root".into(), true, true));
     }
 }

@@ -187,21 +187,21 @@ fn complaints(dir: &Path) -> Vec<String> {
     if after != want {
         found.push(differences(&after, &want));
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     for line in case.text("stderr").unwrap_or_default().lines() {
-        if !said.contains(line) {
-            found.push(format!("not said: {line}\n{said}"));
+        if !printed.contains(line) {
+            found.push(format!("not said: {line}\n{printed}"));
         }
     }
     let stdout = String::from_utf8_lossy(&output.stdout);
     if stdout != case.text("stdout").unwrap_or_default() {
         found.push(format!("stdout: {stdout}"));
     }
-    if status == 2 && said.lines().filter(|line| line.starts_with("error: ")).count() != 1 {
-        found.push(format!("no single error: {said}"));
+    if status == 2 && printed.lines().filter(|line| line.starts_with("error: ")).count() != 1 {
+        found.push(format!("no single error: {printed}"));
     }
     let looks = dir.join("diff-looks").exists();
-    if status == 2 && !looks && patch.status.code() != Some(2) && !said.contains("symbolic link") {
+    if status == 2 && !looks && patch.status.code() != Some(2) && !printed.contains("symbolic link") {
         found.push(format!("--diff does not refuse: {}", String::from_utf8_lossy(&patch.stderr)));
     }
     if !args.is_empty() || status != 0 {

@@ -72,8 +72,8 @@ fn systemd_under(pods: &Pods<'_>, name: &str, index: usize, profile: Option<&str
 fn has_private_tmp(pods: &Pods<'_>, container: &Container) -> bool {
     let service =
         ["systemd-run", "--quiet", "--wait", "--property=PrivateTmp=yes", "touch", "/tmp/of-a-service"];
-    let said = pods.exec(container, &service);
-    assert_eq!(said.code, 0, "{said:?}");
+    let output_of = pods.exec(container, &service);
+    assert_eq!(output_of.code, 0, "{output_of:?}");
     pods.exec(container, &["rm", "/tmp/of-a-service"]).code != 0
 }
 
@@ -134,8 +134,8 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
 
     // What the default profile keeps from a container, ours does too.
     for file in ["/proc/sysrq-trigger", "/sys/kernel/security/apparmor/profiles", "/proc/kcore"] {
-        let said = pods.exec(&ours, &["/bin/sh", "-c", &format!("cat {file} || echo x >{file}")]);
-        assert_ne!(said.code, 0, "{file}: {said:?}");
+        let output_of = pods.exec(&ours, &["/bin/sh", "-c", &format!("cat {file} || echo x >{file}")]);
+        assert_ne!(output_of.code, 0, "{file}: {output_of:?}");
     }
     // In the kernel's log explain finds the lines that are this container's: they have one of its users.
     let secret = profile.replacen("  mount,\n", "  mount,\n  audit deny /run/secret r,\n", 1);
@@ -164,8 +164,8 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
         ("file,", "cat /etc/passwd"),
     ];
     let fails = |script: &str| {
-        let said = pods.exec(&ours, &["/bin/sh", "-c", script]);
-        (said.code != 0).then(|| format!("{script}: {said:?}"))
+        let output_of = pods.exec(&ours, &["/bin/sh", "-c", script]);
+        (output_of.code != 0).then(|| format!("{script}: {output_of:?}"))
     };
     let with_all: Vec<String> = needs.iter().filter_map(|(_, script)| fails(script)).collect();
     assert!(with_all.is_empty(), "{with_all:#?}");
@@ -189,8 +189,8 @@ fn systemd_runs_under_the_runtimes_profile_but_its_sandboxes_need_ours() {
 fn wait_for_the_agent(node: &Node) {
     let begun = std::time::Instant::now();
     while !DaemonPod.log(node, "agent").contains("joined the runtime over NRI") {
-        let said = || format!("{}\n{:#?}", DaemonPod.log(node, "agent"), denials(node));
-        assert!(begun.elapsed().as_secs() < 120, "the agent did not join the runtime: {}", said());
+        let output_of = || format!("{}\n{:#?}", DaemonPod.log(node, "agent"), denials(node));
+        assert!(begun.elapsed().as_secs() < 120, "the agent did not join the runtime: {}", output_of());
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
@@ -270,8 +270,11 @@ fn the_agent_names_the_profile_that_forbids_its_work() {
     let pods = Pods::connect(&node);
     pods.run(&pods.run_pod(&PodSpec::new("plain")), &ContainerSpec::sleeping());
     let agent = node.exec(["aa-exec", "-p", DEFAULT, "--", "usernsd", "agent"]);
-    let said = String::from_utf8_lossy(&agent.stderr).into_owned();
-    assert!(said.contains(&format!("the AppArmor profile {DEFAULT} of this container forbids it")), "{said}");
+    let output_of = String::from_utf8_lossy(&agent.stderr).into_owned();
+    assert!(
+        output_of.contains(&format!("the AppArmor profile {DEFAULT} of this container forbids it")),
+        "{output_of}"
+    );
     let denied = denials(&node);
     let line = denied
         .iter()

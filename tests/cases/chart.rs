@@ -153,11 +153,11 @@ fn a_field_that_differs_from_the_overlay_is_found() {
 #[test]
 fn helm_finds_nothing_wrong_with_the_chart() {
     let Some(mut helm) = Helm::start_or_skip() else { return };
-    let said = helm.call("helm_lint", &json!({"paths": [chart()], "strict": true})).unwrap();
-    let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(said["passed"], true, "{said}");
-    let worse = said["messages"].as_array().unwrap().iter().filter(|one| one["severity"] != "INFO");
-    assert_eq!(worse.count(), 0, "{said}");
+    let output = helm.call("helm_lint", &json!({"paths": [chart()], "strict": true})).unwrap();
+    let output: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(output["passed"], true, "{output}");
+    let worse = output["messages"].as_array().unwrap().iter().filter(|one| one["severity"] != "INFO");
+    assert_eq!(worse.count(), 0, "{output}");
 }
 
 #[test]

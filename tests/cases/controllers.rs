@@ -52,9 +52,9 @@ fn create(
 /// Runs a script in the container, which must succeed, and returns its output.
 #[track_caller]
 fn sh(pods: &Pods<'_>, container: &Container, script: &str) -> String {
-    let said = pods.exec(container, &["/bin/sh", "-euc", script]);
-    assert_eq!(said.code, 0, "{script}: {}\n{}", said.stdout, said.stderr);
-    said.stdout
+    let output = pods.exec(container, &["/bin/sh", "-euc", script]);
+    assert_eq!(output.code, 0, "{script}: {}\n{}", output.stdout, output.stderr);
+    output.stdout
 }
 
 #[test]
@@ -83,8 +83,8 @@ fn sees_the_limits(runtime: Runtime) {
         let outside = std::fs::read_to_string(container.cgroup.join(file)).unwrap();
         assert_eq!(outside.trim(), limit, "{file}");
         assert_eq!(sh(&pods, &container, &format!("cat /sys/fs/cgroup/{file}")), limit, "{file}");
-        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
-        assert!(said.code != 0 && said.stderr.contains("Permission denied"), "{file}: {said:?}");
+        let output = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
+        assert!(output.code != 0 && output.stderr.contains("Permission denied"), "{file}: {output:?}");
     }
     // systemd accounts for its units with the controllers that it was given.
     let controllers = sh(&pods, &container, "cat /sys/fs/cgroup/system.slice/cgroup.controllers");
@@ -121,7 +121,7 @@ fn limits_of_units(runtime: Runtime) {
     assert_eq!(read.split_whitespace().collect::<Vec<_>>(), ["41943040", "7", "20000", "100000"]);
 
     // TasksMax: the eighth process is not created.
-    let said = pods.exec(
+    let output = pods.exec(
         &container,
         &[
             "systemd-run",
@@ -134,11 +134,14 @@ fn limits_of_units(runtime: Runtime) {
             "for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait",
         ],
     );
-    assert!(said.code != 0 && format!("{}{}", said.stdout, said.stderr).contains("Cannot fork"), "{said:?}");
+    assert!(
+        output.code != 0 && format!("{}{}", output.stdout, output.stderr).contains("Cannot fork"),
+        "{output:?}"
+    );
 
     // MemoryMax: the unit ends, and nothing else does.
     let nginx = sh(&pods, &container, "systemctl show --property=MainPID --value nginx.service");
-    let said = pods.exec(
+    let output = pods.exec(
         &container,
         &[
             "systemd-run",
@@ -151,7 +154,7 @@ fn limits_of_units(runtime: Runtime) {
             "/dev/zero",
         ],
     );
-    assert_ne!(said.code, 0, "{said:?}");
+    assert_ne!(output.code, 0, "{output:?}");
     let log = sh(&pods, &container, "journalctl --no-pager --unit=eater.service");
     assert!(log.contains("oom-kill"), "{log}");
     assert!(pods.is_running(&container));
@@ -284,8 +287,8 @@ fn a_writable_cgroup_reaches_no_processors_of_another_container() {
     // Whatever it writes, the processors are those of its parent.
     assert_eq!(sh(&pods, &container, script).split_whitespace().collect::<Vec<_>>(), ["0", "0", "0", "0"]);
     for file in ["cpuset.cpus", "cpuset.cpus.exclusive", "cpuset.cpus.partition"] {
-        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("echo 0-1 >/sys/fs/cgroup/{file}")]);
-        assert_ne!(said.code, 0, "{file}");
+        let output = pods.exec(&container, &["/bin/sh", "-c", &format!("echo 0-1 >/sys/fs/cgroup/{file}")]);
+        assert_ne!(output.code, 0, "{file}");
     }
     // A partition takes processors away from its siblings: only a child's own, and it was refused.
     let script = "cd /sys/fs/cgroup/inner; echo 0 >cpuset.cpus

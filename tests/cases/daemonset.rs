@@ -172,32 +172,35 @@ fn the_exporter_can_do_nothing_to_the_host() {
     assert_eq!(sockets.lines().collect::<Vec<_>>(), ["/run/usernsd/usernsd.sock"], "{sockets}");
     // Files: its own mounts, and the host's by way of /proc.
     for file in ["/x", "/usernsd", "/etc/usernsd/x", "/run/usernsd/x", "/sys/fs/cgroup/x", "/proc/1/root/x"] {
-        let said = inside(&format!("echo x >{file}; echo $?"));
-        assert!(said.ends_with("\n1"), "{file}: {said}");
+        let output = inside(&format!("echo x >{file}; echo $?"));
+        assert!(output.ends_with("\n1"), "{file}: {output}");
         assert!(
-            said.contains("Read-only file system") || said.contains("ermission denied"),
-            "{file}: {said}"
+            output.contains("Read-only file system") || output.contains("ermission denied"),
+            "{file}: {output}"
         );
     }
     for file in ["/proc/sysrq-trigger", "/proc/1/oom_score_adj", "/proc/sys/kernel/core_pattern"] {
-        let said = inside(&format!("echo 0 >{file}; echo $?"));
-        assert!(said.ends_with("\n1"), "{file}: {said}");
+        let output = inside(&format!("echo 0 >{file}; echo $?"));
+        assert!(output.ends_with("\n1"), "{file}: {output}");
     }
-    let said =
+    let output =
         inside("/busybox cat /proc/1/root /proc/1/environ; /busybox rm /run/usernsd/usernsd.sock; true");
-    assert_eq!(said.matches("ermission denied").count(), 2, "{said}");
-    assert!(said.contains("Read-only file system"), "{said}");
+    assert_eq!(output.matches("ermission denied").count(), 2, "{output}");
+    assert!(output.contains("Read-only file system"), "{output}");
     // Processes: systemd, the runtime, the agent.
     let runtime = node.run(["systemctl", "show", "containerd", "--value", "--property=MainPID"]);
     for pid in ["1", &runtime, &DaemonPod.pid(&node, "agent")] {
-        let said = inside(&format!("kill -0 {pid}; kill -9 {pid}; echo $?"));
-        assert_eq!(said.matches("ermitted").count(), 2, "{pid}: {said}");
+        let output = inside(&format!("kill -0 {pid}; kill -9 {pid}; echo $?"));
+        assert_eq!(output.matches("ermitted").count(), 2, "{pid}: {output}");
     }
     // Namespaces and devices of the host.
     for command in ["nsenter -t 1 -m /busybox true", "chroot /proc/1/root", "mknod /dev/shm/x b 8 0"] {
-        let said = inside(&format!("/busybox {command}; echo $?"));
-        assert!(said.contains("ermission denied") || said.contains("not permitted"), "{command}: {said}");
-        assert!(!said.ends_with("\n0"), "{command}: {said}");
+        let output = inside(&format!("/busybox {command}; echo $?"));
+        assert!(
+            output.contains("ermission denied") || output.contains("not permitted"),
+            "{command}: {output}"
+        );
+        assert!(!output.ends_with("\n0"), "{command}: {output}");
     }
     // The same calls succeed where they are permitted, so the checks above can fail.
     assert_eq!(node.run(["sh", "-c", "kill -0 1; echo $?"]), "0");
@@ -430,8 +433,8 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     wait_for_result(&node, false);
     let failure = fs::read_to_string(node.path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
     assert!(failure.contains("no range was changed"), "{failure}");
-    let said: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
-    assert!(said.is_array());
+    let output: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
+    assert!(output.is_array());
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
     // The exporter receives the state a moment later than the metrics.
     let check = wait_for("the check in the state", || {
@@ -553,7 +556,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
         node.write("/tmp/usernsd.yaml", format!("{KUBELET}log: {{format: json}}\n"));
         let doctor =
             ["/srv/image/usernsd", "doctor", "--no-agent", "-o", "json", "--config=/tmp/usernsd.yaml"];
-        let said: Value = serde_json::from_slice(&node.exec(doctor).stdout).unwrap();
+        let output: Value = serde_json::from_slice(&node.exec(doctor).stdout).unwrap();
         // A command in the pod judges the node, not the container's own root, without an option that names
         // it.
         let inside =
@@ -563,10 +566,10 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
             let of = |document: &Value| {
                 document["checks"].as_array().unwrap().iter().find(|one| one["id"] == check).cloned().unwrap()
             };
-            assert_eq!(of(&inside), of(&said), "{runtime:?}");
+            assert_eq!(of(&inside), of(&output), "{runtime:?}");
         }
         let mut differing = Vec::new();
-        for (id, outcome) in outcomes(&said["checks"]) {
+        for (id, outcome) in outcomes(&output["checks"]) {
             let in_the_pod = theirs.get(&id).map_or("nothing", String::as_str);
             if in_the_pod != outcome {
                 differing.push(format!("{id}: {outcome}, in the pod {in_the_pod}"));
@@ -580,7 +583,7 @@ fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
             .retain(|line| !(may_differ.iter().any(|id| line.starts_with(id)) && line.ends_with(" skip")));
         let of_the_agent = ["nri_enabled: skip, in the pod pass", "nri_joined: skip, in the pod pass"];
         differing.retain(|line| !of_the_agent.contains(&line.as_str()));
-        assert_eq!(differing, Vec::<String>::new(), "{runtime:?}: {said:#}");
+        assert_eq!(differing, Vec::<String>::new(), "{runtime:?}: {output:#}");
     }
 }
 

@@ -142,17 +142,17 @@ fn is_served(distribution: &Distribution) {
     let [containerd, kubelet] = distribution.units;
 
     // Bootstrap: the kubelet's own number of pods, the plugin, and the unit that has to read them.
-    let said = bootstrap(&node, KUBELET, &[]);
-    assert!(node.run(["getsubids", "kubelet"]).ends_with(" 16384000"), "{said}");
+    let output = bootstrap(&node, KUBELET, &[]);
+    assert!(node.run(["getsubids", "kubelet"]).ends_with(" 16384000"), "{output}");
     assert!(
-        said.contains(&format!("error: {kubelet} was started before its range of IDs changed")),
-        "{said}"
+        output.contains(&format!("error: {kubelet} was started before its range of IDs changed")),
+        "{output}"
     );
-    assert!(said.contains(&format!("{containerd} was started before /opt/nri/plugins")), "{said}");
+    assert!(output.contains(&format!("{containerd} was started before /opt/nri/plugins")), "{output}");
     assert_eq!(check(&node, "kubelet_range_read")["outcome"], "fail");
-    let said = bootstrap(&node, KUBELET, &["--restart"]);
-    assert_eq!(said.matches(&format!("{containerd}: restarted")).count(), 1, "{said}");
-    assert!(said.contains(&format!("{kubelet}: restarted")), "{said}");
+    let output = bootstrap(&node, KUBELET, &["--restart"]);
+    assert_eq!(output.matches(&format!("{containerd}: restarted")).count(), 1, "{output}");
+    assert!(output.contains(&format!("{kubelet}: restarted")), "{output}");
     pods.wait_until_it_answers();
     wait_for("the launched plugin", || {
         node.exec(["pgrep", "-f", "^/opt/nri/plugins/90-usernsd"]).status.success().then_some(())

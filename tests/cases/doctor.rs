@@ -22,7 +22,7 @@ fn one(checks: &[Value], id: &str) -> Value {
 }
 
 /// A check's outcome, message and remedy.
-fn said(checks: &[Value], id: &str) -> (String, String, String) {
+fn output_of(checks: &[Value], id: &str) -> (String, String, String) {
     let check = one(checks, id);
     let of = |key: &str| -> String {
         let problems = check["problems"].as_array().unwrap().iter();
@@ -35,16 +35,16 @@ fn said(checks: &[Value], id: &str) -> (String, String, String) {
 /// Breaks the node, asserts that the check fails with this message, and follows its remedy.
 fn broken(node: &Node, id: &str, outcome: &str, break_it: &str, says: &str, remedy: &str, follow: &str) {
     let shell = |script: &str| node.run(["sh", "-euc", script]);
-    let before = said(&doctor(node, &[]), id);
+    let before = output_of(&doctor(node, &[]), id);
     assert_ne!(before.0, outcome, "{id} before: {before:?}");
     shell(break_it);
-    let (found, what, to_do) = said(&doctor(node, &[]), id);
+    let (found, what, to_do) = output_of(&doctor(node, &[]), id);
     assert_eq!(found, outcome, "{id}: {what}");
     assert!(what.contains(says), "{id}: {what}");
     assert!(to_do.contains(remedy), "{id}: {to_do}");
     shell(follow);
     let after = wait_for("it passes again", || {
-        let after = said(&doctor(node, &[]), id);
+        let after = output_of(&doctor(node, &[]), id);
         (after.0 == before.0).then_some(after)
     });
     assert_eq!(after.0, before.0, "{id} after");
@@ -63,16 +63,16 @@ fn live_pods_are_judged_with_an_agent_and_without() {
     }
     let pods = Pods::connect(&node);
     let nothing = doctor(&node, &[]);
-    assert_eq!(said(&nothing, "pod_isolation").0, "skip");
+    assert_eq!(output_of(&nothing, "pod_isolation").0, "skip");
 
     let own = |name: &str, index| PodSpec::new(name).mapped(&[range(index)]);
     let good = pods.run_pod(&own("good", 0));
     pods.run(&good, &ContainerSpec::sleeping());
     let checks = doctor(&node, &[]);
     for id in ["pod_isolation", "pod_host_root", "pod_id_overlap", "pod_cgroup_owner", "pod_cgroup_bounded"] {
-        assert_eq!(said(&checks, id).0, "pass", "{id}: {checks:#?}");
+        assert_eq!(output_of(&checks, id).0, "pass", "{id}: {checks:#?}");
     }
-    assert_eq!(said(&checks, "scopes_delegated").0, "pass");
+    assert_eq!(output_of(&checks, "scopes_delegated").0, "pass");
 
     let run = |spec: &PodSpec, container: ContainerSpec| {
         let pod = pods.run_pod(spec);
@@ -99,7 +99,7 @@ fn live_pods_are_judged_with_an_agent_and_without() {
         ("pod_cgroup_writable", "warn", "default/asking", "kubectl delete pod -n default asking"),
         ("pod_cgroup_bounded", "warn", "default/unbounded", "systemctl start usernsd"),
     ] {
-        let (found, what, to_do) = said(&checks, id);
+        let (found, what, to_do) = output_of(&checks, id);
         assert_eq!(found, outcome, "{id}: {checks:#?}");
         assert!(what.contains(pod) && to_do.contains(remedy), "{id}: {what}{to_do}");
     }
@@ -107,15 +107,15 @@ fn live_pods_are_judged_with_an_agent_and_without() {
     // Follows the remedies: starts the agent, and replaces the pods that cannot be repaired.
     let agent = Agent::with(&node, "guard:\n  policy: report\n");
     let settled = |check: &str, want: &str| {
-        wait_for(check, || (said(&doctor(&node, &[]), check).0 == want).then_some(()));
+        wait_for(check, || (output_of(&doctor(&node, &[]), check).0 == want).then_some(()));
     };
     settled("pod_cgroup_owner", "pass");
     settled("pod_cgroup_bounded", "pass");
     let mine = doctor(&node, &["--no-agent"]);
     for id in ["pod_cgroup_owner", "pod_cgroup_bounded"] {
-        assert_eq!(said(&mine, id).0, "pass", "{id} by its own look");
+        assert_eq!(output_of(&mine, id).0, "pass", "{id} by its own look");
     }
-    assert_eq!(said(&doctor(&node, &[]), "pod_isolation").0, "fail", "the agent's word");
+    assert_eq!(output_of(&doctor(&node, &[]), "pod_isolation").0, "fail", "the agent's word");
     assert_eq!(agent.metric("usernsd_check_passed", &[("check", "pod_isolation")]), 0.0);
     for pod in [&lost, &root, &overlap, &read_only] {
         pods.remove_pod(pod);
@@ -123,7 +123,7 @@ fn live_pods_are_judged_with_an_agent_and_without() {
     run(&asking, ContainerSpec::sleeping());
     for id in ["pod_isolation", "pod_host_root", "pod_id_overlap", "pod_cgroup_writable"] {
         settled(id, "pass");
-        assert_eq!(said(&doctor(&node, &["--no-agent"]), id).0, "pass", "{id} by its own look");
+        assert_eq!(output_of(&doctor(&node, &["--no-agent"]), id).0, "pass", "{id} by its own look");
     }
     assert_eq!(agent.metric("usernsd_check_passed", &[("check", "pod_isolation")]), 1.0);
     drop((wrong, unbounded));
@@ -247,7 +247,7 @@ fn the_checks_of_crio_agree_with_a_real_one() {
         return;
     };
     node.run(["usernsd", "bootstrap"]);
-    let waits = said(&doctor(&node, &[]), "restart_pending");
+    let waits = output_of(&doctor(&node, &[]), "restart_pending");
     assert!(
         waits.0 == "warn" && waits.1.contains("by its /config workload usernsd is not loaded"),
         "{waits:?}"
@@ -337,7 +337,7 @@ fn old_versions_are_named() {
         ("oci_runtime_version", "fail", "runc version 1.1"),
         ("nri_enabled", "warn", " has no NRI"),
     ] {
-        let (found, what, _) = said(&checks, id);
+        let (found, what, _) = output_of(&checks, id);
         assert!(found == outcome && what.contains(says), "{id}: {found} {what}");
     }
 }
@@ -350,10 +350,10 @@ fn current_versions_pass() {
     node.restart_unit("containerd.service");
     let checks = wait_for("the launched plugin", || {
         let checks = doctor(&node, &[]);
-        (said(&checks, "plugin_running").0 == "pass").then_some(checks)
+        (output_of(&checks, "plugin_running").0 == "pass").then_some(checks)
     });
     for id in ["systemd_version", "runtime_version", "oci_runtime_version", "nri_enabled"] {
-        assert_eq!(said(&checks, id).0, "pass", "{id}: {checks:#?}");
+        assert_eq!(output_of(&checks, id).0, "pass", "{id}: {checks:#?}");
     }
 }
 
@@ -392,9 +392,9 @@ fn the_agent_reports_the_same_checks_as_doctor() {
         // The agent starts no programs, and only the agent has a result about joining.
         let is_its_own = id.starts_with("oci_runtime") || matches!(id, "idmapped_mounts" | "nri_joined");
         if id == "nri_enabled" {
-            assert_eq!((outcome, said(&mine, id).0.as_str()), ("pass", "skip"));
+            assert_eq!((outcome, output_of(&mine, id).0.as_str()), ("pass", "skip"));
         } else if !is_its_own {
-            assert_eq!(said(&mine, id).0, outcome, "{id}");
+            assert_eq!(output_of(&mine, id).0, outcome, "{id}");
         }
         let series = format!("usernsd_check_passed{{check=\"{id}\"");
         let line = agent.exposition().lines().find(|line| line.starts_with(&series)).map(str::to_owned);
@@ -413,7 +413,7 @@ fn the_agent_reports_the_same_checks_as_doctor() {
     let ran = node.exec(nobody);
     let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
     let checks = document["checks"].as_array().unwrap();
-    assert_eq!(said(checks, "systemd_reachable").0, "pass");
+    assert_eq!(output_of(checks, "systemd_reachable").0, "pass");
     let text = fs::read_to_string(node.path("etc/subuid")).unwrap();
     assert!(text.contains("containers"), "{text}");
 }
@@ -433,7 +433,7 @@ fn a_kubelet_that_has_not_read_its_new_range_is_an_error_until_it_is_restarted()
     node.run(["systemctl", "daemon-reload"]);
     node.run(["systemctl", "start", "kubelet.service"]);
     let config = "--config=/etc/usernsd.yaml";
-    let range_read = || said(&doctor(&node, &[config]), "kubelet_range_read");
+    let range_read = || output_of(&doctor(&node, &[config]), "kubelet_range_read");
     assert_eq!(range_read().0, "pass");
 
     let bootstrap = |more: &[&str]| {

@@ -165,18 +165,18 @@ impl Checked<'_> {
             let is_output = |line: &&str| !line.starts_with("# ") && !line.starts_with("$ ");
             let want: Vec<&str> = std::iter::from_fn(|| lines.next_if(is_output)).collect();
             let command = fill_in(command);
-            let (code, said) = run(self.node, &command);
+            let (code, output) = run(self.node, &command);
             let is_unknown =
                 matches!(code, None | Some(126 | 127)) || command.starts_with("usernsd") && code == Some(2);
             let shown = want.is_empty()
-                || said.iter().any(|said| {
-                    let said: Vec<&str> = said.trim_end().lines().map(str::trim_end).collect();
-                    agrees(&want, &said)
+                || output.iter().any(|output| {
+                    let output: Vec<&str> = output.trim_end().lines().map(str::trim_end).collect();
+                    agrees(&want, &output)
                 });
             if is_unknown || !shown {
-                let (want, said) = (want.join("\n"), &said[1]);
+                let (want, output) = (want.join("\n"), &output[1]);
                 self.complaints.push(format!(
-                    "{}: {command}: {code:?}\n--- shown\n{want}\n--- printed\n{said}",
+                    "{}: {command}: {code:?}\n--- shown\n{want}\n--- printed\n{output}",
                     block.place
                 ));
             }

@@ -141,10 +141,10 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
     } else {
         "/sys/fs/cgroup".to_owned()
     };
-    let said = pods.exec(container, &["stat", "-c", "%i %u", &path]);
+    let result = pods.exec(container, &["stat", "-c", "%i %u", &path]);
     // If the owner has no ID inside, the kernel shows the overflow ID.
     let inside = found["inside"]["ownerInside"].as_u64().unwrap_or(65_534);
-    assert_eq!(said.stdout, format!("{} {inside}", found["inside"]["inode"]), "{said:?}");
+    assert_eq!(result.stdout, format!("{} {inside}", found["inside"]["inode"]), "{result:?}");
     let unit =
         own.ancestors().find_map(|path| path.file_name()?.to_str().filter(|name| name.ends_with(".scope")));
     assert_eq!(found["unit"].as_str(), unit);
@@ -169,8 +169,8 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
     for row in rows {
         let pid = row["pid"].to_string();
         assert!(pids.lines().any(|line| line == pid), "{row}");
-        let said = node.run(["ps", "-o", "euid=,egid=,ppid=", "-p", &pid]);
-        let want: Vec<&str> = said.split_whitespace().collect();
+        let result = node.run(["ps", "-o", "euid=,egid=,ppid=", "-p", &pid]);
+        let want: Vec<&str> = result.split_whitespace().collect();
         assert_eq!(
             [row["user"].to_string(), row["group"].to_string(), row["parent"].to_string()],
             want[..],
@@ -210,19 +210,19 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
         // Also in the user namespace, because group IDs are those inside.
         let own: &[&str] = if name.starts_with("net.") { &["-U", "-n"] } else { &["-n"] };
         let pid = pid.to_string();
-        let said = node.run([&["nsenter", "-t", &pid], own, &["sysctl", "-n", name]].concat());
+        let result = node.run([&["nsenter", "-t", &pid], own, &["sysctl", "-n", name]].concat());
         // The range 1 to 0 contains no group, whatever IDs the kernel prints for it.
         if sysctl["meaning"].as_str().is_some_and(|meaning| meaning.starts_with("nobody")) {
             continue;
         }
-        assert_eq!(said.split_whitespace().collect::<Vec<_>>().join(" "), value, "{name}");
+        assert_eq!(result.split_whitespace().collect::<Vec<_>>().join(" "), value, "{name}");
     }
 
     // Volumes: the owner that a tool outside sees through the mount.
     for volume in got["volumes"].as_array().unwrap() {
         let path = volume["path"].as_str().unwrap();
-        let said = node.run(["stat", "-c", "%u", &format!("/proc/{pid}/root{path}")]);
-        assert_eq!(volume["owner"].to_string(), said, "{volume}");
+        let result = node.run(["stat", "-c", "%u", &format!("/proc/{pid}/root{path}")]);
+        assert_eq!(volume["owner"].to_string(), result, "{volume}");
         let inside = pods.exec(container, &["stat", "-c", "%u", path]);
         assert_eq!(volume["ownerInside"].as_u64().unwrap_or(65_534).to_string(), inside.stdout, "{volume}");
         let line =
@@ -411,11 +411,11 @@ fn explain_distinguishes_good_containers_from_bad_ones() {
         let (found, text) = explain(&node, &args);
         assert!(found == code && text.contains(want), "{args:?}: {found} {text}");
     }
-    let said = node
+    let result = node
         .command(["setpriv", "--reuid=65534", "--clear-groups", "usernsd", "explain", "lost"])
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&said.stderr).contains("become root"), "{said:?}");
+    assert!(String::from_utf8_lossy(&result.stderr).contains("become root"), "{result:?}");
 }
 
 #[test]
@@ -429,20 +429,20 @@ fn explain_is_true_with_crio_and_crun() {
         let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
         let inner = container.cgroup.join("container");
         let own = if inner.exists() { inner } else { container.cgroup.clone() };
-        let (found, said) = document(&node, handler);
-        assert_true(&node, &pods, &container, &own, &said);
-        assert_eq!(said["asked"]["runtimeHandler"], handler);
+        let (found, output) = document(&node, handler);
+        assert_true(&node, &pods, &container, &own, &output);
+        assert_eq!(output["asked"]["runtimeHandler"], handler);
         // crun delegates the cgroup itself; without an agent it has no limits.
-        assert_eq!(found, 1, "{said:#}");
-        assert_eq!(said["problems"].to_string().contains("limits the cgroups"), code == 0, "{said:#}");
+        assert_eq!(found, 1, "{output:#}");
+        assert_eq!(output["problems"].to_string().contains("limits the cgroups"), code == 0, "{output:#}");
         let (_, text) = explain(&node, &[handler]);
         golden(&format!("explain-crio-{handler}-before.txt"), &normal(&text, &pods, &container));
 
         let agent = Agent::start(&node);
         agent.record(&container);
-        let (found, said) = document(&node, handler);
-        assert_eq!((found, &said["problems"]), (0, &json!([])), "{said:#}");
-        assert_true(&node, &pods, &container, &own, &said);
+        let (found, output) = document(&node, handler);
+        assert_eq!((found, &output["problems"]), (0, &json!([])), "{output:#}");
+        assert_true(&node, &pods, &container, &own, &output);
         let (_, text) = explain(&node, &[handler]);
         golden(&format!("explain-crio-{handler}-after.txt"), &normal(&text, &pods, &container));
     }

@@ -147,8 +147,8 @@ fn a_log_that_nobody_reads_delays_nobody() {
                 exec usernsd agent --http 127.0.0.1:9564 2>/run/unread";
     let _agent = node.spawn(["sh", "-c", line]);
     let metrics = || {
-        let said = node.exec(["busybox", "wget", "-qO-", "http://127.0.0.1:9564/metrics"]);
-        String::from_utf8(said.stdout).unwrap()
+        let output = node.exec(["busybox", "wget", "-qO-", "http://127.0.0.1:9564/metrics"]);
+        String::from_utf8(output.stdout).unwrap()
     };
     wait_for("the agent", || metrics().contains("usernsd_nri_up 1").then_some(()));
     let sandboxes = staying().run_pods(&pods);

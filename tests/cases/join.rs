@@ -523,8 +523,8 @@ fn a_runtime_that_does_not_call_the_agent_is_reported() {
         (checks == [0.0]).then_some(())
     });
     assert!(agent.get("/").contains("wo container runtimes"), "the page");
-    let said = node.exec(["usernsd", "ps"]);
-    assert!(String::from_utf8_lossy(&said.stderr).contains("problem"), "{said:?}");
+    let output = node.exec(["usernsd", "ps"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("problem"), "{output:?}");
     assert!(agent.log().contains("CRI and NRI lead to different runtimes"));
     agent.terminate();
     // With a correct configuration, the same node has no such problem.

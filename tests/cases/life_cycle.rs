@@ -75,9 +75,9 @@ fn each_container_whenever_it_is_made(node: &Node) {
 fn makes_all_it_may(pods: &Pods<'_>, container: &Container) -> u32 {
     let script =
         "i=0; while mkdir /sys/fs/cgroup/$i 2>/tmp/why; do i=$((i + 1)); done; echo $i; cat /tmp/why";
-    let said = pods.exec(container, &["/bin/sh", "-c", script]);
-    assert!(said.stdout.contains("Resource temporarily unavailable"), "{said:?}");
-    said.stdout.lines().next().unwrap().parse().unwrap()
+    let output = pods.exec(container, &["/bin/sh", "-c", script]);
+    assert!(output.stdout.contains("Resource temporarily unavailable"), "{output:?}");
+    output.stdout.lines().next().unwrap().parse().unwrap()
 }
 
 /// Runs a case with each OCI runtime, on a node of its own.
@@ -148,8 +148,8 @@ fn a_closed_cgroup(node: &Node, handler: &str) {
         is_right(&agent, &container, script);
         assert!(makes_a_cgroup(&pods, &container, "mine") && bound(&container) > 0, "{script}");
         assert_eq!(pods.exec(&container, &["/bin/rmdir", "/sys/fs/cgroup/mine"]).code, 0);
-        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("cd /sys/fs/cgroup && {script}")]);
-        assert_eq!(said.code, 0, "{script}: {said:?}");
+        let output = pods.exec(&container, &["/bin/sh", "-c", &format!("cd /sys/fs/cgroup && {script}")]);
+        assert_eq!(output.code, 0, "{script}: {output:?}");
         made.push(container);
     }
     // An agent that starts inspects all of them again.
@@ -202,8 +202,8 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     let next = makes_all_it_may(&pods, &second);
     assert!((40..most).contains(&next), "{next}");
     // The container cannot change its limit, which belongs to root.
-    let said = pods.exec(&second, &["/bin/sh", "-c", "echo max >/sys/fs/cgroup/cgroup.max.descendants"]);
-    assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
+    let output = pods.exec(&second, &["/bin/sh", "-c", "echo max >/sys/fs/cgroup/cgroup.max.descendants"]);
+    assert!(output.code != 0 && output.stderr.contains("ermission denied"), "{output:?}");
     // A restart while the other container has created all it may.
     pods.stop(&first);
     let again = again(&pods, &pod, &spec("main"));

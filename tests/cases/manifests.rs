@@ -52,9 +52,9 @@ pub(crate) fn renderer() -> Option<Node> {
 #[track_caller]
 fn render(node: &Node, directory: &str) -> Vec<Value> {
     let output = node.exec(["kubectl", "kustomize", &format!("{SOURCE}/{directory}")]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     // A warning announces a feature that the next kubectl will not support.
-    assert!(output.status.success() && said.is_empty(), "{directory}: {said}");
+    assert!(output.status.success() && printed.is_empty(), "{directory}: {printed}");
     let text = String::from_utf8(output.stdout).unwrap();
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
@@ -245,7 +245,7 @@ fn no_container_with_privileges_on_the_host_uses_a_network() {
 fn the_observe_only_agent_has_no_writable_mount_of_the_host() {
     let Some(rendered) = rendered() else { return };
     for overlay in ["observe-only", "openshift-observe-only"] {
-        only_looks(&pod(&rendered[overlay]));
+        observes_only(&pod(&rendered[overlay]));
     }
 }
 
@@ -267,7 +267,7 @@ fn each_overlay_with_bootstrap_has_an_observe_only_and_an_undo_variant() {
     for overlay in PREPARED {
         let plain = render(&node, &format!("daemonset/overlays/{overlay}"));
         let observing = composed(&node, overlay, "observe-only");
-        only_looks(&pod(&observing));
+        observes_only(&pod(&observing));
         every_volume_is_mounted(overlay, &pod(&observing));
         let settings = config(&observing);
         assert_eq!(settings["delegation"]["mechanism"], "none", "{overlay}");
@@ -367,7 +367,7 @@ fn prune_finds_every_object_of_every_overlay_and_component() {
     }
 }
 
-fn only_looks(pod: &core::PodSpec) {
+fn observes_only(pod: &core::PodSpec) {
     assert_eq!(pod.init_containers.iter().flatten().count(), 0);
     for container in containers(pod) {
         let mounts = host_mounts(pod, container);

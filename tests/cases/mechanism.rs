@@ -9,9 +9,9 @@ const WORKS: &str = "systemd resolves user records";
 const WORKS_NOT: &str = "systemd does not resolve user records";
 
 /// An agent that has found out whether systemd changes the owner.
-fn agent<'a>(node: &'a Node, said: &str) -> Agent<'a> {
+fn agent<'a>(node: &'a Node, output: &str) -> Agent<'a> {
     let agent = Agent::with(node, CONFIGURATION);
-    wait_for(said, || agent.log().contains(said).then_some(()));
+    wait_for(output, || agent.log().contains(output).then_some(()));
     agent
 }
 

@@ -68,9 +68,9 @@ fn promtool(text: &str) {
         return;
     };
     tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let said = tool.wait_with_output().unwrap();
-    let words = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success() && words.trim().is_empty(), "{words}");
+    let output = tool.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && words.trim().is_empty(), "{words}");
 }
 
 const SUBID: &str = "core:100000:65536\nkubelet:196608:7208960\nother:150000:60000\n";

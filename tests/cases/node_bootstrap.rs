@@ -55,7 +55,7 @@ fn mapped_mounts_are_tried_on_the_running_kernel() {
     let Some(node) = Node::boot_or_skip(&options) else { return };
     node.run([USERNSD, "bootstrap"]);
     let mounts = |node: &Node| node.run(["cat", "/proc/self/mountinfo"]).lines().count();
-    let said = |node: &Node| {
+    let output_of = |node: &Node| {
         let output = node.exec([USERNSD, "bootstrap", "--check"]);
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
@@ -64,14 +64,14 @@ fn mapped_mounts_are_tried_on_the_running_kernel() {
     node.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib/kubelet"]);
     node.run(["mount", "-t", "proc", "proc", "/var/lib/containerd"]);
     let before = mounts(&node);
-    let found = said(&node);
+    let found = output_of(&node);
     let bad =
         "error: /var/lib/containerd lies on proc, which cannot be mounted with mapped IDs (mount_setattr: ";
     assert!(found.contains(bad) && !found.contains("/var/lib/kubelet"), "{found}");
     assert_eq!(mounts(&node), before, "nothing stays mounted");
     node.run(["umount", "/var/lib/containerd"]);
     node.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib/containerd"]);
-    let found = said(&node);
+    let found = output_of(&node);
     assert!(!found.contains("/var/lib/containerd"), "{found}");
 
     // If user namespaces are switched off, the result is unknown, with the reason.
@@ -79,7 +79,7 @@ fn mapped_mounts_are_tried_on_the_running_kernel() {
         node::report_skipped("user namespaces cannot be switched off without CAP_SYS_RESOURCE");
         return;
     }
-    let found = said(&node);
+    let found = output_of(&node);
     assert!(
         found.contains("no user namespace could be made") || found.contains("max-user-namespaces"),
         "{found}"
@@ -114,8 +114,8 @@ fn crio_starts_with_a_machine_config() {
     node.write("/etc/bad.yaml", bad);
     let refused = node.exec([USERNSD, "bootstrap", "--machineconfig", "/etc/bad.yaml"]);
     assert_eq!(refused.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("invalid allowed_annotation: no.such"), "{said}");
+    let output_of = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(output_of.contains("invalid allowed_annotation: no.such"), "{output_of}");
     node.restart_unit("crio.service");
 }
 
@@ -173,38 +173,38 @@ fn containerd_starts_with_what_is_written() {
     // containerd's own program checks the configuration, too.
     node.run(["mkdir", "/etc/containerd/conf.d"]);
     node.write("/etc/containerd/conf.d/10-x.toml", "version = 2\noom_score = \"none\"\n");
-    let (code, said) = bootstrap(&node, &[]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("\"containerd config dump\" refuses the configuration: "), "{said}");
-    assert!(said.contains("OOMScore") && said.contains("nothing was changed"), "{said}");
+    let (code, output_of) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(2), "{output_of}");
+    assert!(output_of.contains("\"containerd config dump\" refuses the configuration: "), "{output_of}");
+    assert!(output_of.contains("OOMScore") && output_of.contains("nothing was changed"), "{output_of}");
     node.run(["rm", "-r", "/etc/containerd/conf.d"]);
-    assert!(!node.path("/etc/subuid").exists() || !said.contains("gets"), "{said}");
+    assert!(!node.path("/etc/subuid").exists() || !output_of.contains("gets"), "{output_of}");
 
-    let (code, said) = bootstrap(&node, &[]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output_of) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{output_of}");
     assert!(
-        said.contains("containerd.service was started before /etc/containerd/conf.d/99-usernsd.toml"),
-        "{said}"
+        output_of.contains("containerd.service was started before /etc/containerd/conf.d/99-usernsd.toml"),
+        "{output_of}"
     );
     assert!(!node.path("/run/nri/nri.sock").exists(), "nothing is restarted by itself");
-    let (code, said) = bootstrap(&node, &["--restart"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.ends_with("nothing to do\ncontainerd.service: restarted\n"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(output_of.ends_with("nothing to do\ncontainerd.service: restarted\n"), "{output_of}");
     node.wait_for_socket("/run/nri/nri.sock", std::time::Duration::from_secs(30));
-    let (code, said) = bootstrap(&node, &["--restart"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.ends_with("nothing to do\nnothing to restart\n"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(output_of.ends_with("nothing to do\nnothing to restart\n"), "{output_of}");
 
     let _pods = pods_run_in_the_kubelets_range(&node, &PodSpec::new("p"));
     node.run(["useradd", "--no-create-home", "alice"]);
     node.run(["usermod", "--add-subuids", "900000000-900065535", "alice"]);
-    let (code, said) = bootstrap(&node, &["--check"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains("restart-pending"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--check"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(!output_of.contains("restart-pending"), "{output_of}");
 
-    let (code, said) = bootstrap(&node, &["--undo", "--restart"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("containerd.service: restarted"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--undo", "--restart"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(output_of.contains("containerd.service: restarted"), "{output_of}");
     assert!(!node.path("/etc/containerd/conf.d").exists());
     assert_eq!(node.run(["systemctl", "is-active", "containerd"]), "active");
     let pods = Pods::connect(&node);
@@ -222,32 +222,35 @@ fn crio_starts_with_what_is_written() {
     node.run(["mkdir", "-p", "/var/lib/kubelet"]);
     // Our rules do not judge existing files; CRI-O's own program does.
     node.write("/etc/crio/crio.conf.d/10-x.conf", "[crio.runtime.workloads.x]\n");
-    let (code, said) = bootstrap(&node, &["--restart"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("\"crio config\" refuses the configuration: "), "{said}");
-    assert!(said.contains("annotation shouldn't be empty for workload"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(2), "{output_of}");
+    assert!(output_of.contains("\"crio config\" refuses the configuration: "), "{output_of}");
+    assert!(output_of.contains("annotation shouldn't be empty for workload"), "{output_of}");
     assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
     node.run(["rm", "/etc/crio/crio.conf.d/10-x.conf"]);
 
     // The running CRI-O is asked for its loaded configuration, which proves nothing if it equals that of the
     // files.
-    let (code, said) = bootstrap(&node, &[]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output_of) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{output_of}");
     let loaded = "99-usernsd.conf, /opt/nri/plugins/90-usernsd changed, and goes on as before; by its /config workload \
                   usernsd is not loaded";
-    assert!(said.contains(loaded), "{said}");
+    assert!(output_of.contains(loaded), "{output_of}");
     let doctor = node.exec([USERNSD, "doctor", "-o", "json", "--config", "/etc/usernsd.yaml"]);
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.contains("by its /config workload usernsd is not loaded"), "{doctor}");
-    let (code, said) = bootstrap(&node, &["--restart"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("crio.service: restarted"), "{said}");
-    let (code, said) = bootstrap(&node, &["--check"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains("restart-pending"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(output_of.contains("crio.service: restarted"), "{output_of}");
+    let (code, output_of) = bootstrap(&node, &["--check"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(!output_of.contains("restart-pending"), "{output_of}");
     node.run(["sh", "-c", "sleep 1; touch /etc/crio/crio.conf.d/99-usernsd.conf"]);
-    let (_, said) = bootstrap(&node, &["--check"]);
-    assert!(said.contains("its /config shows the settings of the files, which is no proof"), "{said}");
+    let (_, output_of) = bootstrap(&node, &["--check"]);
+    assert!(
+        output_of.contains("its /config shows the settings of the files, which is no proof"),
+        "{output_of}"
+    );
     // Set by a flag, no file changed: a restart would not help.
     let flag = |from: &str, to: &str| {
         node.run([
@@ -260,13 +263,13 @@ fn crio_starts_with_what_is_written() {
         node.restart_unit("crio.service");
     };
     flag("", " --enable-nri=false");
-    let (_, said) = bootstrap(&node, &["--check"]);
+    let (_, output_of) = bootstrap(&node, &["--check"]);
     let other =
         "crio.service runs with other settings than those in its files; by its /config enable_nri is false";
-    assert!(said.contains(other), "{said}");
+    assert!(output_of.contains(other), "{output_of}");
     flag(" --enable-nri=false", "");
-    let (_, said) = bootstrap(&node, &["--check"]);
-    assert!(!said.contains("restart-pending"), "{said}");
+    let (_, output_of) = bootstrap(&node, &["--check"]);
+    assert!(!output_of.contains("restart-pending"), "{output_of}");
     let annotation = "cgroup2-mount-hierarchy-rw.crio.io";
     let pods = pods_run_in_the_kubelets_range(&node, &PodSpec::new("p").annotated(annotation, "true"));
     let pod = pods.run_pod(&PodSpec::new("writable").annotated(annotation, "true"));
@@ -278,31 +281,34 @@ fn crio_starts_with_what_is_written() {
     let drop_in = "/etc/crio/crio.conf.d/99-usernsd.conf";
     node.write("/etc/usernsd.yaml", format!("{configuration}  crio: {{usernsMode: always}}\n"));
     let before = node.run(["sha256sum", drop_in]);
-    let (code, said) = bootstrap(&node, &["--restart"]);
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
     if node.crio_version().forgets_mappings_on_restart() {
         // It is not restarted while it has pods whose mappings it would forget.
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains("forgets the ID mappings of the 3 running pods"), "{said}");
+        assert_eq!(code, Some(2), "{output_of}");
+        assert!(output_of.contains("forgets the ID mappings of the 3 running pods"), "{output_of}");
         assert_eq!(node.run(["sha256sum", drop_in]), before);
         node.write("/etc/usernsd.yaml", configuration);
-        let (code, said) = bootstrap(&node, &["--undo", "--restart"]);
-        assert_eq!(code, Some(2), "{said}");
+        let (code, output_of) = bootstrap(&node, &["--undo", "--restart"]);
+        assert_eq!(code, Some(2), "{output_of}");
         assert!(pods.is_running(&container));
-        let (code, said) = bootstrap(&node, &["--undo"]);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, output_of) = bootstrap(&node, &["--undo"]);
+        assert_eq!(code, Some(0), "{output_of}");
         node.restart_unit("crio.service");
     } else {
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("crio.service: restarted") && !said.contains("forgets"), "{said}");
+        assert_eq!(code, Some(0), "{output_of}");
+        assert!(
+            output_of.contains("crio.service: restarted") && !output_of.contains("forgets"),
+            "{output_of}"
+        );
         assert_ne!(node.run(["sha256sum", drop_in]), before);
         // A container that starts later is in the pod's user namespace as well.
         let pods = Pods::connect(&node);
         let later = pods.run(&pod, &ContainerSpec::sleeping().named("later"));
         assert_eq!(pods.proc(&later, "uid_map"), pods.proc(&container, "uid_map"));
         node.write("/etc/usernsd.yaml", configuration);
-        let (code, said) = bootstrap(&node, &["--undo", "--restart"]);
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("crio.service: restarted"), "{said}");
+        let (code, output_of) = bootstrap(&node, &["--undo", "--restart"]);
+        assert_eq!(code, Some(0), "{output_of}");
+        assert!(output_of.contains("crio.service: restarted"), "{output_of}");
         assert!(Pods::connect(&node).is_running(&container));
     }
     assert!(!node.path(drop_in).exists());
@@ -317,9 +323,9 @@ fn crio_starts_with_what_is_written() {
 fn crio_starts_the_hook_that_is_installed() {
     let options = Options { runtime: Runtime::Crio, nri: false, ..Options::default() };
     let Some(node) = prepared(options, "") else { return };
-    let (code, said) = bootstrap(&node, &["--restart"]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("crio.service: restarted"), "{said}");
+    let (code, output_of) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{output_of}");
+    assert!(output_of.contains("crio.service: restarted"), "{output_of}");
     let pods = Pods::connect(&node);
     let run = |name: &str| {
         let pod = pods.run_pod(&PodSpec::new(name).privileged());
@@ -331,8 +337,8 @@ fn crio_starts_the_hook_that_is_installed() {
     assert_eq!(run("with"), Ok("running".to_owned()));
     // When the hook is switched off, CRI-O drops it without a restart, and the behaviour is as before.
     node.write("/etc/usernsd.yaml", "bootstrap: {hook: {install: never}}\n");
-    let (code, said) = bootstrap(&node, &[]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output_of) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{output_of}");
     assert!(!node.path("/var/lib/usernsd/bin/usernsd").exists());
     wait_for("CRI-O to see that the hook is gone", || run("without").is_err().then_some(()));
 }

@@ -303,8 +303,8 @@ fn a_mount_stays_read_only_if_its_request_is_not_granted() {
     let make = ["/bin/mkdir", "/sys/fs/cgroup/x"];
     assert_eq!(pods.exec(&granted, &make).code, 0);
     for container in [denied, host] {
-        let said = pods.exec(&container, &make);
-        assert!(said.code != 0 && said.stderr.contains("Read-only"), "{said:?}");
+        let output = pods.exec(&container, &make);
+        assert!(output.code != 0 && output.stderr.contains("Read-only"), "{output:?}");
     }
 }
 
@@ -475,8 +475,8 @@ fn threaded_cgroups_change_nothing() {
     agent.wait_for_outcome(&container, "already_right");
     let script = "cd /sys/fs/cgroup && mkdir -p a/b c && for one in a a/b c; do echo threaded >$one/cgroup.type; done \
                   && echo 1 >a/b/cgroup.threads && cat cgroup.type a/cgroup.type a/b/cgroup.type; cat a/b/cgroup.threads";
-    let said = pods.exec(&container, &["/bin/sh", "-c", script]);
-    assert_eq!(said.stdout, "domain threaded\nthreaded\nthreaded\n1", "{said:?}");
+    let output = pods.exec(&container, &["/bin/sh", "-c", script]);
+    assert_eq!(output.stdout, "domain threaded\nthreaded\nthreaded\n1", "{output:?}");
     let look = |agent: &Agent<'_>| {
         agent.wait_for_outcome(&container, "already_right");
         assert_handed_over(&container.cgroup, BASE);
@@ -517,21 +517,21 @@ fn the_pod_gets_limits_that_it_cannot_change() {
 
     // It is root inside and owns the directory, but not these files.
     for file in ["cgroup.max.descendants", "cgroup.max.depth"] {
-        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
-        assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
+        let output = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
+        assert!(output.code != 0 && output.stderr.contains("ermission denied"), "{output:?}");
     }
     let wide = "i=0; while mkdir /sys/fs/cgroup/$i; do i=$((i + 1)); done; echo $i";
-    let said = pods.exec(&container, &["/bin/sh", "-c", wide]);
-    assert!(said.stderr.contains("Resource temporarily unavailable"), "{said:?}");
+    let output = pods.exec(&container, &["/bin/sh", "-c", wide]);
+    assert!(output.stderr.contains("Resource temporarily unavailable"), "{output:?}");
     // The own limit leaves room for the pod's next container.
-    assert_eq!(said.stdout, "108");
+    assert_eq!(output.stdout, "108");
     assert_eq!(fs::read_to_string(container.cgroup.join("cgroup.max.descendants")).unwrap(), "108\n");
-    let said = pods.exec(&container, &["/bin/sh", "-c", "rmdir /sys/fs/cgroup/[0-9]*"]);
-    assert_eq!(said.code, 0, "{said:?}");
+    let output = pods.exec(&container, &["/bin/sh", "-c", "rmdir /sys/fs/cgroup/[0-9]*"]);
+    assert_eq!(output.code, 0, "{output:?}");
     let deep = "cd /sys/fs/cgroup; i=0; while mkdir x && cd x; do i=$((i + 1)); done; echo $i";
-    let said = pods.exec(&container, &["/bin/sh", "-c", deep]);
-    assert!(said.stderr.contains("Resource temporarily unavailable"), "{said:?}");
-    let made: usize = said.stdout.parse().unwrap();
+    let output = pods.exec(&container, &["/bin/sh", "-c", deep]);
+    assert!(output.stderr.contains("Resource temporarily unavailable"), "{output:?}");
+    let made: usize = output.stdout.parse().unwrap();
     assert!((40..50).contains(&made), "{made}");
 
     // Another pod has its own limits, and what an administrator set stays.

@@ -21,9 +21,9 @@ fn processes(node: &Node) -> Vec<String> {
 pub(crate) fn bootstrap(node: &Node, configuration: &str, more: &[&str]) -> String {
     node.write("/etc/usernsd.yaml", configuration);
     let ran = node.exec([&["usernsd", "bootstrap", "--config", "/etc/usernsd.yaml"], more].concat());
-    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert!(ran.status.success(), "{said}");
-    said
+    let output = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "{output}");
+    output
 }
 
 fn restart(node: &Node, pods: &Pods<'_>, unit: &str) {
@@ -34,8 +34,8 @@ fn restart(node: &Node, pods: &Pods<'_>, unit: &str) {
 fn installs_and_undoes(runtime: Runtime, unit: &str) {
     let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);
-    let said = bootstrap(&node, "", &[]);
-    assert!(said.contains(&format!("{unit} was started before")) && said.contains(PROGRAM), "{said}");
+    let output = bootstrap(&node, "", &[]);
+    assert!(output.contains(&format!("{unit} was started before")) && output.contains(PROGRAM), "{output}");
     assert_eq!(processes(&node), Vec::<String>::new(), "nothing is restarted by itself");
     restart(&node, &pods, unit);
     wait_for("the launched plugin", || (processes(&node).len() == 1).then_some(()));
@@ -44,8 +44,8 @@ fn installs_and_undoes(runtime: Runtime, unit: &str) {
     assert!(pods.proc(&container, "mounts").contains(" /sys/fs/cgroup cgroup2 rw,"), "served by it");
     assert!(!bootstrap(&node, "", &[]).contains("restart-pending"), "the runtime has launched it");
 
-    let said = bootstrap(&node, "", &["--undo"]);
-    assert!(said.contains(&format!("{PROGRAM}: taken back")), "{said}");
+    let output = bootstrap(&node, "", &["--undo"]);
+    assert!(output.contains(&format!("{PROGRAM}: taken back")), "{output}");
     assert!(!node.path(PROGRAM.trim_start_matches('/')).exists());
     assert!(!node.path("etc/nri/conf.d/90-usernsd.conf").exists());
     restart(&node, &pods, unit);
@@ -81,8 +81,8 @@ fn the_node_starts_no_program_that_a_container_names_as_the_plugin() {
             node.exec(["bash", "-c", &line]);
             traces += &node.run(["cat", "/run/trace"]);
         }
-        let said = node.run(["cat", "/run/said"]);
-        assert_eq!(said.contains("another program runs, and usernsd"), is_taken, "{said}");
+        let output = node.run(["cat", "/run/said"]);
+        assert_eq!(output.contains("another program runs, and usernsd"), is_taken, "{output}");
         let of_processes: Vec<&str> =
             traces.lines().filter(|line| line.contains("exec") && line.contains("/proc/")).collect();
         let own = |line: &&str| !line.contains("/proc/self/exe");
@@ -100,23 +100,23 @@ fn requires(node: &Node, unit: &str) {
     let pods = Pods::connect(node);
     // CRI-O up to 1.36.3 forgets the mappings of a user namespace when it is restarted.
     let spec = |name: &str| PodSpec::new(name).in_host_user_namespace();
-    let said = bootstrap(node, ALL, &[]);
-    assert!(said.contains("runs no pod: which pods the node needs is not known"), "{said}");
+    let output = bootstrap(node, ALL, &[]);
+    assert!(output.contains("runs no pod: which pods the node needs is not known"), "{output}");
     let first = pods.run_pod(&spec("first"));
     // A static pod that the kubelet has not started yet.
     let etcd = "kind: Pod\nmetadata: {name: etcd, annotations: {KEY}}\n";
     node.run(["mkdir", "-p", "/etc/kubernetes/manifests"]);
     node.write("/etc/kubernetes/manifests/etcd.yaml", etcd.replace("KEY", ""));
-    let said = bootstrap(node, ALL, &[]);
-    assert!(said.contains("could not start /etc/kubernetes/manifests/etcd.yaml again"), "{said}");
+    let output = bootstrap(node, ALL, &[]);
+    assert!(output.contains("could not start /etc/kubernetes/manifests/etcd.yaml again"), "{output}");
     let tolerated = etcd.replace("KEY", &format!("{TOLERATION}: 'true'"));
     node.write("/etc/kubernetes/manifests/etcd.yaml", tolerated);
     let system = pods.run_pod(&PodSpec { namespace: "kube-system".to_owned(), ..spec("proxy") });
-    let said = bootstrap(node, ALL, &[]);
-    assert!(said.contains("the node could not start kube-system/proxy again"), "{said}");
+    let output = bootstrap(node, ALL, &[]);
+    assert!(output.contains("the node could not start kube-system/proxy again"), "{output}");
     pods.remove_pod(&system);
-    let said = bootstrap(node, ALL, &[]);
-    assert!(!said.contains("is not required of all pods"), "{said}");
+    let output = bootstrap(node, ALL, &[]);
+    assert!(!output.contains("is not required of all pods"), "{output}");
     pods.remove_pod(&first);
     restart(node, &pods, unit);
     wait_for("the launched plugin", || (processes(node).len() == 1).then_some(()));

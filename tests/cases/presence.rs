@@ -91,8 +91,8 @@ impl Presence {
                 let node = node_that_can_require(runtime)?;
                 let plugin = if self.is_launched() { "auto" } else { "never" };
                 let wanted = format!("bootstrap: {{nri: {{plugin: {plugin}, required: annotated}}}}\n");
-                let said = bootstrap(&node, &wanted, &[]);
-                assert!(!said.contains("has no effect"), "{said}");
+                let output = bootstrap(&node, &wanted, &[]);
+                assert!(!output.contains("has no effect"), "{output}");
                 node.restart_unit(unit(runtime));
                 if self.is_launched() {
                     plugin_process(&node);

@@ -19,8 +19,8 @@ fn exporter(node: &Node) -> Process {
 }
 
 fn get(node: &Node, address: &str, path: &str) -> String {
-    let said = node.exec(["busybox", "wget", "-qO-", &format!("http://{address}{path}")]);
-    String::from_utf8(said.stdout).unwrap()
+    let output = node.exec(["busybox", "wget", "-qO-", &format!("http://{address}{path}")]);
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A line of `/proc/PID/task/TID/status` for each thread.

@@ -139,12 +139,12 @@ fn every_expression_has_an_answer_on_a_live_node() {
         series[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap()
     };
     assert_eq!(one("up"), 1.0);
-    let said = samples(&agent.exposition());
-    assert_eq!(one("scrape_samples_scraped"), said.len() as f64);
-    assert_eq!(one("scrape_samples_post_metric_relabeling"), said.len() as f64);
+    let output = samples(&agent.exposition());
+    assert_eq!(one("scrape_samples_scraped"), output.len() as f64);
+    assert_eq!(one("scrape_samples_post_metric_relabeling"), output.len() as f64);
     let families = ["usernsd_pod_", "usernsd_container", "usernsd_id_", "usernsd_check_", "usernsd_config_"];
     let of_them = |series: &String| families.iter().any(|family| series.starts_with(family));
-    let said: BTreeMap<String, f64> = said
+    let output: BTreeMap<String, f64> = output
         .into_iter()
         .filter(|(series, _)| of_them(series))
         .map(|(series, value)| (with_sorted_labels(&series), value))
@@ -158,7 +158,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
         .map(|(series, value)| (without_agent_pod(&series), value))
         .collect();
     assert!(stored.len() > 100, "{}", stored.len());
-    assert_eq!(stored, said);
+    assert_eq!(stored, output);
     // Log lines of level warning and above.
     assert_eq!(prometheus.log(), "");
 }

@@ -44,18 +44,18 @@ fn assert_nobody_outside(node: &Node, pods: &Pods<'_>, applied: &Applied, contai
 
 /// The output of a command in the container, which must succeed.
 #[track_caller]
-fn said(pods: &Pods<'_>, container: &Container, script: &str) -> String {
-    let said = pods.exec(container, &["/bin/sh", "-ec", script]);
-    assert_eq!(said.code, 0, "{script}: {}{}", said.stdout, said.stderr);
-    println!("$ {script}\n{}", said.stdout);
-    said.stdout
+fn output_of(pods: &Pods<'_>, container: &Container, script: &str) -> String {
+    let output_of = pods.exec(container, &["/bin/sh", "-ec", script]);
+    assert_eq!(output_of.code, 0, "{script}: {}{}", output_of.stdout, output_of.stderr);
+    println!("$ {script}\n{}", output_of.stdout);
+    output_of.stdout
 }
 
 #[track_caller]
 fn wait_for_line(pods: &Pods<'_>, container: &Container, line: &str) {
     wait_for(line, || {
         assert!(pods.is_running(container), "it ended: {}", container.log());
-        container.log().lines().any(|said| said == line).then_some(())
+        container.log().lines().any(|output_of| output_of == line).then_some(())
     });
 }
 
@@ -69,14 +69,14 @@ fn the_recipe_for_a_systemd_server_works() {
 
     assert_eq!(pods.systemd_state(server), Ok("running".to_owned()), "{}", server.log());
     assert_eq!(server.owner(""), (ROOT, 0));
-    assert!(said(&pods, server, "systemctl is-active nginx").starts_with("active"));
+    assert!(output_of(&pods, server, "systemctl is-active nginx").starts_with("active"));
     // The serving process runs as a user that is neither root inside nor a user outside.
     let workers: Vec<_> =
         processes(&node, &pods, server).into_iter().filter(|(_, words)| words.contains("worker")).collect();
     assert!(workers.iter().all(|(uid, _)| *uid == ROOT + 33) && !workers.is_empty(), "{workers:?}");
     assert_nobody_outside(&node, &pods, &applied, &["server"]);
     // The data belongs to the server, and to root on the volume itself.
-    said(&pods, server, "touch /data/kept && stat -c %u:%a /data/kept");
+    output_of(&pods, server, "touch /data/kept && stat -c %u:%a /data/kept");
     let kept = format!("run/kubelet-volumes/{}/data/kept", applied.pod.uid);
     assert_eq!(fs::metadata(node.path(&kept)).unwrap().uid(), 0, "mapped by the mount");
 }
@@ -96,7 +96,7 @@ fn the_recipe_for_a_root_application_works() {
     assert_eq!(session.iter().map(|(uid, _)| *uid).collect::<Vec<_>>(), [ROOT + 4242], "{session:?}");
     // Only the group may read the token, and no one else can by being root on the host.
     let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-    assert_eq!(said(&pods, server, &format!("stat -Lc %u:%g:%a {token}")), "0:4243:640");
+    assert_eq!(output_of(&pods, server, &format!("stat -Lc %u:%g:%a {token}")), "0:4243:640");
     let other =
         pods.exec(server, &["setpriv", "--reuid=4999", "--regid=4999", "--clear-groups", "cat", token]);
     assert_ne!(other.code, 0, "{}", other.stdout);
@@ -111,16 +111,17 @@ fn the_recipe_for_a_sandbox_with_a_network_sidecar_works() {
     let applied = pods.apply(&Manifest::example("sandbox.yaml"), ROOT);
     let (network, sandbox) = (applied.container("network"), applied.container("sandbox"));
 
-    assert!(said(&pods, sandbox, "id").starts_with("uid=1500 gid=1500"));
-    let capabilities = said(&pods, sandbox, "grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' /proc/self/status");
+    assert!(output_of(&pods, sandbox, "id").starts_with("uid=1500 gid=1500"));
+    let capabilities =
+        output_of(&pods, sandbox, "grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' /proc/self/status");
     assert_eq!(
         capabilities.split_whitespace().collect::<Vec<_>>().join(" "),
         "CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1"
     );
     // The sidecar's route applies to the sandbox, which cannot remove it.
-    assert!(said(&pods, sandbox, "ip route").contains("blackhole 192.0.2.0/24"));
+    assert!(output_of(&pods, sandbox, "ip route").contains("blackhole 192.0.2.0/24"));
     assert_ne!(pods.exec(sandbox, &["ip", "route", "del", "192.0.2.0/24"]).code, 0);
-    said(&pods, network, "ip route del blackhole 192.0.2.0/24 && ip route add blackhole 192.0.2.0/24");
+    output_of(&pods, network, "ip route del blackhole 192.0.2.0/24 && ip route add blackhole 192.0.2.0/24");
     // The sidecar can change only the network of this pod.
     assert!(!node.run(["ip", "route"]).contains("192.0.2.0"));
     assert_nobody_outside(&node, &pods, &applied, &["network", "sandbox"]);
@@ -142,7 +143,7 @@ fn the_recipe_for_a_notebook_with_a_provisioned_home_works() {
 
     wait_for_line(&pods, notebook, "rubin");
     assert_eq!(
-        said(&pods, notebook, "stat -c %u:%a /home/rubin /home/rubin/notebook.ipynb"),
+        output_of(&pods, notebook, "stat -c %u:%a /home/rubin /home/rubin/notebook.ipynb"),
         "5001:700\n5001:644"
     );
     // On the volume the files belong to the user, as with any pod, so that the next one can mount it.
@@ -166,7 +167,7 @@ fn the_recipe_for_a_container_engine_works() {
     let inner = "podman run -d --name inner --network none inner:1 /bin/busybox sleep 2147483647";
 
     let without = pods.apply(&manifest, ROOT + 65_536);
-    said(&pods, without.container("engine"), import);
+    output_of(&pods, without.container("engine"), import);
     let failed = pods.exec(without.container("engine"), &["/bin/sh", "-ec", inner]);
     println!("without usernsd: {}", failed.stderr);
     assert!(failed.code != 0 && failed.stderr.contains("Read-only file system"), "{}", failed.stderr);
@@ -174,11 +175,11 @@ fn the_recipe_for_a_container_engine_works() {
     let _agent = Agent::start(&node);
     let applied = pods.apply(&manifest, ROOT);
     let engine = applied.container("engine");
-    said(&pods, engine, import);
-    said(&pods, engine, inner);
-    assert_eq!(said(&pods, engine, "podman exec inner /bin/busybox id -u"), "0");
+    output_of(&pods, engine, import);
+    output_of(&pods, engine, inner);
+    assert_eq!(output_of(&pods, engine, "podman exec inner /bin/busybox id -u"), "0");
     // The inner container's cgroup, which the engine created below its own.
-    let below = said(&pods, engine, "cat /proc/$(podman inspect -f '{{.State.Pid}}' inner)/cgroup");
+    let below = output_of(&pods, engine, "cat /proc/$(podman inspect -f '{{.State.Pid}}' inner)/cgroup");
     assert!(below.contains("libpod-"), "{below}");
     let made = walk(&engine.cgroup).into_iter().find(|path| path.contains("libpod-"));
     assert!(made.is_some(), "{:?}", walk(&engine.cgroup));

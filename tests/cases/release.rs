@@ -37,8 +37,8 @@ fn binaries_of(program: &Path) -> tempfile::TempDir {
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -376,21 +376,21 @@ fn every_object_fits_the_schemas_of_kubernetes_1_33_to_1_37() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), as_yaml(documents)).unwrap();
         let mut command = Command::new(&validate);
-        let said = command.args(["--strict", "-k", version]).arg(file.path()).output().unwrap();
-        let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
-        (said.status.success() && !text.contains("WARN"), text)
+        let result = command.args(["--strict", "-k", version]).arg(file.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&[result.stdout, result.stderr].concat()).into_owned();
+        (result.status.success() && !text.contains("WARN"), text)
     };
     for version in ["1.33", "1.34", "1.35", "1.36", "1.37"] {
-        let (good, said) = check(version, &documents);
-        assert!(good, "{version}: {said}");
+        let (good, result) = check(version, &documents);
+        assert!(good, "{version}: {result}");
         // docs/admission.md: from 1.36 on.
-        let (good, said) = check(version, &required);
-        assert_eq!(good, ["1.36", "1.37"].contains(&version), "{version}: {said}");
+        let (good, result) = check(version, &required);
+        assert_eq!(good, ["1.36", "1.37"].contains(&version), "{version}: {result}");
     }
     let daemonset = documents.iter_mut().find(|document| kind(document) == "DaemonSet").unwrap();
     daemonset["spec"]["template"]["spec"]["hostPIDs"] = true.into();
-    let (good, said) = check("1.37", &documents);
-    assert!(!good && said.contains("hostPIDs"), "{said}");
+    let (good, result) = check("1.37", &documents);
+    assert!(!good && result.contains("hostPIDs"), "{result}");
 }
 
 #[test]
@@ -405,8 +405,8 @@ fn objects_of_the_prometheus_operator_fit_its_definitions() {
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(as_yaml(documents).as_bytes()).unwrap();
-        let said = child.wait_with_output().unwrap();
-        (said.status.success(), String::from_utf8_lossy(&said.stdout).into_owned())
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let mut documents: Vec<Value> = rendered
         .into_values()
@@ -414,8 +414,8 @@ fn objects_of_the_prometheus_operator_fit_its_definitions() {
         .filter(|document| ["PodMonitor", "PrometheusRule"].contains(&kind(document)))
         .collect();
     assert_eq!(documents.len(), 4, "two overlays, each with both");
-    let (good, said) = check(&documents);
-    assert!(good, "{said}");
+    let (good, output) = check(&documents);
+    assert!(good, "{output}");
     let monitor = documents.iter_mut().find(|document| kind(document) == "PodMonitor").unwrap();
     monitor["spec"]["podMetricsEndpoints"][0]["honourLabels"] = true.into();
     assert!(!check(&documents).0, "a misspelt field is found");
@@ -473,15 +473,15 @@ fn node_with_packages(kind: &str, more: Vec<(PathBuf, String)>) -> Option<(Node,
 }
 
 fn shell(node: &Node, line: &str) -> (bool, String) {
-    let said = node.exec(["sh", "-c", line]);
-    (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    let output = node.exec(["sh", "-c", line]);
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[track_caller]
 fn sh(node: &Node, line: &str) -> String {
-    let (good, said) = shell(node, line);
-    assert!(good, "{line}: {said}");
-    said
+    let (good, output) = shell(node, line);
+    assert!(good, "{line}: {output}");
+    output
 }
 
 /// systemd as PID 1 of a privileged pod gets its cgroup, so that the service does its work.
@@ -543,8 +543,8 @@ fn the_deb_is_installed_upgraded_downgraded_removed_and_purged() {
     // With the answer yes all of it goes.
     apt("install /srv/new/*.deb");
     sh(&node, "echo 'usernsd usernsd/undo boolean true' | debconf-set-selections");
-    let said = apt("purge usernsd");
-    assert!(said.contains("taken back"), "{said}");
+    let output = apt("purge usernsd");
+    assert!(output.contains("taken back"), "{output}");
     let left = sh(
         &node,
         &format!("ls -d {plugin} /var/lib/usernsd /etc/usernsd /usr/bin/*usern* 2>/dev/null || true"),
@@ -602,6 +602,6 @@ fn the_rpm_is_installed_upgraded_downgraded_and_removed() {
     assert!(rpm("--erase usernsd").contains("this node stays prepared"));
     assert!(!active());
     assert_eq!(sh(&node, "ls /usr/bin/*usern* 2>/dev/null || true"), "");
-    let said = sh(&node, "/var/lib/usernsd/usernsd-undo bootstrap --undo");
-    assert!(said.contains("taken back"), "{said}");
+    let output = sh(&node, "/var/lib/usernsd/usernsd-undo bootstrap --undo");
+    assert!(output.contains("taken back"), "{output}");
 }

@@ -54,8 +54,8 @@ fn usernsd_reads_the_same_values_as_another_implementation() {
     let pid = node.run(["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
     let process = format!("{PROCESS}={}", pid.trim());
     let test = concat!(module_path!(), "::second_party").split_once("::").unwrap().1;
-    let said = node.run(["env", &process, PROGRAM, "--ignored", "--exact", "--nocapture", test]);
-    let read: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once('=')).collect();
+    let output = node.run(["env", &process, PROGRAM, "--ignored", "--exact", "--nocapture", test]);
+    let read: BTreeMap<&str, &str> = output.lines().filter_map(|line| line.split_once('=')).collect();
 
     let path = CgroupPath::parse(read["path"]).unwrap();
     let root = CgroupRoot::open(node.cgroup_root()).unwrap();

@@ -27,8 +27,8 @@ fn spoof(pods: &Pods<'_>, spoofer: &Container, names: &[&str]) {
             r#"while read -r line; do case $line in 0::*) path=/sys/fs/cgroup${{line#0::}} ;; esac; done </proc/1/cgroup
                mkdir -p "$path/{name}/cgroup" && echo 1 >"$path/{name}/cgroup.procs""#
         );
-        let said = pods.exec(spoofer, &["/bin/sh", "-c", &script]);
-        assert_eq!(said.code, 0, "{index} {name}: {said:?}");
+        let output = pods.exec(spoofer, &["/bin/sh", "-c", &script]);
+        assert_eq!(output.code, 0, "{index} {name}: {output:?}");
     }
     let last = names.last().unwrap();
     assert!(pods.proc(spoofer, "cgroup").contains(last), "init did not move into {last}");

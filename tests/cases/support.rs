@@ -121,10 +121,10 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     let again = node.command(["usernsd", "support-bundle", "-o", "/run/again.tar.gz"]).output().unwrap();
     assert_eq!(again.status.code(), Some(2), "{again:?}");
     agent.terminate();
-    let said = node.command(["usernsd", "support-bundle", "-o", "/run/less.tar.gz"]).output().unwrap();
+    let result = node.command(["usernsd", "support-bundle", "-o", "/run/less.tar.gz"]).output().unwrap();
     assert!(
-        said.status.success() && String::from_utf8_lossy(&said.stderr).contains("missing: state.json"),
-        "{said:?}"
+        result.status.success() && String::from_utf8_lossy(&result.stderr).contains("missing: state.json"),
+        "{result:?}"
     );
     assert!(unpack(&node, "/run/less.tar.gz").contains_key("subuid"));
     // The agent that knows the names has ended: they are in no file, and the changes are still redacted.

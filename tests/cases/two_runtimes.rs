@@ -55,7 +55,7 @@ fn a_second_runtime_on_the_nri_socket_is_named_with_and_without_an_agent() {
     let agent = Agent::start(&node);
     let problems = wait_for("the agent names it", || {
         Some(joined(&node))
-            .filter(|(word, said)| word == "warn" && said.contains("the agent joined containerd"))
+            .filter(|(word, output)| word == "warn" && output.contains("the agent joined containerd"))
     });
     assert!(problems.1.contains("two container runtimes: cri-o "), "{problems:?}");
     agent.terminate();

@@ -38,13 +38,13 @@ fn holders_are_found_for_running_and_for_ended_pods() {
     let id = (BASE + 1000).to_string();
 
     // Without an agent, the answer comes from the runtime and the kernel.
-    let (code, said) = whois(&node, &[&id]);
-    let found = containers(&said);
-    assert_eq!((code, found.len()), (0, 1), "{said:#}");
+    let (code, result) = whois(&node, &[&id]);
+    let found = containers(&result);
+    assert_eq!((code, found.len()), (0, 1), "{result:#}");
     assert_eq!((&found[0]["pod"], &found[0]["inside"]), (&"web".into(), &1000.into()));
     assert!(
-        said["unseen"][0].as_str().unwrap().starts_with("pods that ended lately: nothing answers"),
-        "{said:#}"
+        result["unseen"][0].as_str().unwrap().starts_with("pods that ended lately: nothing answers"),
+        "{result:#}"
     );
 
     // With an agent the answer is the same, and a file can be given instead of an ID.
@@ -60,8 +60,8 @@ fn holders_are_found_for_running_and_for_ended_pods() {
     // The pod has ended, and the holder of the ID is still known.
     pods.remove_pod(&pod);
     let past = wait_for("the end of the pod", || {
-        let (_, said) = whois(&node, &[&id]);
-        containers(&said).into_iter().find(|holder| !holder["until"].is_null())
+        let (_, result) = whois(&node, &[&id]);
+        containers(&result).into_iter().find(|holder| !holder["until"].is_null())
     });
     assert_eq!(
         (&past["pod"], &past["inside"], &past["containerId"]),
@@ -71,9 +71,9 @@ fn holders_are_found_for_running_and_for_ended_pods() {
 
     // A user other than root gets users and ranges only.
     let words = ["setpriv", "--reuid=65534", "--clear-groups", "usernsd", "whois", &id];
-    let said = node.command(words).output().unwrap();
-    let (out, error) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    let result = node.command(words).output().unwrap();
+    let (out, error) = (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
     assert!(out.contains("in containers:200000:6553600, /etc/subuid line 1"), "{out}");
-    assert!(said.status.success() && error.contains("not looked at: pods"), "{error}");
+    assert!(result.status.success() && error.contains("not looked at: pods"), "{error}");
     assert_eq!(whois(&node, &["99999"]).0, 1);
 }

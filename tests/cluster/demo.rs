@@ -60,12 +60,12 @@ fn the_demonstration_works_and_leaves_nothing() {
 
     // Interrupted while no node takes the pod.
     cluster.kubectl(&["cordon", &cluster.workers[0].name]);
-    let said = cluster.script(
+    let printed = cluster.script(
         "kubectl userns demo --image=localhost/systemd:1 >/run/demo.out 2>&1 & demo=$!
          until grep -q 'waits: .*unschedulable' /run/demo.out; do sleep 0.2; done
          kill -TERM \"$demo\"; code=0; wait \"$demo\" || code=$?
          cat /run/demo.out; echo \"code $code\"",
     );
-    assert!(said.contains("code 130") && said.contains(" deleted"), "{said}");
+    assert!(printed.contains("code 130") && printed.contains(" deleted"), "{printed}");
     nothing_is_left(&cluster);
 }

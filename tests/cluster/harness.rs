@@ -507,10 +507,10 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn kubectl(&self, words: &[&str]) -> String {
         let output = self.try_kubectl(words);
-        let said =
+        let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "kubectl {words:?}: {said}");
-        said.trim_end().to_owned()
+        assert!(output.status.success(), "kubectl {words:?}: {text}");
+        text.trim_end().to_owned()
     }
 
     /// The output of `kubectl get`, as JSON.
@@ -549,8 +549,8 @@ impl Cluster {
     /// Installs an overlay as the documents have it, and waits for its roll-out.
     #[track_caller]
     pub(crate) fn install(&self, overlay: &str) {
-        let said = self.kubectl(&["apply", "-k", &format!("daemonset/overlays/{overlay}")]);
-        assert!(!said.contains("Warning"), "{said}");
+        let output = self.kubectl(&["apply", "-k", &format!("daemonset/overlays/{overlay}")]);
+        assert!(!output.contains("Warning"), "{output}");
         self.wait_for_roll_out();
     }
 
@@ -561,8 +561,8 @@ impl Cluster {
         self.script(&format!("mkdir {CHECKOUT}/site"));
         self.control.write(&format!("{CHECKOUT}/site/kustomization.yaml"), kustomization);
         self.edit("daemonset/base/config.yaml", |text| text + configuration);
-        let said = self.kubectl(&["apply", "-k", "site"]);
-        assert!(!said.contains("Warning"), "{said}");
+        let output = self.kubectl(&["apply", "-k", "site"]);
+        assert!(!output.contains("Warning"), "{output}");
         self.wait_for_roll_out();
     }
 
@@ -595,8 +595,8 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn exec(&self, pod: &str, words: &[&str]) -> String {
         let output = self.try_kubectl(&[&["exec", pod, "--"], words].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{pod}: {words:?}: {said}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{pod}: {words:?}: {text}");
         // kubectl prints to stderr which of several containers it has chosen.
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
@@ -613,13 +613,13 @@ impl Drop for Cluster {
             &["-n", "usernsd", "describe", "pods"],
             &["-n", "usernsd", "logs", "daemonset/usernsd", "-c", "agent", "--tail=40"],
         ] {
-            let said = self.try_kubectl(words);
-            println!("---- kubectl {words:?}\n{}", String::from_utf8_lossy(&said.stdout));
+            let output = self.try_kubectl(words);
+            println!("---- kubectl {words:?}\n{}", String::from_utf8_lossy(&output.stdout));
         }
         for worker in &self.workers {
             let journal = ["journalctl", "--no-pager", "-n", "40", "-u", "kubelet", "-o", "cat"];
-            let said = worker.node.exec(journal);
-            println!("---- the kubelet of {}\n{}", worker.name, String::from_utf8_lossy(&said.stdout));
+            let output = worker.node.exec(journal);
+            println!("---- the kubelet of {}\n{}", worker.name, String::from_utf8_lossy(&output.stdout));
         }
     }
 }

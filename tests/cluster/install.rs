@@ -13,8 +13,8 @@ pub(crate) fn apply_example(cluster: &Cluster, file: &str, image: &str) {
     let text = fs::read_to_string(cluster.control().path(&format!("{SOURCE}/examples/{file}"))).unwrap();
     let (before, rest) = text.split_once("image: ").unwrap();
     let (_, after) = rest.split_once('\n').unwrap();
-    let said = cluster.apply(&format!("{before}image: {image}\n{after}"));
-    assert!(!said.contains("Warning"), "{said}");
+    let output = cluster.apply(&format!("{before}image: {image}\n{after}"));
+    assert!(!output.contains("Warning"), "{output}");
 }
 
 /// The table for an account that may create pods/exec but not get it, so that the websocket is refused and kubectl uses
@@ -31,9 +31,9 @@ fn assert_status_by_rights(cluster: &Cluster) {
          kubectl config set-context reader --cluster=\"$cluster\" --user=reader >/dev/null",
     );
     let status = || {
-        let said = cluster.try_kubectl(&["userns", "--context=reader", "status"]);
+        let output = cluster.try_kubectl(&["userns", "--context=reader", "status"]);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (said.status.code(), text(&said.stdout), text(&said.stderr))
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
     let (code, stdout, stderr) = status();
     assert!(code == Some(2) && stdout.is_empty(), "{stdout}{stderr}");

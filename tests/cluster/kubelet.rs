@@ -95,8 +95,8 @@ fn explained(worker: &Worker, line: &str) -> String {
 }
 
 /// Whether the explanation belongs to that heading; for an unknown message it names the most similar one.
-fn is_explained_by(said: &str, heading: &str) -> bool {
-    said.lines().any(|line| line.starts_with("More ") && line.contains(&format!("errors.md#{heading},")))
+fn is_explained_by(output: &str, heading: &str) -> bool {
+    output.lines().any(|line| line.starts_with("More ") && line.contains(&format!("errors.md#{heading},")))
 }
 
 /// A pod in a user namespace, on that node.
@@ -120,10 +120,10 @@ fn the_kubelets_errors_about_ranges_are_explained() {
         write_ranges(worker, uids, gids);
         worker.node.write(CONFIGURATION, format!("{configuration}{more}"));
         let line = error_of_a_restart(worker);
-        let said = explained(worker, &line);
-        println!("{line}\n{said}");
-        if !is_explained_by(&said, heading) {
-            unexplained.push((heading, line, said));
+        let output = explained(worker, &line);
+        println!("{line}\n{output}");
+        if !is_explained_by(&output, heading) {
+            unexplained.push((heading, line, output));
         }
     }
     worker.node.write(CONFIGURATION, configuration);
@@ -146,9 +146,9 @@ fn the_kubelets_errors_about_ranges_are_explained() {
     let host = cluster.host_id("second");
     assert!((1_048_576..8_257_536).contains(&host), "{host}");
     let line = error_of_a_restart(worker);
-    let said = explained(worker, &line);
-    println!("{line}\n{said}");
-    assert!(is_explained_by(&said, "kubelet-record-out-of-range"), "{line}\n{said}");
+    let output = explained(worker, &line);
+    println!("{line}\n{output}");
+    assert!(is_explained_by(&output, "kubelet-record-out-of-range"), "{line}\n{output}");
 
     // The steps of the remedy: restore the old range, start the kubelet, remove the pods and their records,
     // set the new range.

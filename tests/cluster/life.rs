@@ -75,8 +75,8 @@ impl<'a> Installation<'a> {
     /// Applies a directory; asserts that exactly its objects exist in addition to the earlier ones.
     #[track_caller]
     fn apply(&mut self, directory: &str) {
-        let said = self.cluster.kubectl(&["apply", "-k", directory]);
-        assert!(!said.contains("Warning"), "{said}");
+        let output = self.cluster.kubectl(&["apply", "-k", directory]);
+        assert!(!output.contains("Warning"), "{output}");
         self.cluster.wait_for_roll_out();
         self.applied.append(&mut rendered(self.cluster, directory));
         self.assert_objects(directory);
@@ -88,9 +88,9 @@ impl<'a> Installation<'a> {
         let shown =
             self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory} --dry-run=server"));
         self.assert_objects("a dry run");
-        let said = self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory}"));
-        let pruned = |said: &str| said.lines().filter(|line| line.contains(" pruned")).count();
-        assert_eq!(pruned(&shown), pruned(&said), "{shown}\n{said}");
+        let output = self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory}"));
+        let pruned = |output: &str| output.lines().filter(|line| line.contains(" pruned")).count();
+        assert_eq!(pruned(&shown), pruned(&output), "{shown}\n{output}");
         let kept = rendered(self.cluster, directory);
         self.applied.retain(|object| kept.contains(object) || self.by_itself.contains(object));
         self.assert_objects(&format!("{directory} is pruned"));

@@ -119,9 +119,9 @@ fn limits_apply_inside_a_pod_and_are_changed_in_place() {
     assert_eq!(outside(&path, "cat ../pids.max"), "200");
     let many = "for i in $(seq 200); do sleep 1000 & done";
     let words = ["exec", "systemd-server", "--", "systemd-run", "--quiet", "--pipe", "--wait", "--collect"];
-    let said = cluster.try_kubectl(&[&words[..], &["sh", "-c", many]].concat());
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("fork"), "{said}");
+    let output = cluster.try_kubectl(&[&words[..], &["sh", "-c", many]].concat());
+    let output = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.contains("fork"), "{output}");
     assert_all_is_well(&cluster, 1);
 
     // Changed in place: the same container, the same owners, other limits, which systemd sees.

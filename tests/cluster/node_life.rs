@@ -178,9 +178,9 @@ fn a_node_with_another_name_is_a_node_of_its_own() {
     assert_served(&cluster, RENAMED);
     wait_for("the Node condition", || cluster.node_condition(RENAMED, UNAVAILABLE));
     let rows = |cluster: &Cluster| -> Vec<String> {
-        let said = cluster.try_kubectl(&["userns", "status"]);
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
-        println!("{text}{}", String::from_utf8_lossy(&said.stderr));
+        let output = cluster.try_kubectl(&["userns", "status"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("{text}{}", String::from_utf8_lossy(&output.stderr));
         text.lines().skip(1).map(str::to_owned).collect()
     };
     let both = rows(&cluster);
@@ -211,9 +211,9 @@ fn install_with_condition(cluster: &Cluster, more: &str) {
 /// The checks of `usernsd doctor` that fail on a node.
 #[track_caller]
 pub(crate) fn failed_checks(worker: &Worker) -> Vec<String> {
-    let said = worker.node.exec(["usernsd", "doctor", "--output=json"]);
-    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
-    let failed = said["checks"].as_array().unwrap().iter().filter(|one| one["outcome"] == "fail");
+    let result = worker.node.exec(["usernsd", "doctor", "--output=json"]);
+    let result: Value = serde_json::from_slice(&result.stdout).unwrap();
+    let failed = result["checks"].as_array().unwrap().iter().filter(|one| one["outcome"] == "fail");
     failed.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -256,7 +256,7 @@ fn copy_disk(from: &Node, to: &Node, runtime_unit: &str) {
 
 #[test]
 #[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
-fn a_node_with_a_past_elsewhere_joins_a_cluster_that_knows_its_name() {
+fn a_node_from_another_cluster_joins_one_that_has_its_name_already() {
     let Some(mut cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
     install_with_condition(&cluster, "optIn: {missed: restart}\n");
     cluster.apply(EVERYWHERE);

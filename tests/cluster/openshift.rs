@@ -36,8 +36,8 @@ fn create_as(cluster: &Cluster, account: &str, namespace: &str, document: &str) 
     let words =
         ["create", "--dry-run=server", "-o", "json", "-n", namespace, "-f", "/run/create.yaml", &user];
     let output = cluster.try_kubectl(&[&words[..], &groups].concat());
-    let said = if output.status.success() { output.stdout } else { output.stderr };
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 /// The agent's pod, as the DaemonSet's controller creates it.
@@ -89,8 +89,8 @@ fn the_demonstration_works_on_openshift() {
     let pod = cluster.get(&["pod", "nginx", "-n", "test"]);
     let spec = json!({"hostUsers": false, "containers": [{"name": "c", "image": "localhost/systemd:1"}]});
     let plain = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "plain"}, "spec": spec});
-    let (created, said) = create_as(&cluster, "default", "test", &plain.to_string());
-    assert!(!created, "no right to create pods: {said}");
+    let (created, output) = create_as(&cluster, "default", "test", &plain.to_string());
+    assert!(!created, "no right to create pods: {output}");
     cluster.kubectl(&[
         "-n",
         "test",
@@ -100,9 +100,9 @@ fn the_demonstration_works_on_openshift() {
         "--clusterrole=edit",
         "--serviceaccount=test:default",
     ]);
-    let (created, said) = create_as(&cluster, "default", "test", &plain.to_string());
-    assert!(created, "{said}");
-    let chosen: Value = serde_json::from_str(&said).unwrap();
+    let (created, output) = create_as(&cluster, "default", "test", &plain.to_string());
+    assert!(created, "{output}");
+    let chosen: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(scc(&chosen), "restricted-v2");
     assert_eq!(scc(&pod), "nested-container");
     cluster.kubectl(&["create", "namespace", "other"]);
@@ -177,11 +177,11 @@ fn the_overlays_are_admitted_by_their_own_scc_and_by_no_broader_one() {
             cluster.kubectl(&["patch", "scc", "usernsd-agent", "--type=merge", "-p", &patch]);
         };
         patch(&value);
-        let said = wait_for(&format!("a refusal without {key} {value}"), || {
-            let (created, said) = admitted();
-            (!created).then_some(said)
+        let output = wait_for(&format!("a refusal without {key} {value}"), || {
+            let (created, output) = admitted();
+            (!created).then_some(output)
         });
-        println!("{key} {value}: {}", said.lines().next().unwrap_or_default());
+        println!("{key} {value}: {}", output.lines().next().unwrap_or_default());
         patch(&own[key]);
         wait_for("the SCC as it was", || admitted().0.then_some(()));
     }

@@ -193,8 +193,8 @@ fn pods_as_people_write_them_are_served() {
     assert_ne!(cluster.host_id("database-0"), before);
     assert_eq!(cluster.exec("database-0", &["sh", "-c", "cat /data/file; stat -c %u /data/file"]), "kept\n0");
 
-    let said = cluster.apply(OF_THE_POD);
-    assert!(!said.contains("Warning"), "{said}");
+    let text = cluster.apply(OF_THE_POD);
+    assert!(!text.contains("Warning"), "{text}");
     let pod = cluster.wait_for_pod("of-the-pod", is_ready);
     assert_eq!(pod["spec"]["resources"]["limits"]["memory"], "64Mi");
     assert_eq!(pod["status"]["qosClass"], "Burstable");

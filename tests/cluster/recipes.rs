@@ -115,8 +115,8 @@ fn the_recipes_work_at_the_levels_of_their_pages() {
         let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(refused.contains(&format!("violates PodSecurity \"{stricter}:")), "{name}: {refused}");
         enforce(level);
-        let said = cluster.kubectl(&["apply", "-f", "/run/example.yaml"]);
-        assert!(!said.contains("Warning"), "{said}");
+        let output = cluster.kubectl(&["apply", "-f", "/run/example.yaml"]);
+        assert!(!output.contains("Warning"), "{output}");
         cluster.wait_for_pod(name, is_ready);
         if name == "container-engine" {
             // The image of the page's commands.

@@ -32,8 +32,8 @@ impl Version {
             return None;
         }
         let output = Command::new(program).arg("--version").output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        let numbers = said.trim().strip_prefix("Kubernetes v1.").unwrap_or_else(|| panic!("{said}"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let numbers = text.trim().strip_prefix("Kubernetes v1.").unwrap_or_else(|| panic!("{text}"));
         let (minor, patch) = numbers.split_once('.').unwrap();
         Some(Self { minor: minor.parse().unwrap(), patch: patch.parse().unwrap() })
     }
@@ -83,10 +83,10 @@ fn live(server: Version, kubelet: Version, programs: &Programs) -> bool {
 
     let required =
         cluster.try_kubectl(&["apply", "-f", "daemonset/components/admission-required/policy.yaml"]);
-    let said = String::from_utf8_lossy(&required.stderr).into_owned();
-    assert_eq!(required.status.success(), server.minor >= MUTATING, "{said}");
+    let printed = String::from_utf8_lossy(&required.stderr).into_owned();
+    assert_eq!(required.status.success(), server.minor >= MUTATING, "{printed}");
     if server.minor < MUTATING {
-        assert!(said.contains("no matches for kind \"MutatingAdmissionPolicy\""), "{said}");
+        assert!(printed.contains("no matches for kind \"MutatingAdmissionPolicy\""), "{printed}");
     } else {
         cluster.kubectl(&["delete", "-f", "daemonset/components/admission-required/policy.yaml"]);
     }

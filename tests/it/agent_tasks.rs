@@ -35,7 +35,7 @@ use usernsd_domain::isolation::Stage;
 use usernsd_domain::node::{Exposition, LaunchedPlugin, Peer, PeerState, Survey};
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
-use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::pairing::{Caller, StartPathKind};
 use usernsd_domain::record::{Action, Change, Outcome, Record, Source};
 use usernsd_domain::repair::{Missed, MissedPolicy, RepairRule, RepairRules};
 use usernsd_domain::report::{Adjusted, ContainerNames, Created, Done, Inspected, NotGranted, Report};
@@ -1239,7 +1239,7 @@ async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
 
 /// The runtime that the agent has joined over NRI.
 fn joined(name: &str, version: &str) -> Option<Caller> {
-    let way = CallWay::Joined("/run/nri/nri.sock".into());
+    let way = StartPathKind::Joined("/run/nri/nri.sock".into());
     Some(Caller { name: name.into(), version: version.into(), way, has_others: false })
 }
 

@@ -213,7 +213,7 @@ fn run(words: &[String]) -> Output {
         .unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-fn said(output: &Output) -> String {
+fn output_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -262,7 +262,7 @@ struct Call {
 fn calls_of(words: &[String]) -> Vec<Call> {
     let trace = tempfile::NamedTempFile::new().unwrap();
     let output = run(&traced(&CALLS, &["-o", trace.path().to_str().unwrap()], words));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     let mut numbers = BTreeMap::new();
     let text = fs::read_to_string(trace.path()).unwrap();
     // A line is "PID CALL(…"; a call that another thread interrupts continues in a later line.
@@ -302,7 +302,7 @@ impl Call {
         let output = run(&self.injected("signal=SIGKILL", words));
         // strace ends in the same way as the process that it traces.
         let killed = output.status.signal() == Some(9);
-        assert!(killed || output.status.success(), "{at}: {}", said(&output));
+        assert!(killed || output.status.success(), "{at}: {}", output_of(&output));
         killed
     }
 }
@@ -382,10 +382,10 @@ fn killed_at_any_call(make: fn() -> Node, first: usize) {
         assert!(!changed || journal.is_ok_and(|text| text.ends_with("}\n")), "{at}: without a journal");
 
         let again = node.run(&[]);
-        assert!(again.status.success(), "{at}: {}", said(&again));
+        assert!(again.status.success(), "{at}: {}", output_of(&again));
         assert_eq!(node.etc(), after, "{at}: after the next run");
         let undone = node.run(&["--undo"]);
-        assert!(undone.status.success(), "{at}: {}", said(&undone));
+        assert!(undone.status.success(), "{at}: {}", output_of(&undone));
         assert_eq!(node.etc(), before, "{at}: taken back");
     }
     assert!(killed > MOMENTS / 3, "only {killed} moments");
@@ -421,7 +421,7 @@ fn hook_never_stands_without_its_program(first: usize) {
     let whole = make();
     let before = whole.etc();
     let output = whole.run(&[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     let after = whole.etc();
     let [drop_in, json, sysctl] =
         ["crio/crio.conf.d/99-usernsd.conf", "usernsd/hooks.d/99-usernsd.json", "sysctl.d/99-usernsd.conf"];
@@ -466,12 +466,12 @@ fn hook_never_stands_without_its_program(first: usize) {
             is_new(&node, &at);
             if !undo {
                 let again = node.run(&[]);
-                assert!(again.status.success(), "{at}: {}", said(&again));
+                assert!(again.status.success(), "{at}: {}", output_of(&again));
                 assert_eq!(node.etc(), after, "{at}: after the next run");
                 assert!(installed(&node).as_ref() == Some(&content), "{at}: after the next run");
             }
             let undone = node.run(&["--undo"]);
-            assert!(undone.status.success(), "{at}: {}", said(&undone));
+            assert!(undone.status.success(), "{at}: {}", output_of(&undone));
             assert_eq!(node.etc(), before, "{at}: taken back");
             assert_eq!(installed(&node), None, "{at}: taken back");
         }
@@ -539,7 +539,7 @@ fn plugin_directory_holds_a_whole_plugin_or_none(first: usize) {
                 assert!(text.ends_with("format: \"text\"\n"), "{at}: a program with {text:?}");
             }
             let again = node.run(args);
-            assert!(again.status.success(), "{at}: {}", said(&again));
+            assert!(again.status.success(), "{at}: {}", output_of(&again));
             let want = to.map(|_| &contents[usize::from(what == "update")]);
             assert!(
                 node.plugins().values().collect::<Vec<_>>() == want.into_iter().collect::<Vec<_>>(),
@@ -578,7 +578,7 @@ fn a_plugin_moves_with_its_index_and_is_removed_if_disabled() {
     ] {
         node.write("usernsd.yaml", config);
         let output = node.run(&[]);
-        assert!(output.status.success(), "{config}: {}", said(&output));
+        assert!(output.status.success(), "{config}: {}", output_of(&output));
         assert_eq!(names(), want.into_iter().collect::<Vec<_>>(), "{config}");
         assert_eq!(
             configs(),
@@ -616,8 +616,8 @@ fn the_rest_is_done_if_the_plugin_cannot_be_installed() {
         let node = Node::for_a_plugin(Path::new(USERNSD));
         fs::create_dir_all(node.path("opt")).unwrap();
         let output = node.run_mounted(script);
-        assert!(output.status.success(), "{script}: {}", said(&output));
-        assert!(said(&output).contains(says), "{script}: {}", said(&output));
+        assert!(output.status.success(), "{script}: {}", output_of(&output));
+        assert!(output_of(&output).contains(says), "{script}: {}", output_of(&output));
         assert!(node.etc().contains_key("crio/crio.conf.d/99-usernsd.conf"), "{script}");
         assert!(!node.etc().contains_key("nri/conf.d/90-usernsd.conf"), "{script}");
     }
@@ -634,7 +634,7 @@ fn no_call_comes_between_the_renames_of_the_two_range_files() {
         let trace = node.path("trace");
         let strace = ["strace", "-f", "-o", trace.to_str().unwrap()].map(String::from);
         let output = run(&[&strace, node.words(words).as_slice()].concat());
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", output_of(&output));
         let trace = fs::read_to_string(trace).unwrap();
         let calls: Vec<&str> = trace.lines().collect();
         // Only the last ones, because backup copies have the same names.
@@ -673,12 +673,12 @@ fn the_first_range_file_is_restored_if_the_second_cannot_change() {
         let strace =
             ["strace", "-f", "-o", "/dev/null", "-e", "trace=renameat", "-e", &inject].map(String::from);
         let output = run(&[&strace, node.words(&[]).as_slice()].concat());
-        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
         assert!(
-            said(&output).contains("etc/subgid: ")
-                && said(&output).contains("etc/subuid is what it was again"),
+            output_of(&output).contains("etc/subgid: ")
+                && output_of(&output).contains("etc/subuid is what it was again"),
             "{}",
-            said(&output)
+            output_of(&output)
         );
         assert_eq!(node.etc(), before);
     }
@@ -703,8 +703,12 @@ fn the_kubelets_lines_are_not_undone_without_its_user() {
         node.write(&path, &text.replace("kubelet:x:999:", "kubelet:x:998:"));
         let before = node.etc();
         let refused = node.run(&["--undo"]);
-        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-        assert!(said(&refused).contains("the line of kubelet was changed since"), "{}", said(&refused));
+        assert_eq!(refused.status.code(), Some(2), "{}", output_of(&refused));
+        assert!(
+            output_of(&refused).contains("the line of kubelet was changed since"),
+            "{}",
+            output_of(&refused)
+        );
         assert_eq!(node.etc(), before);
     }
 }
@@ -749,7 +753,7 @@ fn killed_while_taking_back(make: fn() -> Node) {
             assert!(found["subuid"].contains("kubelet:") && found["subgid"].contains("kubelet:"), "{at}");
         }
         let again = node.run(&["--undo"]);
-        assert!(again.status.success(), "{at}: {}", said(&again));
+        assert!(again.status.success(), "{at}: {}", output_of(&again));
         assert_eq!(node.etc(), before, "{at}");
         assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{at}");
     }
@@ -779,13 +783,13 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
         }
         let output = run(&call.injected(&format!("error={errno}"), &node.words(args)));
         let ended = output.status.code();
-        assert!(matches!(ended, Some(0 | 2)), "{at}: {ended:?}: {}", said(&output));
+        assert!(matches!(ended, Some(0 | 2)), "{at}: {ended:?}: {}", output_of(&output));
         tried += 1;
         let found = node.etc();
         for name in before.keys().chain(after.keys()) {
             let now = found.get(name);
             let known = [before.get(name), after.get(name)].contains(&now);
-            assert!(known, "{at}: {name} is {now:?}: {}", said(&output));
+            assert!(known, "{at}: {name} is {now:?}: {}", output_of(&output));
         }
         if found["passwd"] != before["passwd"] {
             let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
@@ -801,16 +805,16 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
             etc
         };
         if ended == Some(0) {
-            assert_eq!(without_locks(found), *want, "{at}: {}", said(&output));
+            assert_eq!(without_locks(found), *want, "{at}: {}", output_of(&output));
         }
         let again = node.run(args);
-        assert!(again.status.success(), "{at}: {}", said(&again));
+        assert!(again.status.success(), "{at}: {}", output_of(&again));
         // A run without changes takes no lock.
         let now = if ended == Some(0) { without_locks(node.etc()) } else { node.etc() };
         assert_eq!(now, *want, "{at}: after the next run");
         if !undo {
             let undone = node.run(&["--undo"]);
-            assert!(undone.status.success(), "{at}: {}", said(&undone));
+            assert!(undone.status.success(), "{at}: {}", output_of(&undone));
             assert_eq!(node.etc(), before, "{at}: taken back");
         }
     }
@@ -870,8 +874,8 @@ fn a_run_that_cannot_write_reports_it_and_changes_nothing() {
         let node = Node::new();
         let before = node.etc();
         let output = node.run_mounted(&script);
-        assert_eq!(output.status.code(), Some(2), "{script}: {}", said(&output));
-        assert!(said(&output).contains(want), "{script}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{script}: {}", output_of(&output));
+        assert!(output_of(&output).contains(want), "{script}: {}", output_of(&output));
         let found = node.etc();
         for (name, old) in &before {
             assert_eq!(found[name], *old, "{script}: {name}");
@@ -895,7 +899,7 @@ fn changes_that_others_made_since_are_not_undone() {
     assert!(node.run(&[]).status.success());
     assert!(fs::read_to_string(node.path("etc/subuid")).unwrap().contains("containers:500000:5\n"));
     let undone = node.run(&["--undo"]);
-    assert!(undone.status.success(), "{}", said(&undone));
+    assert!(undone.status.success(), "{}", output_of(&undone));
     let mut want = Node::new().etc();
     want.insert("subuid".into(), format!("bob:165536:9\n{SUBIDS}\n"));
     assert_eq!(node.etc(), want);
@@ -906,7 +910,7 @@ fn changes_that_others_made_since_are_not_undone() {
     node.write("etc/subgid", &ours.replace("containers:500000:5\n", "containers:500000:6\n"));
     let before = node.etc();
     let undone = node.run(&["--undo"]);
-    let complaint = said(&undone);
+    let complaint = output_of(&undone);
     // Our line was only added and is gone, so there is nothing to undo in this file. The other file is
     // restored.
     assert!(undone.status.success(), "{complaint}");
@@ -924,7 +928,7 @@ fn several_runs_are_undone_in_the_order_of_the_first() {
     assert!(node.run(&[]).status.success());
     node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}, ranges: [{owner: x, count: 5}]}\n");
     assert!(node.run(&[]).status.success());
-    let undone = said(&node.run(&["--undo"]));
+    let undone = output_of(&node.run(&["--undo"]));
     let at = |name: &str| undone.find(&format!("/etc/{name}: taken back")).unwrap();
     assert!(at("passwd") < at("subgid") && at("subgid") < at("subuid"), "{undone}");
 }
@@ -964,7 +968,7 @@ fn a_pool_is_not_undone_while_it_has_pods() {
     let before = node.etc();
     let refused = node.run(&["--undo"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(said(&refused).contains("drain the node first"), "{}", said(&refused));
+    assert!(output_of(&refused).contains("drain the node first"), "{}", output_of(&refused));
     assert_eq!(node.etc(), before);
 }
 
@@ -1052,13 +1056,13 @@ fn no_line_is_lost_while_useradd_and_usermod_run() {
         ];
         let output = run(&words.map(String::from));
         // An account that was changed between planning and locking is found in the next round.
-        let raced = said(&output).contains("run it again");
-        assert!(output.status.success() || raced, "{}", said(&output));
+        let raced = output_of(&output).contains("run it again");
+        assert!(output.status.success() || raced, "{}", output_of(&output));
         std::thread::sleep(Duration::from_millis(20));
     }
     for other in others {
         let output = other.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", output_of(&output));
     }
     // A process that polls for the lock gets it less often than those that sleep in the kernel.
     assert!(rounds > 1, "only {rounds} rounds");
@@ -1082,7 +1086,7 @@ fn no_line_is_lost_while_useradd_and_usermod_run() {
         .output()
         .unwrap();
     let want = format!("0: {}\n", line.replace(':', " "));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{want}{want}"), "{}", said(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{want}{want}"), "{}", output_of(&output));
     let left: Vec<String> = fs::read_dir(chroot.dir.path().join("etc"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -1099,15 +1103,15 @@ fn prepared() -> (Node, BTreeMap<String, String>) {
     node.write("usernsd.yaml", config);
     let before = node.etc();
     let output = node.run(&[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     (node, before)
 }
 
 /// Undoes the rest: without the obstacle it succeeds and leaves nothing behind.
 fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
     let undone = node.run(&["--undo"]);
-    assert!(undone.status.success(), "{what}: {}", said(&undone));
-    assert!(!said(&undone).contains("undo-left"), "{what}: {}", said(&undone));
+    assert!(undone.status.success(), "{what}: {}", output_of(&undone));
+    assert!(!output_of(&undone).contains("undo-left"), "{what}: {}", output_of(&undone));
     assert_eq!(node.etc(), *before, "{what}");
     assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{what}");
     assert!(!node.path("var/lib/usernsd/bin").exists(), "{what}");
@@ -1140,8 +1144,8 @@ fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
             "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, ranges: [{owner: x, count: 5}]}\n",
         );
         let failed = node.run(&[]);
-        assert_eq!(failed.status.code(), Some(2), "{}", said(&failed));
-        assert!(said(&failed).contains("a symbolic link leads elsewhere"), "{}", said(&failed));
+        assert_eq!(failed.status.code(), Some(2), "{}", output_of(&failed));
+        assert!(output_of(&failed).contains("a symbolic link leads elsewhere"), "{}", output_of(&failed));
         assert!(node.path("var/lib/usernsd/bootstrap.json").exists());
         fs::remove_file(node.path("etc/subuid")).unwrap();
         fs::remove_file(node.path("etc/elsewhere")).unwrap();
@@ -1231,7 +1235,7 @@ fn a_change_that_cannot_be_undone_does_not_prevent_undoing_the_rest() {
         spoil(&node);
         let spoilt = node.etc();
         let left = node.run(&["--undo"]);
-        let complaint = said(&left);
+        let complaint = output_of(&left);
         assert_eq!(left.status.code(), Some(2), "{what}: {complaint}");
         assert!(complaint.contains(why) && complaint.contains("[undo-left]"), "{what}: {complaint}");
         let found = node.etc();
@@ -1241,13 +1245,13 @@ fn a_change_that_cannot_be_undone_does_not_prevent_undoing_the_rest() {
         }
         // Another attempt reports the same again.
         let again = node.run(&["--undo"]);
-        assert_eq!(again.status.code(), Some(2), "{what}: {}", said(&again));
-        assert!(said(&again).contains(why), "{what}: {}", said(&again));
+        assert_eq!(again.status.code(), Some(2), "{what}: {}", output_of(&again));
+        assert!(output_of(&again).contains(why), "{what}: {}", output_of(&again));
         assert_eq!(node.etc(), found, "{what}");
         // `--diff` takes no lock.
         let looked = node.run(&["--undo", "--check"]);
         let want = if what == "a lock that names nobody" { 1 } else { 2 };
-        assert_eq!(looked.status.code(), Some(want), "{what}: {}", said(&looked));
+        assert_eq!(looked.status.code(), Some(want), "{what}: {}", output_of(&looked));
 
         // The same, without the obstacle.
         for extra in ["aside", "etc/subuid.lock", "etc/machine-config-daemon/currentconfig"] {
@@ -1299,7 +1303,7 @@ fn bootstrap_waits_for_every_lock_of_the_accounts() {
         }
         fs::remove_file(node.path(&lock)).unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{name}: {}", said(&output));
+        assert!(output.status.success(), "{name}: {}", output_of(&output));
         let found = node.etc();
         assert!(found["passwd"].contains("kubelet:") && found["subuid"].contains("kubelet:"), "{name}");
         if name.starts_with("sub") {
@@ -1319,8 +1323,8 @@ fn no_plugin_is_installed_in_a_directory_that_is_a_bind_mount() {
     let node = Node::for_a_plugin(Path::new(USERNSD));
     let output =
         node.run_mounted("mkdir -p $R/opt/nri/plugins && mount --bind $R/opt/nri/plugins $R/opt/nri/plugins");
-    assert!(said(&output).contains("/opt/nri/plugins is a mount of its own"), "{}", said(&output));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output_of(&output).contains("/opt/nri/plugins is a mount of its own"), "{}", output_of(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert!(node.plugins().is_empty());
     assert!(node.run(&["--undo"]).status.success());
 }
@@ -1382,19 +1386,19 @@ fn a_storm_of_runs_is_counted_write_by_write() {
                 fs::remove_file(node.path("etc/subgid")).unwrap();
                 fs::rename(node.path("etc/elsewhere"), node.path("etc/subgid")).unwrap();
                 owners.pop();
-                assert_eq!(output.status.code(), Some(2), "{number}: {}", said(&output));
+                assert_eq!(output.status.code(), Some(2), "{number}: {}", output_of(&output));
                 output
             }
             // Killed when the first file is about to be replaced.
             4 => {
                 let kill = ["-e", "inject=?renameat,?renameat2:signal=SIGKILL:when=2"];
                 let output = run(&traced(&["renameat", "renameat2"], &kill, &node.words(&[])));
-                assert!(!output.status.success(), "{number}: {}", said(&output));
+                assert!(!output.status.success(), "{number}: {}", output_of(&output));
                 output
             }
             _ => {
                 let output = node.run(&[]);
-                assert!(output.status.success(), "{number}: {}", said(&output));
+                assert!(output.status.success(), "{number}: {}", output_of(&output));
                 output
             }
         };
@@ -1405,10 +1409,10 @@ fn a_storm_of_runs_is_counted_write_by_write() {
                 *want.get_mut(file.name()).unwrap() += 1;
             }
         }
-        assert_eq!(counted_writes(&node), want, "{number}: {}", said(&output));
+        assert_eq!(counted_writes(&node), want, "{number}: {}", output_of(&output));
     }
     assert!(want["subuid"] >= RUNS / 3 && want["kubelet"] > 0, "{want:?}");
     let undone = node.run(&["--undo"]);
-    assert!(undone.status.success(), "{}", said(&undone));
+    assert!(undone.status.success(), "{}", output_of(&undone));
     assert!(counted_writes(&node).values().all(|count| *count == 0), "undone writes do not count");
 }

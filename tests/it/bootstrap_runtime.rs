@@ -25,7 +25,7 @@ fn is_root() -> bool {
     is_root
 }
 
-fn said(output: &Output) -> String {
+fn output_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -107,13 +107,13 @@ async fn the_runtime_that_answers_is_prepared() {
     let scenario = Scenario { version: ("cri-o".into(), "1.34.11".into()), ..Scenario::default() };
     let _fake = FakeRuntime::start(&root.path().join("run/crio/crio.sock"), scenario);
     let output = bootstrap(root.path(), &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     let text = fs::read_to_string(root.path().join(DROP_IN)).unwrap();
     assert!(
         text.contains("io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw") && !text.contains(".crio.io"),
         "{text}"
     );
-    assert!(!said(&output).contains("ambiguous"), "{}", said(&output));
+    assert!(!output_of(&output).contains("ambiguous"), "{}", output_of(&output));
 }
 
 /// CRI-O's own program reports its version, and must accept the drop-in before anything is written.
@@ -135,9 +135,13 @@ fn nothing_is_written_that_crios_own_program_refuses() {
         crio(verdict);
         for words in [&[][..], &["--diff"]] {
             let output = node.run(words);
-            assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-            assert!(said(&output).contains("\"crio config\" refuses the configuration"), "{}", said(&output));
-            assert!(said(&output).contains("nothing was changed"), "{}", said(&output));
+            assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+            assert!(
+                output_of(&output).contains("\"crio config\" refuses the configuration"),
+                "{}",
+                output_of(&output)
+            );
+            assert!(output_of(&output).contains("nothing was changed"), "{}", output_of(&output));
         }
     }
     let left = |dir: &str| fs::read_dir(node.path(dir)).unwrap().count();
@@ -146,7 +150,7 @@ fn nothing_is_written_that_crios_own_program_refuses() {
 
     crio("exit 0");
     let output = node.run(&[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert!(fs::read_to_string(node.path(DROP_IN)).unwrap().contains("cgroup2-mount-hierarchy-rw.crio.io"));
     assert_eq!(left("run"), 0, "the copy is gone");
     assert_eq!(left("etc/crio"), 1, "only crio.conf.d");
@@ -168,7 +172,7 @@ fn the_directory_service_is_asked_as_by_the_kubelet() {
     node.program("getsubids", "exit 1");
     let look = |words: &[&str]| {
         let output = node.run(words);
-        (String::from_utf8(output.stdout.clone()).unwrap(), said(&output))
+        (String::from_utf8(output.stdout.clone()).unwrap(), output_of(&output))
     };
 
     node.program("getent", user);
@@ -182,7 +186,7 @@ fn the_directory_service_is_asked_as_by_the_kubelet() {
     assert!(words.contains("[kubelet-default-pool]") && !words.contains("kubelet-user"), "{words}");
     // With another root, the directory service cannot be asked.
     let output = bootstrap(node.dir.path(), &["--diff"]);
-    let words = said(&output);
+    let words = output_of(&output);
     assert!(words.contains("[kubelet-user-unknown]") && !words.contains("default-pool"), "{words}");
 
     node.program("getent", user);
@@ -235,17 +239,17 @@ fn nothing_is_written_that_containerds_own_program_refuses() {
     ] {
         containerd(verdict);
         let output = node.run(&[]);
-        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
         assert!(
-            said(&output).contains(want) && said(&output).contains("nothing was changed"),
+            output_of(&output).contains(want) && output_of(&output).contains("nothing was changed"),
             "{}",
-            said(&output)
+            output_of(&output)
         );
     }
     assert!(!node.path("etc/subuid").exists() && !node.path("etc/containerd/conf.d").exists());
     containerd(planned);
     let output = node.run(&[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert!(node.path("etc/containerd/conf.d/99-usernsd.toml").exists());
     assert_eq!(fs::read_dir(node.path("run")).unwrap().count(), 0, "the copy is gone");
 }
@@ -268,7 +272,7 @@ fn a_sysctl_of_the_running_kernel_is_set_and_restored() {
     );
     let output = node.run_after(&["--user", "--map-root-user"], &script, &["--diff"]);
     let text = |name: &str| fs::read_to_string(node.path(name)).unwrap_or_default();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_of(&output));
     assert!(text("checked").contains("[max-user-namespaces]"), "{}", text("checked"));
     assert!(text("patch").contains("+user.max_user_namespaces = 11255\n"), "{}", text("patch"));
     assert!(!text("patch").contains("proc"), "{}", text("patch"));
@@ -280,7 +284,7 @@ fn a_sysctl_of_the_running_kernel_is_set_and_restored() {
     assert!(text("kept/99-usernsd.conf").ends_with("user.max_user_namespaces = 11255\n"));
     let values = ["looked", "applied", "undone", "tuned"].map(text);
     // A value that was changed since then stays.
-    assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", said(&output));
+    assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", output_of(&output));
     assert!(!node.path("etc/sysctl.d").exists());
 }
 
@@ -334,8 +338,8 @@ async fn a_node_whose_runtime_answers_has_a_kubelet() {
         let (root, config) = (root.path().to_owned(), path("usernsd.yaml").display().to_string());
         let output =
             tokio::task::spawn_blocking(move || bootstrap(&root, &["--config", &config])).await.unwrap();
-        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-        assert!(said(&output).contains(want), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+        assert!(output_of(&output).contains(want), "{}", output_of(&output));
         assert!(!path("etc/subuid").exists());
     }
 }
@@ -357,25 +361,25 @@ async fn no_range_is_assigned_if_the_pods_are_not_listed() {
         tokio::task::spawn_blocking(move || bootstrap(&root, &["--config", &config])).await.unwrap()
     };
     let output = run().await;
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
     let want = "the runtime answers and does not list its pods (";
     assert!(
-        said(&output).contains(want) && said(&output).contains("no range was changed"),
+        output_of(&output).contains(want) && output_of(&output).contains("no range was changed"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
     assert!(
         !path("etc/subuid").exists() && !fs::read_to_string(path("etc/passwd")).unwrap().contains("kubelet")
     );
     // Everything that does not depend on the pods is done.
-    assert!(path(DROP_IN).exists(), "{}", said(&output));
+    assert!(path(DROP_IN).exists(), "{}", output_of(&output));
     {
         let mut scenario = runtime.scenario.lock().unwrap();
         scenario.list_pods_fails = false;
         scenario.sandboxes.clear();
     }
     let output = run().await;
-    assert!(output.status.success() && path("etc/subuid").exists(), "{}", said(&output));
+    assert!(output.status.success() && path("etc/subuid").exists(), "{}", output_of(&output));
 }
 
 /// A node that gets CRI-O's drop-in, for a given version of CRI-O.
@@ -407,7 +411,7 @@ impl Said {
 
     fn prepared(&self, version: &str) {
         let output = bootstrap(self.dir.path(), &["--crio-version", version]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", output_of(&output));
     }
 
     fn drop_in(&self) -> Option<String> {
@@ -446,7 +450,7 @@ fn changes_of_several_runs_are_undone_whatever_happened_in_between() {
             }
         }
         let undone = bootstrap(node.dir.path(), &["--undo"]);
-        assert!(undone.status.success(), "{what}: {}", said(&undone));
+        assert!(undone.status.success(), "{what}: {}", output_of(&undone));
         assert_eq!(node.drop_in().as_deref(), want, "{what}");
         assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{what}");
     }
@@ -467,8 +471,8 @@ fn a_drop_in_directory_that_is_a_mount_does_not_stop_the_rest() {
         command.args(["--mount", "sh", "-c", script, "sh", USERNSD, "bootstrap", "--crio-version", "1.32.0"]);
         command.arg("--root").arg(node.dir.path()).args(more).env("R", node.dir.path());
         let output = command.env_remove("USERNSD_CONFIG").output().unwrap();
-        assert_eq!(output.status.code(), Some(i32::from(!more.is_empty())), "{}", said(&output));
-        assert!(said(&output).contains("[mount-apart]"), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(i32::from(!more.is_empty())), "{}", output_of(&output));
+        assert!(output_of(&output).contains("[mount-apart]"), "{}", output_of(&output));
     }
     assert_eq!(fs::read_to_string(node.path("etc/subuid")).unwrap(), "containers:200000:268435456\n");
     assert_eq!(node.drop_in(), None);
@@ -484,7 +488,7 @@ fn directories_are_readable_by_everyone_whatever_the_umask_is() {
     let mut command = Command::new("sh");
     command.args(["-c", "umask 077; exec \"$@\"", "sh", USERNSD, "bootstrap", "--crio-version", "1.34.11"]);
     let output = command.arg("--root").arg(node.dir.path()).env_remove("USERNSD_CONFIG").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     for name in ["etc/crio", "etc/crio/crio.conf.d", "var/lib/usernsd"] {
         assert_eq!(fs::metadata(node.path(name)).unwrap().permissions().mode() & 0o777, 0o755, "{name}");
     }
@@ -512,10 +516,10 @@ fn a_label_that_may_not_be_set_does_not_stop_a_run() {
     command.args(["-f", "-o", "/dev/null", "-e", "inject=fsetxattr:error=EPERM", USERNSD, "bootstrap"]);
     command.args(["--crio-version", "1.32.0"]);
     let output = command.arg("--root").arg(node.dir.path()).env_remove("USERNSD_CONFIG").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert_eq!(fs::read_to_string(node.path("etc/subuid")).unwrap(), "containers:200000:268435456\n");
     let has_selinux = fs::read_to_string("/proc/filesystems").unwrap().contains("selinuxfs");
-    assert_eq!(said(&output).contains("[selinux-label]"), has_selinux, "{}", said(&output));
+    assert_eq!(output_of(&output).contains("[selinux-label]"), has_selinux, "{}", output_of(&output));
 }
 
 /// A node must not be left without an agent, whatever goes wrong.
@@ -542,11 +546,11 @@ fn with_exit_zero_a_run_with_errors_exits_with_zero() {
         command.stdin(Stdio::null()).output().unwrap()
     };
     let is_zero = |output: &Output, want: &str| {
-        assert_eq!(output.status.code(), Some(0), "{want}: {}", said(output));
+        assert_eq!(output.status.code(), Some(0), "{want}: {}", output_of(output));
         assert!(
-            said(output).contains("[bootstrap-failed]") && said(output).contains(want),
+            output_of(output).contains("[bootstrap-failed]") && output_of(output).contains(want),
             "{}",
-            said(output)
+            output_of(output)
         );
     };
     // With a configuration that is not valid, the agent does not start either.
@@ -556,8 +560,12 @@ fn with_exit_zero_a_run_with_errors_exits_with_zero() {
         (run(&shown("none"), &[]), "none"),
     ] {
         is_zero(&output, want);
-        assert!(said(&output).contains("the agent does not start with it either"), "{}", said(&output));
-        assert!(!said(&output).contains("the agent starts without it"), "{}", said(&output));
+        assert!(
+            output_of(&output).contains("the agent does not start with it either"),
+            "{}",
+            output_of(&output)
+        );
+        assert!(!output_of(&output).contains("the agent starts without it"), "{}", output_of(&output));
     }
     is_zero(&run(&shown("."), &["--machineconfig", &shown("bad.mc")]), "bad.mc");
     is_zero(&run(&shown("."), &["--machineconfig", &shown("none.mc")]), "none.mc");
@@ -566,7 +574,7 @@ fn with_exit_zero_a_run_with_errors_exits_with_zero() {
     fs::create_dir_all(path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
     let output = run(&shown("."), &[]);
     is_zero(&output, "bootstrap-failure.json");
-    assert!(said(&output).contains("[bootstrap-unrecorded]"), "{}", said(&output));
+    assert!(output_of(&output).contains("[bootstrap-unrecorded]"), "{}", output_of(&output));
 }
 
 /// Sockets behind a link that leads out of the root belong to this system.
@@ -585,8 +593,8 @@ async fn a_socket_behind_a_link_out_of_the_root_is_not_asked() {
     let runtime = FakeRuntime::start(&here.path().join("crio/crio.sock"), scenario);
     let at = root.path().to_owned();
     let output = tokio::task::spawn_blocking(move || bootstrap(&at, &["--check"])).await.unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert_eq!(runtime.calls("ListPodSandbox"), 0, "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_of(&output));
+    assert_eq!(runtime.calls("ListPodSandbox"), 0, "{}", output_of(&output));
 }
 
 /// Services that have been running since 1970.
@@ -644,38 +652,38 @@ async fn services_with_unread_changes_are_restarted_if_that_is_safe() {
 
     // CRI-O 1.36.3 would forget the pod's mappings.
     let output = run(&["--restart"]).await;
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
     let words = "CRI-O 1.36.3 forgets the ID mappings of the 1 running pods with a user namespace";
     assert!(
-        said(&output).contains(words) && said(&output).contains("drain the node first"),
+        output_of(&output).contains(words) && output_of(&output).contains("drain the node first"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
     assert!(!path("etc/subuid").exists() && !path("etc/crio").exists(), "something was written");
 
     // Without a restart everything is written, and the pending restart is reported.
     let output = run(&[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     for words in [
         "warning: crio.service was started before /etc/crio/crio.conf.d/99-usernsd.conf changed",
         "error: kubelet.service was started before its range of IDs changed (/etc/passwd, /etc/subgid, /etc/subuid)",
     ] {
-        assert!(said(&output).contains(words), "{words}\n{}", said(&output));
+        assert!(output_of(&output).contains(words), "{words}\n{}", output_of(&output));
     }
     // The pod's range does not become a default, although none of its processes can be seen.
-    assert!(said(&output).contains("because its usual range overlaps with"), "{}", said(&output));
+    assert!(output_of(&output).contains("because its usual range overlaps with"), "{}", output_of(&output));
     assert!(!fs::read_to_string(path("etc/subuid")).unwrap().contains("containers:200000:"));
     assert_eq!(restarts(), Vec::<String>::new());
 
     // A CRI-O that keeps the mappings is restarted, then the kubelet.
     runtime.scenario.lock().unwrap().version.1 = "1.37.0".into();
     let output = run(&["--restart"]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert_eq!(restarts(), ["RestartUnit(crio.service)", "RestartUnit(kubelet.service)"]);
     assert!(
-        said(&output).contains("crio.service: restarted\nkubelet.service: restarted\n"),
+        output_of(&output).contains("crio.service: restarted\nkubelet.service: restarted\n"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
 
     // Changes that useradd makes afterwards require no restart of either.
@@ -684,20 +692,24 @@ async fn services_with_unread_changes_are_restarted_if_that_is_safe() {
     let mut subuid = fs::OpenOptions::new().append(true).open(path("etc/subuid")).unwrap();
     subuid.write_all(b"alice:3000000000:65536\n").unwrap();
     let output = run(&["--restart"]).await;
-    assert!(said(&output).contains("nothing to do\nnothing to restart\n"), "{}", said(&output));
+    assert!(output_of(&output).contains("nothing to do\nnothing to restart\n"), "{}", output_of(&output));
     assert_eq!(restarts().len(), 2);
 
     // An undone file was read before, too.
     let output = run(&["--undo"]).await;
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("warning: crio.service was started before"), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
+    assert!(
+        output_of(&output).contains("warning: crio.service was started before"),
+        "{}",
+        output_of(&output)
+    );
 
     // There is no systemd to ask.
     drop(systemd);
     fs::remove_file(path("run/dbus/system_bus_socket")).unwrap();
     let output = run(&["--restart"]).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
+    assert!(output_of(&output).contains("systemd cannot be asked"), "{}", output_of(&output));
 }
 
 /// A running service that would not start again, according to the same run, is not restarted.
@@ -748,9 +760,13 @@ async fn a_service_that_would_not_start_again_is_not_restarted() {
         let (directory, config) = (root.path().to_owned(), path("usernsd.yaml").display().to_string());
         let run = move || bootstrap(&directory, &["--restart", "--config", &config]);
         let output = tokio::task::spawn_blocking(run).await.unwrap();
-        assert_eq!(output.status.code(), Some(2), "{broken}: {}", said(&output));
-        assert!(said(&output).contains(want), "{broken}: {}", said(&output));
-        assert!(said(&output).contains("nothing was changed, and nothing restarted"), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{broken}: {}", output_of(&output));
+        assert!(output_of(&output).contains(want), "{broken}: {}", output_of(&output));
+        assert!(
+            output_of(&output).contains("nothing was changed, and nothing restarted"),
+            "{}",
+            output_of(&output)
+        );
         assert!(!systemd.calls().iter().any(|call| call.starts_with("RestartUnit")), "{broken}");
         assert!(!path(DROP_IN).exists(), "{broken}");
     }
@@ -789,9 +805,9 @@ fn the_hooks_program_is_installed_updated_and_removed() {
     let output = run(own, &["--diff"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("/opt/usernsd/usernsd is not in the patch: it is no text"),
+        output_of(&output).contains("/opt/usernsd/usernsd is not in the patch: it is no text"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
     assert!(!String::from_utf8_lossy(&output.stdout).contains("/opt/usernsd/usernsd\n+++"));
 
@@ -801,13 +817,13 @@ fn the_hooks_program_is_installed_updated_and_removed() {
     assert!(run(&earlier, &[]).status.success());
     assert_eq!(fs::read(&installed).unwrap(), fs::read(&earlier).unwrap());
     let output = run(own, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert!(fs::read(&installed).unwrap() == fs::read(own).unwrap(), "it was updated");
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o7777, 0o755);
     assert!(Command::new(&installed).arg("--version").status().unwrap().success());
     let journal = fs::metadata(path("var/lib/usernsd/bootstrap.json")).unwrap();
     assert!(journal.len() < 20_000, "{} bytes", journal.len());
-    assert!(said(&run(own, &[])).contains("nothing to do"));
+    assert!(output_of(&run(own, &[])).contains("nothing to do"));
 
     // Another path: the JSON file names it before the program leaves its old path.
     set("path: /opt/other");
@@ -823,19 +839,19 @@ fn the_hooks_program_is_installed_updated_and_removed() {
     let output = run(own, &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        said(&output).contains("/opt/other is there, and was not written by usernsd"),
+        output_of(&output).contains("/opt/other is there, and was not written by usernsd"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
     let output = run(own, &["--undo"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("it was changed since"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+    assert!(output_of(&output).contains("it was changed since"), "{}", output_of(&output));
     fs::copy(own, path("opt/other")).unwrap();
 
     // Switched off, both are removed.
     set("install: never");
     let output = run(own, &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_of(&output));
     assert!(!path("opt/other").exists() && !path("etc/usernsd/hooks.d/99-usernsd.json").exists());
     assert!(run(own, &["--undo"]).status.success());
     assert!(!path("opt").exists() && !path("etc/crio").exists());
@@ -851,16 +867,16 @@ fn a_hook_that_could_not_run_is_refused() {
     node.program("crio", "if test \"$1\" = --version; then echo crio version 1.24.6; fi");
     let script = "mkdir -p $R/var; mount -t tmpfs -o noexec none $R/var; mount --rbind /proc $R/proc";
     let output = node.run_after(&[], script, &[]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("is mounted noexec"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+    assert!(output_of(&output).contains("is mounted noexec"), "{}", output_of(&output));
     assert!(!node.path("etc/crio").exists());
 
     let root = tempfile::tempdir().unwrap();
     let output = bootstrap(root.path(), &["--crio-version", "1.24.6"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
     assert!(
-        said(&output).contains("which the node does not have: use one that is linked statically"),
+        output_of(&output).contains("which the node does not have: use one that is linked statically"),
         "{}",
-        said(&output)
+        output_of(&output)
     );
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use usernsd::cli::ps;
 use usernsd_report::http;
 use usernsd_report::http::{Protection, Routes};
-use usernsd_report::page::{self, Seen};
+use usernsd_report::page::{self, PageInput};
 use usernsd_report::state::{
     ReadStateError, ServeError, Sources, State, StateServer, read_metrics, read_state, serve, watch_state,
 };
@@ -113,13 +113,13 @@ fn ps_output_matches_the_golden_files() {
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
     }
     let mut state = state();
-    let said = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)";
-    assert_eq!(ps::summary(&state), said);
+    let text = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)";
+    assert_eq!(ps::summary(&state), text);
     for (path, nri, words) in [
         ("launched_plugin", "up", "(usernsd status); the launched plugin is called before containers start"),
-        ("agent_joined", "up", said),
+        ("agent_joined", "up", text),
         ("nobody", "down", "(usernsd status); nobody is called before containers start"),
-        ("nobody", "off", said),
+        ("nobody", "off", text),
     ] {
         state.peers.start_path = serde_json::from_value(path.into()).unwrap();
         state.peers.nri.state = serde_json::from_value(nri.into()).unwrap();
@@ -148,8 +148,8 @@ fn ps_prints_its_summary_to_standard_error() {
     let ran = usernsd(&["ps", "--socket", path.to_str().unwrap()]);
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     assert_eq!(text(&ran.stdout), std::fs::read_to_string(golden("ps.txt")).unwrap());
-    let said = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)\n";
-    assert_eq!(text(&ran.stderr), said);
+    let output = "8 containers, 5 in user namespaces; 5 problems on this node (usernsd status)\n";
+    assert_eq!(text(&ran.stderr), output);
     let ran = usernsd(&["ps", "--no-headers", "--socket", path.to_str().unwrap()]);
     assert!(ran.stderr.is_empty() && text(&ran.stdout).lines().count() == 8);
 }
@@ -163,9 +163,9 @@ fn a_failure_prints_one_line_and_exits_with_two() {
         (vec!["config", "check", "/nowhere/c"], "error: reading /nowhere/c: "),
     ] {
         let ran = usernsd(&args);
-        let said = text(&ran.stderr);
+        let output = text(&ran.stderr);
         assert_eq!(ran.status.code(), Some(2), "{args:?}");
-        assert!(said.starts_with(want) && said.lines().count() == 1, "{args:?}: {said}");
+        assert!(output.starts_with(want) && output.lines().count() == 1, "{args:?}: {output}");
         assert!(ran.stdout.is_empty());
     }
     assert_eq!(usernsd(&["ps", "--nonsense"]).status.code(), Some(2));
@@ -427,8 +427,8 @@ fn an_answer_that_is_no_state_document_is_an_error() {
     ] {
         let path = dir.path().join(name);
         impostor(&path, bytes);
-        let said = read_state(&path).unwrap_err().to_string();
-        assert!(said.contains(want), "{name}: {said}");
+        let output = read_state(&path).unwrap_err().to_string();
+        assert!(output.contains(want), "{name}: {output}");
     }
 }
 
@@ -436,7 +436,7 @@ fn an_answer_that_is_no_state_document_is_an_error() {
 
 fn routes() -> Routes {
     Routes {
-        page: Box::new(|| page::render(&Seen::now(&state()))),
+        page: Box::new(|| page::render(&PageInput::now(&state()))),
         metrics: Box::new(|| Box::pin(async { Some("usernsd_x 1\n".to_owned()) })),
         partial_metrics: None,
         state: Box::new(|| Ok(state().render())),
@@ -747,8 +747,8 @@ fn http_takes_connections_while_another_is_served() {
 fn http_stops_at_once_and_names_a_taken_address() {
     let server = http();
     let address = server.address();
-    let said = http::listen(address).unwrap_err().to_string();
-    assert!(said.starts_with(&format!("listening on {address}: ")), "{said}");
+    let output = http::listen(address).unwrap_err().to_string();
+    assert!(output.starts_with(&format!("listening on {address}: ")), "{output}");
     let _idle = TcpStream::connect(address).unwrap();
     let started = Instant::now();
     drop(server);

@@ -62,8 +62,8 @@ fn whois_names_the_owners_of_each_host_id() {
     let root = root.path().to_str().unwrap();
     let socket = server.path().to_str().unwrap();
     let whois = |args: &[&str]| {
-        let said = usernsd(&[&["whois", "--host-root", root, "--socket", socket], args].concat(), "");
-        (said.status.code().unwrap(), text(&said.stdout) + &text(&said.stderr))
+        let output = usernsd(&[&["whois", "--host-root", root, "--socket", socket], args].concat(), "");
+        (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
     };
     for (args, code, want) in [
         (&["0"][..], 0, "uid 0           the host's user root\ngid 0           the host's group root\n"),
@@ -84,8 +84,8 @@ fn whois_names_the_owners_of_each_host_id() {
     ] {
         assert_eq!(whois(args), (code, want.to_owned()), "{args:?}");
     }
-    let (code, said) = whois(&["no-such-file"]);
-    assert!(code == 2 && said.contains("neither a number nor a file"), "{said}");
+    let (code, output) = whois(&["no-such-file"]);
+    assert!(code == 2 && output.contains("neither a number nor a file"), "{output}");
     assert_eq!(whois(&["4294967295"]).0, 2);
 }
 
@@ -94,15 +94,15 @@ fn a_line_of_a_log_is_explained() {
     let line = "Failed to create /init.scope control group: Permission denied";
     let log =
         format!("Starting\n{line}\nagain: {line}\nnot enough unused IDs in user namespace\n\x1b[31mred\n");
-    let said = usernsd(&["explain", "--from-log", line], "");
+    let output = usernsd(&["explain", "--from-log", line], "");
     let want = "Message  Failed to create /init.scope control group: Permission denied\n\
                 Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.\n\
                 Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD shows what is missing.\n\
                 More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md\n";
-    assert_eq!((said.status.code(), text(&said.stdout)), (Some(0), want.to_owned()));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), want.to_owned()));
 
-    let said = usernsd(&["explain", "--from-log", "-o", "json"], &log);
-    let all: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let output = usernsd(&["explain", "--from-log", "-o", "json"], &log);
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
     let ids: Vec<_> = all.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["crio-not-enough-ids", "systemd-init-scope-denied"], "each once, the newest first");
     assert_eq!((&all[0]["count"], &all[1]["count"]), (&json!(1), &json!(2)));
@@ -110,7 +110,7 @@ fn a_line_of_a_log_is_explained() {
 
     // A line that is not known is explained in part.
     let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
-    let said = usernsd(&["explain", "--from-log", line], "");
+    let output = usernsd(&["explain", "--from-log", line], "");
     let want = format!(
         "Message  {line}\n\
          Known    no\n\
@@ -122,16 +122,16 @@ fn a_line_of_a_log_is_explained() {
          mapped\n\
          Nearest  docs/errors.md#runc-idmap: failed to set MOUNT_ATTR_IDMAP on "
     );
-    assert_eq!(said.status.code(), Some(1));
-    assert!(text(&said.stdout).starts_with(&want), "{}", text(&said.stdout));
-    let said = usernsd(&["explain", "-o", "json", "--from-log", line], "");
-    let all: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).starts_with(&want), "{}", text(&output.stdout));
+    let output = usernsd(&["explain", "-o", "json", "--from-log", line], "");
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&all[0]["id"], &all[0]["program"]), (&Value::Null, &json!("runc")));
     assert_eq!(all[0]["nearest"][0], "runc-idmap");
 
-    let said = usernsd(&["explain", "--from-log"], "nothing of that kind\n");
-    assert_eq!((said.status.code(), text(&said.stdout)), (Some(1), String::new()));
-    assert!(text(&said.stderr).contains("docs/errors.md"));
+    let output = usernsd(&["explain", "--from-log"], "nothing of that kind\n");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
+    assert!(text(&output.stderr).contains("docs/errors.md"));
     // The argument is neither a container nor a line of a log.
     assert_eq!(usernsd(&["explain"], "").status.code(), Some(2));
     // A file with the log, as people pass it.
@@ -159,9 +159,9 @@ fn bash_completes_commands_and_flags() {
             words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
             words.len() - 1
         );
-        let said = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
-        assert!(said.stderr.is_empty(), "{}", text(&said.stderr));
-        text(&said.stdout).lines().map(str::to_owned).collect()
+        let result = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
+        assert!(result.stderr.is_empty(), "{}", text(&result.stderr));
+        text(&result.stdout).lines().map(str::to_owned).collect()
     };
     let commands = complete(&["usernsd", ""]);
     for command in ["agent", "explain", "whois", "completion"] {
@@ -181,7 +181,7 @@ fn other_shells_accept_their_completion_scripts() {
         let file = dir.path().join("script");
         std::fs::write(&file, &script.stdout).unwrap();
         match Command::new(check[0]).arg(check[1]).arg(&file).output() {
-            Ok(said) => assert!(said.status.success() && said.stderr.is_empty(), "{said:?}"),
+            Ok(result) => assert!(result.status.success() && result.stderr.is_empty(), "{result:?}"),
             Err(_) => eprintln!("SKIPPED: there is no {shell} on this machine to read its script"),
         }
     }
@@ -214,9 +214,9 @@ fn there_is_a_manual_page_for_each_command() {
             [vec!["mandoc", "-T", "lint", "-W", "error"], vec!["groff", "-man", "-ww", "-z", "-Tutf8"]];
         for lint in &lints {
             match Command::new(lint[0]).args(&lint[1..]).arg(&file).output() {
-                Ok(said) => assert!(
-                    said.status.success() && said.stderr.is_empty() && said.stdout.is_empty(),
-                    "{name}: {said:?}"
+                Ok(result) => assert!(
+                    result.status.success() && result.stderr.is_empty() && result.stdout.is_empty(),
+                    "{name}: {result:?}"
                 ),
                 Err(_) => eprintln!("SKIPPED: there is no {} on this machine to check {name}", lint[0]),
             }
@@ -261,9 +261,9 @@ fn kubectl_completes_the_words_of_its_plugin() {
     let complete = |args: &[&str]| {
         let path = format!("{}:/usr/bin:/bin", dir.path().display());
         let program = dir.path().join("kubectl_complete-userns");
-        let said = Command::new(program).args(args).env("PATH", path).output().unwrap();
-        assert_eq!((said.status.code(), text(&said.stderr).as_str()), (Some(0), ""), "{args:?}");
-        text(&said.stdout)
+        let result = Command::new(program).args(args).env("PATH", path).output().unwrap();
+        assert_eq!((result.status.code(), text(&result.stderr).as_str()), (Some(0), ""), "{args:?}");
+        text(&result.stdout)
     };
     assert_eq!(complete(&["doctor", "n"]), "n1\nn2\n:4\n");
     assert_eq!(complete(&["d"]), "doctor\ndemo\n:4\n");
@@ -317,7 +317,7 @@ esac
     fn status(&self) -> (Option<i32>, String, String, Vec<String>) {
         let temporary = self.dir.path().join("tmp");
         std::fs::create_dir_all(&temporary).unwrap();
-        let said = Command::new(self.dir.path().join("kubectl-userns"))
+        let result = Command::new(self.dir.path().join("kubectl-userns"))
             .arg("status")
             .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
             .env("TMPDIR", &temporary)
@@ -327,7 +327,7 @@ esac
         assert_eq!(left, 0, "the socket's directory is still there");
         let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap();
         let calls = log.lines().map(str::to_owned).collect();
-        (said.status.code(), text(&said.stdout), text(&said.stderr), calls)
+        (result.status.code(), text(&result.stdout), text(&result.stderr), calls)
     }
 }
 
@@ -437,7 +437,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
     let plugin = |args: &[&str]| {
         let _ = std::fs::remove_file(path("log"));
-        let said = Command::new(path("kubectl-userns"))
+        let result = Command::new(path("kubectl-userns"))
             .args(args)
             .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
             .env("KUBECTL_LOG", path("log"))
@@ -446,7 +446,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
             .unwrap();
         let calls = std::fs::read_to_string(path("log")).unwrap_or_default();
         let calls: Vec<String> = calls.lines().map(str::to_owned).collect();
-        (said.status.code().unwrap(), text(&said.stdout), text(&said.stderr), calls)
+        (result.status.code().unwrap(), text(&result.stdout), text(&result.stderr), calls)
     };
     let agents = "get --output=json pods --namespace usernsd --selector app.kubernetes.io/name=usernsd";
     let exec = "exec --namespace usernsd usernsd-1 --container agent -- /usernsd";
@@ -519,8 +519,8 @@ fn kubectl_reaches_the_agent_of_the_node() {
     .unwrap();
     for command in ["doctor", "map"] {
         let (_, stdout, stderr, _) = plugin(&[command, "n1"]);
-        for said in [stdout, stderr] {
-            assert_eq!(said.trim_end(), "\\u{1b}]0;x\\u{7}\\u{202e}", "{command}");
+        for result in [stdout, stderr] {
+            assert_eq!(result.trim_end(), "\\u{1b}]0;x\\u{7}\\u{202e}", "{command}");
         }
     }
     std::fs::write(path("kubectl"), KUBECTL).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::crio::check::{check, unseen};
+use usernsd_domain::crio::check::{check, unchecked};
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
 use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions};
 use usernsd_domain::finding::Severity;
@@ -20,15 +20,15 @@ fn crio() -> Option<(std::path::PathBuf, CrioVersion)> {
         eprintln!("SKIPPED: no CRI-O; name one with USERNSD_TEST_CRIO");
         return None;
     };
-    let said = run(Path::new(&path), &["--version"], DEADLINE).unwrap();
-    match CrioVersion::parse(&said.stdout) {
+    let output = run(Path::new(&path), &["--version"], DEADLINE).unwrap();
+    match CrioVersion::parse(&output.stdout) {
         Ok(version) => Some((path.into(), version)),
         // It may be built for a newer C library, which only the test node has.
         Err(_) => {
             eprintln!(
                 "SKIPPED: {} does not run on this machine: {}",
                 Path::new(&path).display(),
-                said.stderr
+                output.stderr
             );
             None
         }
@@ -68,18 +68,18 @@ fn cri_o_accepts_every_planned_drop_in() {
         for userns_mode in [None, Some(true)] {
             let root = node(&[("etc/crio/crio.conf.d/10-x.conf", before)]);
             let found = files(root.path());
-            let node = CrioNode { version, kubernetes: None, files: Some(&found), programs: &unseen };
+            let node = CrioNode { version, kubernetes: None, files: Some(&found), programs: &unchecked };
             let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             fs::write(root.path().join(drop_in::PATH.trim_start_matches('/')), plan.text.unwrap()).unwrap();
-            let said = ask(&crio, root.path());
-            assert!(said.success, "{}", said.stderr);
+            let output = ask(&crio, root.path());
+            assert!(output.success, "{}", output.stderr);
             // CRI-O prints the predicted configuration.
             let foretold = Effective::of(version, &files(root.path()));
             let printed =
-                ConfFile { path: "printed".into(), link: false, content: parse(said.stdout.as_bytes()) };
+                ConfFile { path: "printed".into(), link: false, content: parse(output.stdout.as_bytes()) };
             let printed = Effective::of(version, &[printed]);
             assert_eq!(printed.pod_events.value, foretold.pod_events.value);
-            assert_eq!(printed.default_sysctls.value, foretold.default_sysctls.value, "{}", said.stdout);
+            assert_eq!(printed.default_sysctls.value, foretold.default_sysctls.value, "{}", output.stdout);
             let names = |effective: &Effective| effective.workloads.keys().cloned().collect::<Vec<_>>();
             assert_eq!(names(&printed), names(&foretold));
         }
@@ -100,13 +100,13 @@ fn the_rendered_drop_in_is_valid_for_every_version() {
         for (patch, userns_mode) in [(0, None), (0, Some(true)), (13, None), (13, Some(false))] {
             let version = CrioVersion::new(1, minor, patch);
             let files = [before.clone()];
-            let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
+            let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unchecked };
             let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             let Some(text) = plan.text else { continue };
             let written =
                 ConfFile { path: drop_in::PATH.into(), link: false, content: parse(text.as_bytes()) };
             let files = [before.clone(), written];
-            let found = check(version, &files, &unseen);
+            let found = check(version, &files, &unchecked);
             assert!(found.iter().all(|one| one.severity != Severity::Error), "{version}: {found:?}\n{text}");
             let (old, new) = (Effective::of(version, &files[..1]), Effective::of(version, &files));
             assert!(
@@ -160,9 +160,9 @@ fn a_configuration_that_cri_o_refuses_has_the_same_error() {
         ),
     ] {
         let root = node(&[("etc/crio/crio.conf.d/10-x", text)]);
-        let said = ask(&crio, root.path());
-        assert!(!said.success && said.stderr.contains(words), "{text}: {}", said.stderr);
-        let found = check(version, &files(root.path()), &unseen);
+        let output = ask(&crio, root.path());
+        assert!(!output.success && output.stderr.contains(words), "{text}: {}", output.stderr);
+        let found = check(version, &files(root.path()), &unchecked);
         assert!(
             found.iter().any(|one| one.severity == Severity::Error && one.message.contains(words)),
             "{text}: {found:?}"
@@ -183,14 +183,16 @@ fn a_configuration_that_cri_o_accepts_has_no_error() {
         "[crio.runtime.workloads.x]\nactivation_annotation = \"y\"\nallowed_annotations = [\"umask.crio.io\", \"umask.crio.io\"]\n",
     ] {
         let root = node(&[("etc/crio/crio.conf.d/10-x", text)]);
-        let said = ask(&crio, root.path());
-        assert!(said.success, "{text}: {}", said.stderr);
-        let found = check(version, &files(root.path()), &unseen);
+        let output = ask(&crio, root.path());
+        assert!(output.success, "{text}: {}", output.stderr);
+        let found = check(version, &files(root.path()), &unchecked);
         assert!(found.iter().all(|one| one.severity != Severity::Error), "{text}: {found:?}");
     }
     // CRI-O's treatment of links, and the directories that it searches.
     let root = node(&[]);
     std::os::unix::fs::symlink("nowhere", root.path().join(&DROP_IN_DIR[1..]).join("x")).unwrap();
     assert!(!ask(&crio, root.path()).success);
-    assert!(check(version, &files(root.path()), &unseen).iter().any(|one| one.severity == Severity::Error));
+    assert!(
+        check(version, &files(root.path()), &unchecked).iter().any(|one| one.severity == Severity::Error)
+    );
 }

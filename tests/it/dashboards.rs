@@ -385,21 +385,21 @@ fn each_rule_finds_an_alert_that_breaks_it() {
 fn promtool_accepts_the_rules_and_their_tests() {
     let Some(promtool) = tools::found_or_skip("promtool") else { return };
     let whole = plain(&read("dashboards/alerts.yaml"));
-    let (good, said) = promtool_check(&promtool, &whole);
-    assert!(good, "{said}");
+    let (good, output) = promtool_check(&promtool, &whole);
+    assert!(good, "{output}");
     // Invalid rules, and a duplicate, which only the linter finds.
     for (from, to, words) in [
         ("for: 10m", "for: ten minutes", "not a valid duration"),
         ("absent(up{", "absent(up{{", "could not parse expression"),
         ("{{ $labels.pool }}", "{{ .pool ", "template"),
     ] {
-        let (good, said) = promtool_check(&promtool, &whole.replacen(from, to, 1));
-        assert!(!good && said.contains(words), "{to}: {said}");
+        let (good, output) = promtool_check(&promtool, &whole.replacen(from, to, 1));
+        assert!(!good && output.contains(words), "{to}: {output}");
     }
     let twice =
         format!("{whole}{}", whole.split_once("groups:\n").unwrap().1.replace("name: ", "name: again."));
-    let (good, said) = promtool_check(&promtool, &twice);
-    assert!(!good && said.contains("duplicate rule"), "{said}");
+    let (good, output) = promtool_check(&promtool, &twice);
+    assert!(!good && output.contains("duplicate rule"), "{output}");
 }
 
 fn promtool_check(promtool: &std::path::Path, rules: &str) -> (bool, String) {
@@ -474,8 +474,8 @@ fn each_alert_is_tested_firing_and_not_firing() {
 fn alert_tests_pass_and_notice_each_change() {
     let Some(promtool) = tools::found_or_skip("promtool") else { return };
     let whole = plain(&read("dashboards/alerts.yaml"));
-    let (good, said) = promtool_test(&promtool, &whole, alert_tests().keys());
-    assert!(good, "{said}");
+    let (good, output) = promtool_test(&promtool, &whole, alert_tests().keys());
+    assert!(good, "{output}");
     // An alert that never fires, and one that always fires.
     let parsed: Value = serde_saphyr::from_str(&whole).unwrap();
     for alert in Rules::read().alerts {
@@ -488,8 +488,8 @@ fn alert_tests_pass_and_notice_each_change() {
                     }
                 }
             }
-            let (good, said) = promtool_test(&promtool, &changed.to_string(), [&test_file(&alert.name)]);
-            assert!(!good && said.contains(&alert.name), "{} as {expr}: {said}", alert.name);
+            let (good, output) = promtool_test(&promtool, &changed.to_string(), [&test_file(&alert.name)]);
+            assert!(!good && output.contains(&alert.name), "{} as {expr}: {output}", alert.name);
         }
     }
 }

@@ -431,15 +431,15 @@ END");
 }
 
 #[test]
-fn what_the_hook_does_without_nri_is_said() {
+fn doctor_reports_what_the_hook_does_without_nri() {
     let tree = Tree::good();
     tree.sh("printf '[crio.nri]\\nenable_nri = false\\n' >etc/crio/crio.conf.d/99-zz.conf");
-    let said = |version: &str| {
+    let output_of = |version: &str| {
         let checks = tree.checks(&[&format!("--crio-version={version}")]);
         checks.iter().find(|one| one["id"] == "nri_enabled").unwrap().to_string()
     };
     for version in ["1.37.0", "1.25.0"] {
-        assert!(said(version).contains("after the container started"), "{}", said(version));
+        assert!(output_of(version).contains("after the container started"), "{}", output_of(version));
     }
     // Installed by hand, under another name (docs/hook.md).
     tree.sh("mkdir -p usr/share/containers/oci/hooks.d usr/local/bin; cp usr/bin/crun usr/local/bin/usernsd
@@ -448,16 +448,16 @@ fn what_the_hook_does_without_nri_is_said() {
  \"hook\": {\"path\": \"/usr/local/bin/usernsd\", \"args\": [\"usernsd\", \"hook\"]}}
 END");
     for version in ["1.37.0", "1.25.0"] {
-        let said = said(version);
-        assert!(said.contains("mine.json hands cgroups over in time"), "{said}");
+        let output_of = output_of(version);
+        assert!(output_of.contains("mine.json hands cgroups over in time"), "{output_of}");
         assert!(
-            !said.contains("after the container started") && !said.contains("install the OCI hook"),
-            "{said}"
+            !output_of.contains("after the container started") && !output_of.contains("install the OCI hook"),
+            "{output_of}"
         );
     }
     // CRI-O ignores the hook if its program is missing.
     tree.sh("rm usr/local/bin/usernsd");
-    assert!(said("1.37.0").contains("after the container started"));
+    assert!(output_of("1.37.0").contains("after the container started"));
 }
 
 #[test]
@@ -571,8 +571,11 @@ END");
              printf '[Service]\nEnvironment=PATH=/run/current-system/bin\n' >etc/systemd/system/kubelet.service.d/10-path.conf");
     let (word, remedy) = outcome();
     assert!(word == "fail" && remedy.contains("path = [ pkgs.shadow ]"), "{word} {remedy}");
-    let said = format!("{:?}", tree.checks(&[CRIO]));
-    assert!(said.contains("not in the PATH of kubelet.service (/run/current-system/bin)"), "{said}");
+    let output_of = format!("{:?}", tree.checks(&[CRIO]));
+    assert!(
+        output_of.contains("not in the PATH of kubelet.service (/run/current-system/bin)"),
+        "{output_of}"
+    );
     // The kubelet in k3s, by its environment file.
     tree.sh("rm -r etc/systemd/system/kubelet.service etc/systemd/system/kubelet.service.d
              printf '[Service]\nEnvironmentFile=-/etc/k3s.env\n' >etc/systemd/system/k3s.service
@@ -601,10 +604,10 @@ END
     let version = "--crio-version=1.33.5";
     let (word, remedy) = tree.outcome("crio_config", &[version]);
     assert!(word == "fail" && remedy.contains("whose program is installed (crun)"), "{word} {remedy}");
-    let said = format!("{:?}", tree.checks(&[version]));
+    let output_of = format!("{:?}", tree.checks(&[version]));
     assert!(
-        said.contains("/etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime: validating runtime config"),
-        "{said}"
+        output_of.contains("/etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime: validating runtime config"),
+        "{output_of}"
     );
     tree.sh("rm etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime");
     assert_eq!(tree.outcome("crio_config", &[version]).0, "pass");
@@ -671,12 +674,13 @@ fn a_socket_without_permission_is_no_failure() {
         .arg(tree.0.path())
         .output()
         .unwrap();
-    let said: Value = serde_json::from_slice(&ran.stdout)
+    let output_of: Value = serde_json::from_slice(&ran.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
-    let of =
-        |id: &str| said["checks"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone();
-    assert_eq!(of("cri_reachable")["outcome"], "skip", "{said:#}");
-    assert!(of("cri_reachable").to_string().contains("become root"), "{said:#}");
+    let of = |id: &str| {
+        output_of["checks"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone()
+    };
+    assert_eq!(of("cri_reachable")["outcome"], "skip", "{output_of:#}");
+    assert!(of("cri_reachable").to_string().contains("become root"), "{output_of:#}");
 }
 
 /// No drift is reported for a node that someone else prepares.
@@ -701,12 +705,12 @@ fn a_mounted_disk_is_checked_offline() {
         let live = ["kernel", "systemd", "pods"].contains(&one["category"].as_str().unwrap());
         assert!(!live || one["outcome"] == "skip", "{one}");
     }
-    let said = String::from_utf8(tree.run(&[CRIO]).stdout).unwrap();
+    let output_of = String::from_utf8(tree.run(&[CRIO]).stdout).unwrap();
     assert!(
-        said.ends_with(
+        output_of.ends_with(
             "Whether this node can run pods with hostUsers: false is not known: checks that decide it were not made.\n"
         ),
-        "{said}"
+        "{output_of}"
     );
     // A disk without CRI-O's version.
     let (outcome, _) = tree.outcome("crio_config", &[]);
@@ -728,25 +732,26 @@ fn exit_codes_depend_on_outcomes_and_flags() {
     tree.sh("echo 0 >proc/sys/user/max_user_namespaces");
     let ran = tree.run(&[CRIO, NO_PEERS, "-q"]);
     assert_eq!(ran.status.code(), Some(1));
-    let said = String::from_utf8(ran.stdout).unwrap();
+    let output_of = String::from_utf8(ran.stdout).unwrap();
     assert!(
-        !said.contains(" + ")
-            && said.contains("  x max_user_namespaces")
-            && said.contains("  ! subid_no_overlap"),
-        "{said}"
+        !output_of.contains(" + ")
+            && output_of.contains("  x max_user_namespaces")
+            && output_of.contains("  ! subid_no_overlap"),
+        "{output_of}"
     );
-    assert_eq!(said, String::from_utf8(tree.run(&[CRIO, NO_PEERS, "-o", "short"]).stdout).unwrap());
+    assert_eq!(output_of, String::from_utf8(tree.run(&[CRIO, NO_PEERS, "-o", "short"]).stdout).unwrap());
     assert_eq!(
         tree.run(&[CRIO, NO_PEERS, "--ignore", "max_user_namespaces,subid_no_overlap"]).status.code(),
         Some(0)
     );
 
     let unknown = tree.run(&["--ignore", "no_such_check"]);
-    let said = String::from_utf8(unknown.stderr).unwrap();
+    let output_of = String::from_utf8(unknown.stderr).unwrap();
     assert_eq!(unknown.status.code(), Some(2));
     assert!(
-        said.starts_with("error: --ignore no_such_check: there is no such check; write one of: cgroup_v2, "),
-        "{said}"
+        output_of
+            .starts_with("error: --ignore no_such_check: there is no such check; write one of: cgroup_v2, "),
+        "{output_of}"
     );
     let nowhere = Command::new(USERNSD).args(["doctor", "--root", "/no/such/root"]).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(2));

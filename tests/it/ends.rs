@@ -143,8 +143,8 @@ fn the_agent_ends_with_an_error_if_its_observer_ends() {
     let status = role.end();
     let log = role.log();
     assert_eq!(status.code(), Some(2), "{log}");
-    let said = "the process that reads other processes' namespaces ended";
-    assert!(log.contains(said), "{log}");
+    let output = "the process that reads other processes' namespaces ended";
+    assert!(log.contains(output), "{log}");
 }
 
 #[test]

@@ -94,9 +94,9 @@ pub(crate) struct Exporter {
 impl Exporter {
     pub(crate) fn of(mut command: Command) -> Exporter {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let (said, log) = mpsc::channel();
+        let (output, log) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| said.send(line)));
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| output.send(line)));
         let address = loop {
             let line = log.recv_timeout(Duration::from_secs(10)).expect("no address in its log");
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -308,10 +308,10 @@ fn the_exporter_has_no_privilege_left() {
     }
     let room = Room::new();
     let refused = room.command(&[]).output().unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(2));
     let user = format!("stateSocket.allowUids lets read the agent's state, such as {EXPORTER_UID},");
-    assert!(said.contains("must not be root;") && said.contains(&user), "{said}");
+    assert!(text.contains("must not be root;") && text.contains(&user), "{text}");
     for file in ["Containerfile", "base/daemonset.yaml", "base/config.yaml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset").join(file);
         assert!(std::fs::read_to_string(path).unwrap().contains(&EXPORTER_UID.to_string()), "{file}");

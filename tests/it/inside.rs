@@ -27,9 +27,9 @@ impl Container {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "ready\n", "{script}");
+        let mut output = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut output).unwrap();
+        assert_eq!(output, "ready\n", "{script}");
         Some(Container(child))
     }
 }
@@ -61,7 +61,7 @@ fn a_file_system_that_never_answers_does_not_hide_the_others() {
     paths.insert(2, path("local"));
     paths.push(path("local"));
     paths.push(path("none"));
-    let found = proc.look_inside(&process, &paths, Path::new(PROGRAM));
+    let found = proc.examine_inside(&process, &paths, Path::new(PROGRAM));
     let inode = fs::metadata(path("local")).unwrap().ino();
     for (path, found) in paths.iter().zip(&found) {
         match found {
@@ -102,7 +102,7 @@ fn many_file_systems_that_never_answer_take_no_longer_than_a_few() {
     let process = proc.open(container.0.id()).unwrap();
     let paths: Vec<String> =
         (0..64).map(|number| format!("{}/silent/{number}", dir.path().display())).collect();
-    let found = proc.look_inside(&process, &paths, Path::new(PROGRAM));
+    let found = proc.examine_inside(&process, &paths, Path::new(PROGRAM));
     let given_up = found.iter().filter(|found| found.as_ref().is_err_and(|error| error.contains("500ms")));
     assert!((4..=24).contains(&given_up.count()), "{found:?}");
     assert_eq!(found.last().unwrap().as_ref().unwrap_err(), "other file systems of it did not answer");
@@ -151,9 +151,9 @@ fn nothing_is_reported_about_a_process_that_has_ended() {
     let Some(container) = Container::start("true") else { return };
     let proc = Proc::new(Path::new("/proc"));
     let process = proc.open(container.0.id()).unwrap();
-    assert!(proc.look_inside(&process, &["/".to_owned()], Path::new(PROGRAM))[0].is_ok());
+    assert!(proc.examine_inside(&process, &["/".to_owned()], Path::new(PROGRAM))[0].is_ok());
     drop(container);
-    let found = proc.look_inside(&process, &["/".to_owned()], Path::new(PROGRAM));
+    let found = proc.examine_inside(&process, &["/".to_owned()], Path::new(PROGRAM));
     assert_eq!(found[0].as_ref().unwrap_err(), "the container's process has ended");
 }
 
@@ -167,6 +167,6 @@ fn a_file_is_read_however_long_the_process_that_reads_it_takes_to_start() {
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let proc = Proc::new(Path::new("/proc"));
     let process = proc.open(container.0.id()).unwrap();
-    let found = proc.look_inside(&process, &["/".to_owned()], &program);
+    let found = proc.examine_inside(&process, &["/".to_owned()], &program);
     assert!(found[0].is_ok(), "{found:?}");
 }

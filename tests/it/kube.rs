@@ -304,7 +304,7 @@ async fn malformed_pods_do_not_affect_the_others() {
 /// Events that no API server sends, in arbitrary order; then the watch cannot be continued, and the list
 /// counts.
 #[tokio::test]
-async fn a_watch_that_lies_is_bounded_and_the_next_list_counts() {
+async fn a_watch_with_false_events_is_bounded_and_the_next_list_counts() {
     const CROWD: usize = 10_000;
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
@@ -569,12 +569,12 @@ async fn a_clock_that_was_set_back_loses_no_event_and_keeps_the_conditions_time(
         "lastTransitionTime": tomorrow});
     api.lock().conditions.insert("UserNamespacesUnavailable".into(), condition);
     let cluster = Cluster::start(api, Options { condition: ConditionPolicy::On, ..options() }).await;
-    let mut said = serde_json::to_value(state(json!({}))).unwrap();
-    said["node"]["ready"] = json!(true);
-    said["events"] = json!([{"number": 1, "at": tomorrow, "kind": "refused", "what": "lost_isolation",
+    let mut output = serde_json::to_value(state(json!({}))).unwrap();
+    output["node"]["ready"] = json!(true);
+    output["events"] = json!([{"number": 1, "at": tomorrow, "kind": "refused", "what": "lost_isolation",
         "containerId": "c9", "container": "init", "pod": {"namespace": "team-a", "name": "job", "uid": "uid-job"},
         "sentence": "container init was not let through"}]);
-    cluster.say(serde_json::from_value(said).unwrap());
+    cluster.say(serde_json::from_value(output).unwrap());
     cluster.until(|cluster| cluster.reasons() == ["UserNamespaceRefused"]).await;
     cluster.until(|cluster| cluster.api.count("patch nodes/status") == 1).await;
     let written = cluster.api.lock().conditions["UserNamespacesUnavailable"].clone();
@@ -681,11 +681,14 @@ async fn a_pod_cannot_claim_an_event_about_another() {
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "hash"});
     api.put_pod(mirror);
     let cluster = Cluster::start(api, options()).await;
-    let mut said = serde_json::to_value(state(json!({"isolation": "lost"}))).unwrap();
-    said["containers"][0]["userNamespace"]["host"] = json!(true);
-    said["pods"].as_array_mut().unwrap().push(json!({"namespace": "team-a", "name": "static", "uid": "hash",
+    let mut output = serde_json::to_value(state(json!({"isolation": "lost"}))).unwrap();
+    output["containers"][0]["userNamespace"]["host"] = json!(true);
+    output["pods"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"namespace": "team-a", "name": "static", "uid": "hash",
         "userns": "pod", "sharedIds": {}, "cgroup": null, "containers": []}));
-    cluster.say(serde_json::from_value(said).unwrap());
+    cluster.say(serde_json::from_value(output).unwrap());
     cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost", "UserNotInMapping"]).await;
     let regarding = |reason: &str| {
         let inner = cluster.api.lock();

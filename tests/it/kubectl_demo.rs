@@ -130,14 +130,14 @@ impl Said {
 #[test]
 fn the_demonstration_shows_a_pod_from_both_sides_and_deletes_it() {
     let fake = Fake::new();
-    let said = fake.run(&["--image=systemd:1"]);
-    assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+    let output = fake.run(&["--image=systemd:1"]);
+    assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
     for part in
         ["runs on node n1", "\nrunning\n", "     200000 ", "Container  explained", "user 200000 on the node"]
     {
-        assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
+        assert!(output.stdout.contains(part), "{part}: {}", output.stdout);
     }
-    assert!(said.has_deleted(), "{:?}", said.calls);
+    assert!(output.has_deleted(), "{:?}", output.calls);
     let pod: Value = serde_json::from_slice(&fs::read(fake.path("created.json")).unwrap()).unwrap();
     assert_eq!(pod["spec"]["hostUsers"], false);
     assert_eq!(pod["metadata"]["annotations"], json!({"usernsd.io/systemd": "true"}));
@@ -164,18 +164,18 @@ fn each_right_that_is_missing_is_named_before_anything_is_created() {
         "create pods/exec usernsd",
     ] {
         fake.write("denied", &format!("{right}\n"));
-        let said = fake.run(&[]);
+        let output = fake.run(&[]);
         let words: Vec<&str> = right.split(' ').collect();
         let want = format!("you may not {} {} in namespace {};", words[0], words[1], words[2]);
-        assert!(said.code == Some(2) && said.stderr.contains(&want), "{want}: {}", said.stderr);
-        assert!(!said.has_created() && said.stdout.is_empty(), "{:?}", said.calls);
+        assert!(output.code == Some(2) && output.stderr.contains(&want), "{want}: {}", output.stderr);
+        assert!(!output.has_created() && output.stdout.is_empty(), "{:?}", output.calls);
     }
     fake.write("unreachable", "");
-    let said = fake.run(&[]);
+    let output = fake.run(&[]);
     assert!(
-        said.code == Some(2) && said.stderr.contains("the API server does not answer"),
+        output.code == Some(2) && output.stderr.contains("the API server does not answer"),
         "{}",
-        said.stderr
+        output.stderr
     );
 }
 
@@ -183,23 +183,27 @@ fn each_right_that_is_missing_is_named_before_anything_is_created() {
 fn a_cluster_without_agents_gets_no_pod() {
     let fake = Fake::new();
     fake.write("agents.json", r#"{"items": []}"#);
-    let said = fake.run(&[]);
-    assert!(said.code == Some(2) && said.stderr.contains("is usernsd installed there?"), "{}", said.stderr);
-    assert!(!said.has_created());
+    let output = fake.run(&[]);
+    assert!(
+        output.code == Some(2) && output.stderr.contains("is usernsd installed there?"),
+        "{}",
+        output.stderr
+    );
+    assert!(!output.has_created());
     fake.agent("False");
-    let said = fake.run(&["--timeout=1"]);
-    assert!(said.code == Some(2) && said.stderr.contains("no agent is ready"), "{}", said.stderr);
-    assert!(!said.has_created() && said.stdout == "0 of 1 agents are ready\n", "{}", said.stdout);
+    let output = fake.run(&["--timeout=1"]);
+    assert!(output.code == Some(2) && output.stderr.contains("no agent is ready"), "{}", output.stderr);
+    assert!(!output.has_created() && output.stdout == "0 of 1 agents are ready\n", "{}", output.stdout);
 }
 
 #[test]
 fn a_pod_that_is_refused_or_does_not_start_is_explained_and_deleted() {
     let fake = Fake::new();
     fake.write("refused", "Error from server (Forbidden): violates PodSecurity \"restricted:latest\"\n");
-    let said = fake.run(&[]);
-    assert!(said.code == Some(2) && said.has_deleted(), "{:?}", said.calls);
+    let output = fake.run(&[]);
+    assert!(output.code == Some(2) && output.has_deleted(), "{:?}", output.calls);
     for part in ["violates PodSecurity", "could not be created in namespace team", "--namespace"] {
-        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+        assert!(output.stderr.contains(part), "{part}: {}", output.stderr);
     }
     fs::remove_file(fake.path("refused")).unwrap();
 
@@ -215,33 +219,37 @@ fn a_pod_that_is_refused_or_does_not_start_is_explained_and_deleted() {
         (json!({"terminated": {"exitCode": 255}}), "systemd ended with 255"),
     ] {
         fake.pod(&state);
-        let said = fake.run(&[]);
-        assert!(said.code == Some(2) && said.stderr.contains(want), "{want}: {}", said.stderr);
-        assert!(said.stdout.contains("explained") && said.has_deleted(), "{}", said.stdout);
+        let output = fake.run(&[]);
+        assert!(output.code == Some(2) && output.stderr.contains(want), "{want}: {}", output.stderr);
+        assert!(output.stdout.contains("explained") && output.has_deleted(), "{}", output.stdout);
     }
 
     fake.pod(&json!({"waiting": {"reason": "ContainerCreating\u{1b}[2J"}}));
-    let said = fake.run(&["--timeout=1"]);
-    assert!(said.code == Some(2) && said.has_deleted(), "{:?}", said.calls);
-    assert!(said.stderr.contains("did not start within 1 s: ContainerCreating\\u{1b}[2J"), "{}", said.stderr);
-    assert!(!said.stdout.contains('\u{1b}'), "{}", said.stdout);
+    let output = fake.run(&["--timeout=1"]);
+    assert!(output.code == Some(2) && output.has_deleted(), "{:?}", output.calls);
+    assert!(
+        output.stderr.contains("did not start within 1 s: ContainerCreating\\u{1b}[2J"),
+        "{}",
+        output.stderr
+    );
+    assert!(!output.stdout.contains('\u{1b}'), "{}", output.stdout);
 }
 
 #[test]
 fn a_pod_that_is_root_on_the_node_is_no_success() {
     let fake = Fake::new();
     fake.write("map", "         0          0 4294967295\n");
-    let said = fake.run(&[]);
+    let output = fake.run(&[]);
     assert!(
-        said.code == Some(1) && said.stdout.contains("root in it is root on the node"),
+        output.code == Some(1) && output.stdout.contains("root in it is root on the node"),
         "{}",
-        said.stdout
+        output.stdout
     );
     fake.write("map", "0 200000 65536\n");
     fake.write("explained", "1");
-    let said = fake.run(&[]);
-    assert!(said.code == Some(1) && said.stdout.contains("has found a problem"), "{}", said.stdout);
-    assert!(said.has_deleted());
+    let output = fake.run(&[]);
+    assert!(output.code == Some(1) && output.stdout.contains("has found a problem"), "{}", output.stdout);
+    assert!(output.has_deleted());
 }
 
 #[test]
@@ -255,14 +263,14 @@ fn the_pod_is_deleted_after_an_interruption() {
         }
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
-        let said = fake.end(child);
-        assert_eq!(said.code, Some(130), "{signal}: {}", said.stderr);
+        let output = fake.end(child);
+        assert_eq!(output.code, Some(130), "{signal}: {}", output.stderr);
         assert!(
-            said.calls.iter().any(|call| call.starts_with("delete pod --namespace team usernsd-demo-")),
+            output.calls.iter().any(|call| call.starts_with("delete pod --namespace team usernsd-demo-")),
             "{:?}",
-            said.calls
+            output.calls
         );
-        assert!(said.stderr.contains("deleted"), "{}", said.stderr);
+        assert!(output.stderr.contains("deleted"), "{}", output.stderr);
     }
 }
 
@@ -270,10 +278,10 @@ fn the_pod_is_deleted_after_an_interruption() {
 fn a_pod_that_cannot_be_deleted_is_named() {
     let fake = Fake::new();
     fake.write("stuck", "");
-    let said = fake.run(&[]);
+    let output = fake.run(&[]);
     assert!(
-        said.stderr.contains("to delete it: kubectl delete pod --namespace team usernsd-demo-"),
+        output.stderr.contains("to delete it: kubectl delete pod --namespace team usernsd-demo-"),
         "{}",
-        said.stderr
+        output.stderr
     );
 }

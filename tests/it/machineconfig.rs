@@ -65,9 +65,9 @@ fn a_refusal_contains_a_remedy() {
             .args(flags.split_whitespace())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{flags}: {said}");
-        assert!(said.contains(want) && output.stdout.is_empty(), "{flags}: {said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{flags}: {text}");
+        assert!(text.contains(want) && output.stdout.is_empty(), "{flags}: {text}");
     }
 }
 

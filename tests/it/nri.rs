@@ -218,7 +218,7 @@ fn the_refusal_of_a_runtime_is_quoted() {
         let socket = runtime.socket.clone();
         let playing = thread::spawn(move || runtime.register(Kind { refuses, ..CONTAINERD }).map(drop));
         let error = Session::connect(&socket, "usernsd", index).unwrap_err();
-        assert!(matches!(&error, NriError::Refused(said) if said.contains(words)), "{error}");
+        assert!(matches!(&error, NriError::Refused(output) if output.contains(words)), "{error}");
         assert_eq!(playing.join().unwrap(), Err(Fault::Closed));
     }
 }

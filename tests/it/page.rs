@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::browser::Browser;
 use serde_json::Value;
 use usernsd_report::http::{self, HttpServer, Protection, Routes};
-use usernsd_report::page::{self, Seen};
+use usernsd_report::page::{self, PageInput};
 use usernsd_report::state::State;
 
 /// The served state: the agent's last document and its age.
@@ -27,7 +27,7 @@ fn serve(state: State) -> (HttpServer, Shown) {
     let routes = Routes {
         page: Box::new(move || {
             let (state, age) = &*page_of.lock().unwrap();
-            page::render(&Seen { state: state.as_ref(), age: *age, now: now() })
+            page::render(&PageInput { state: state.as_ref(), age: *age, now: now() })
         }),
         metrics: Box::new(|| Box::pin(async { Some(String::new()) })),
         partial_metrics: None,
@@ -109,15 +109,15 @@ fn each_problem_of_a_page_is_found() {
         "document.body.insertAdjacentHTML('beforeend', '<b style=\"color: red\">x</b><img src=/x.png>')",
     );
     browser.wait_for("document.querySelector('img').complete");
-    let said: Vec<String> = browser.events().iter().map(|event| event["params"].to_string()).collect();
-    assert!(said.iter().any(|said| said.contains("style-src")), "{said:#?}");
-    assert!(said.iter().any(|said| said.contains("img-src")), "{said:#?}");
+    let output: Vec<String> = browser.events().iter().map(|event| event["params"].to_string()).collect();
+    assert!(output.iter().any(|output| output.contains("style-src")), "{output:#?}");
+    assert!(output.iter().any(|output| output.contains("img-src")), "{output:#?}");
 }
 
 #[test]
 fn the_policy_has_the_digests_of_the_pages_own_bytes() {
     for state in [fixture::well(), fixture::hostile()] {
-        let page = page::render(&Seen::now(&state));
+        let page = page::render(&PageInput::now(&state));
         for (name, directive) in [("style", "style-src"), ("script", "script-src")] {
             let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
             assert_eq!(
@@ -239,7 +239,7 @@ fn a_change_appears_and_the_rest_stays_in_place() {
 }
 
 /// Waits until the server renders the page again: it reuses one for up to a second.
-fn until_made_anew() {
+fn until_rendered_again() {
     std::thread::sleep(Duration::from_millis(1100));
 }
 
@@ -251,19 +251,19 @@ fn the_page_reports_that_the_agent_does_not_answer() {
     browser.open(&url(&server));
     // The agent is away, and its last document is shown.
     shown.lock().unwrap().1 = Duration::from_secs(185);
-    until_made_anew();
+    until_rendered_again();
     browser.open(&url(&server));
-    let said = browser.eval("document.querySelector('#verdict').innerText");
-    assert!(said.as_str().unwrap().contains("The agent has not answered for 3 min"), "{said}");
+    let output = browser.eval("document.querySelector('#verdict').innerText");
+    assert!(output.as_str().unwrap().contains("The agent has not answered for 3 min"), "{output}");
     assert_eq!(browser.eval("document.title"), "worker-3: the agent does not answer");
     assert_eq!(browser.eval("document.querySelector('time').textContent"), "10:38:02 UTC");
     assert_sound(&mut browser, "away");
     // There was never a document.
     shown.lock().unwrap().0 = None;
-    until_made_anew();
+    until_rendered_again();
     browser.open(&url(&server));
-    let said = browser.eval("document.querySelector('#verdict').innerText");
-    assert!(said.as_str().unwrap().contains("is the agent running?"), "{said}");
+    let output = browser.eval("document.querySelector('#verdict').innerText");
+    assert!(output.as_str().unwrap().contains("is the agent running?"), "{output}");
     assert_sound(&mut browser, "never there");
     browser.assert_quiet(&url(&server), "away");
     // The page's server is gone.
@@ -279,12 +279,12 @@ fn the_page_has_the_same_content_without_scripts() {
     browser.look(1160, 1000, "light");
     browser.call("Emulation.setScriptExecutionDisabled", serde_json::json!({"value": true}));
     browser.open(&url(&server));
-    let said = browser.eval("document.body.innerText");
-    let said = said.as_str().unwrap();
+    let output = browser.eval("document.body.innerText");
+    let output = output.as_str().unwrap();
     for want in
         ["5 problems", "isolation lost", "29 of 110 slots used", "1900544–1966079", "because no script runs"]
     {
-        assert!(said.contains(want), "{want}: {said}");
+        assert!(output.contains(want), "{want}: {output}");
     }
     assert_eq!(browser.eval("document.querySelector('meta[http-equiv=refresh]').content"), "15");
     assert_eq!(browser.eval("getComputedStyle(document.querySelector('.filter')).display"), "none");
@@ -338,7 +338,7 @@ fn the_page_looks_as_in_the_docs() {
 #[test]
 fn the_page_is_small() {
     for (state, most) in [(fixture::problems(), 96 << 10), (fixture::large(), 512 << 10)] {
-        let size = page::render(&Seen::now(&state)).html.len();
+        let size = page::render(&PageInput::now(&state)).html.len();
         println!("{} containers: {size} bytes", state.containers.len());
         assert!(size < most, "{size}");
     }

@@ -19,7 +19,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use usernsd_domain::privilege::{HOOKS, KEPT, OBSERVERS};
-use usernsd_linux::host::reader::{Reader, What};
+use usernsd_linux::host::reader::{Reader, RequestedKind};
 use usernsd_linux::landlock::{self, Enforced, WritableDirectory, WriteRights};
 use usernsd_linux::privilege::keep_only;
 use usernsd_linux::proc::Proc;
@@ -36,9 +36,9 @@ fn in_a_process(test: &str, probe: impl FnOnce()) {
     let this = std::env::current_exe().unwrap();
     let test = format!("privilege::{test}");
     let ran = Command::new(this).args(["--exact", &test, "--nocapture"]).env(PROBE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
-    assert!(said.contains("1 passed"), "{said}");
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{text}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(text.contains("1 passed"), "{text}");
 }
 
 fn status(key: &str) -> String {
@@ -416,7 +416,7 @@ fn the_reader_returns_no_key() {
         }
         assert_eq!((status_of(pid, "Seccomp"), status_of(pid, "NoNewPrivs")), ("2".into(), "1".into()));
 
-        let file = |path: &str| reader.read(What::File, path);
+        let file = |path: &str| reader.read(RequestedKind::File, path);
         let refused = Err(rustix::io::Errno::ACCESS);
         for path in [
             "etc/kubernetes/pki/ca.key",
@@ -437,10 +437,10 @@ fn the_reader_returns_no_key() {
         assert_eq!(file("etc/group"), Err(rustix::io::Errno::NOENT));
         assert_eq!(file("etc/nsswitch.conf"), Err(rustix::io::Errno::NOENT));
         assert_eq!(file("etc/crio/crio.conf.d"), Err(rustix::io::Errno::ISDIR));
-        let mut names = reader.read(What::Directory, "etc/crio/crio.conf.d").unwrap();
+        let mut names = reader.read(RequestedKind::Directory, "etc/crio/crio.conf.d").unwrap();
         names.sort_unstable();
         assert_eq!(names, b"\0ab");
-        assert_eq!(reader.read(What::Directory, "etc/none"), Err(rustix::io::Errno::NOENT));
+        assert_eq!(reader.read(RequestedKind::Directory, "etc/none"), Err(rustix::io::Errno::NOENT));
         // A file that was put there by a rename.
         fs::write(etc.join("new"), "core:3:4\n").unwrap();
         fs::rename(etc.join("new"), etc.join("subuid")).unwrap();

@@ -124,8 +124,8 @@ fn each_node_exposes_every_metric_once() {
             assert!(there || rare && node != Node::Broken, "{name} is missing on {node:?}");
         }
         if let Some(promtool) = &promtool {
-            let (good, said) = tools::run(Command::new(promtool).args(["check", "metrics"]), &text);
-            assert!(good, "{said}");
+            let (good, output) = tools::run(Command::new(promtool).args(["check", "metrics"]), &text);
+            assert!(good, "{output}");
         }
     }
 }

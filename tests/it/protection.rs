@@ -28,7 +28,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
 };
-use usernsd_domain::certificate::Standing;
+use usernsd_domain::certificate::Validity;
 use usernsd_domain::chain::chain;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::authorization::{GRANTED, Gatekeeper, protection};
@@ -361,8 +361,8 @@ fn expired_early_and_foreign_certificates_are_reported() {
     assert!(not_before(&metrics).abs_diff(seconds(-9)) < 60, "{}", metrics.render());
     let day = |days| usernsd_domain::utc::rfc3339(in_days(days))[..10].to_owned();
     let file = secret.files().certificate.display().to_string();
-    let said = log.take();
-    assert!(said.contains(&format!("WARN the certificate in {file} expired at {}", day(-2))), "{said}");
+    let output = log.take();
+    assert!(output.contains(&format!("WARN the certificate in {file} expired at {}", day(-2))), "{output}");
     let (tls12, tls13) = (authority.client(&TLS12), authority.client(&TLS13));
     let refused = |client, name: &str| get(server.address(), client, name, "/healthz", "").unwrap_err();
     for client in [&tls12, &tls13] {
@@ -370,20 +370,20 @@ fn expired_early_and_foreign_certificates_are_reported() {
     }
     // Logged once, counted twice.
     until(|| metrics.render().contains("usernsd_http_certificate_refusals_total 2"));
-    let said = log.take();
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let output = log.take();
+    assert_eq!(output.lines().count(), 1, "{output}");
     for word in [file.as_str(), "CertificateExpired", "it is for a.test", &day(-9), &day(-2)] {
-        assert!(said.contains(word), "{word}: {said}");
+        assert!(output.contains(word), "{word}: {output}");
     }
 
     thread::sleep(Duration::from_millis(1100));
     let (certificate, key) = authority.pair_for(&["a.test"], [2, 9]);
     secret.swap(&certificate, &key);
     assert!(refused(&tls13, "a.test").to_string().contains("not valid"));
-    let said = log.take();
+    let output = log.take();
     assert!(
-        said.contains(&format!("WARN the certificate in {file} is valid only from {}", day(2))),
-        "{said}"
+        output.contains(&format!("WARN the certificate in {file} is valid only from {}", day(2))),
+        "{output}"
     );
     assert!(not_after(&metrics).abs_diff(seconds(9)) < 60);
     assert!(not_before(&metrics).abs_diff(seconds(2)) < 60);
@@ -398,8 +398,8 @@ fn expired_early_and_foreign_certificates_are_reported() {
     assert!(get(server.address(), &tls13, "b.test", "/healthz", "").is_ok());
     let events = events.lock().unwrap();
     for (alert, times) in [("CertificateExpired", 3), ("BadCertificate", 1), ("UnknownCA", 1)] {
-        let said = events.iter().filter(|said| said.contains(&format!("why: \"{alert}\""))).count();
-        assert_eq!(said, times, "{alert}: {events:?}");
+        let output = events.iter().filter(|output| output.contains(&format!("why: \"{alert}\""))).count();
+        assert_eq!(output, times, "{alert}: {events:?}");
     }
 }
 
@@ -470,7 +470,7 @@ fn a_certificate_that_expires_while_in_use_is_reported_once() {
         gate: None,
         report: Box::new(move |event| {
             if let ServerEvent::Certificate(in_use) = event {
-                reported.lock().unwrap().push(in_use.standing);
+                reported.lock().unwrap().push(in_use.validity);
             }
         }),
     });
@@ -480,7 +480,7 @@ fn a_certificate_that_expires_while_in_use_is_reported_once() {
         events.lock().unwrap().len() == 2
     });
     let _ = get(server.address(), &client, "a.test", "/healthz", "");
-    assert_eq!(*events.lock().unwrap(), [Standing::Valid, Standing::Expired]);
+    assert_eq!(*events.lock().unwrap(), [Validity::Valid, Validity::Expired]);
 }
 
 #[test]
@@ -911,7 +911,7 @@ fn problems_of_the_api_servers_certificate_are_reported() {
     let pair = own.pair_for(&["other.test"], [-1, 1]);
     let elsewhere = error(own, pair);
     let unknown = error(authority(), foreign);
-    for (said, words) in [
+    for (output, words) in [
         (expired, vec![format!("it expired at {}", day(-2)), format!("this node's clock says {}", day(0))]),
         (early, vec![format!("it is valid from {}", day(2)), format!("this node's clock says {}", day(0))]),
         (
@@ -920,9 +920,9 @@ fn problems_of_the_api_servers_certificate_are_reported() {
         ),
         (unknown, vec!["its authority is another one than that of the kubeconfig".to_owned()]),
     ] {
-        assert!(said.starts_with("the API server's certificate is not accepted: "), "{said}");
+        assert!(output.starts_with("the API server's certificate is not accepted: "), "{output}");
         for word in words {
-            assert!(said.contains(&word), "{word}: {said}");
+            assert!(output.contains(&word), "{word}: {output}");
         }
     }
 }

@@ -208,8 +208,8 @@ impl Node {
         match namespaces {
             Ok(output) if output.status.success() => {}
             Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                return Some(format!("no new namespaces: {}", said.trim()));
+                let text = String::from_utf8_lossy(&output.stderr);
+                return Some(format!("no new namespaces: {}", text.trim()));
             }
             Err(error) => return Some(format!("cannot run unshare: {error}")),
         }
@@ -244,8 +244,8 @@ impl Node {
         }
         let output = command.stdin(Stdio::null()).output()?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("node.sh boot: {}", said.trim())));
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("node.sh boot: {}", text.trim())));
         }
         let answer = String::from_utf8_lossy(&output.stdout);
         let value = |key: &str| {

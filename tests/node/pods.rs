@@ -623,8 +623,8 @@ impl<'a> Pods<'a> {
             };
             let mut client = self.client.clone();
             let answer = self.wait(async move { client.exec_sync(request).await }).ok()?;
-            let said = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
-            (!matches!(said.as_str(), "" | "initializing" | "starting" | "offline")).then_some(Ok(said))
+            let output = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+            (!matches!(output.as_str(), "" | "initializing" | "starting" | "offline")).then_some(Ok(output))
         })
     }
 

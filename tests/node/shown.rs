@@ -66,12 +66,12 @@ pub(crate) fn normal(line: &str) -> String {
 }
 
 /// Whether the output has the expected lines; `...` stands for any number of lines.
-pub(crate) fn agrees(want: &[&str], said: &[&str]) -> bool {
+pub(crate) fn agrees(want: &[&str], output: &[&str]) -> bool {
     match want.split_first() {
-        None => said.is_empty(),
-        Some((&"...", rest)) => (0..=said.len()).any(|skip| agrees(rest, &said[skip..])),
+        None => output.is_empty(),
+        Some((&"...", rest)) => (0..=output.len()).any(|skip| agrees(rest, &output[skip..])),
         Some((line, rest)) => {
-            said.first().is_some_and(|first| normal(first) == normal(line)) && agrees(rest, &said[1..])
+            output.first().is_some_and(|first| normal(first) == normal(line)) && agrees(rest, &output[1..])
         }
     }
 }

@@ -177,9 +177,9 @@ impl Browser {
     #[track_caller]
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let said = self.call("Runtime.evaluate", params);
-        assert!(said["exceptionDetails"].is_null(), "{expression}: {}", said["exceptionDetails"]);
-        said["result"]["value"].clone()
+        let output = self.call("Runtime.evaluate", params);
+        assert!(output["exceptionDetails"].is_null(), "{expression}: {}", output["exceptionDetails"]);
+        output["result"]["value"].clone()
     }
 
     /// Waits until the expression is true.
@@ -203,8 +203,8 @@ impl Browser {
     /// Opens an address, and returns when everything is loaded.
     #[track_caller]
     pub(crate) fn open(&mut self, url: &str) {
-        let said = self.call("Page.navigate", json!({"url": url}));
-        assert!(said["errorText"].is_null(), "{url}: {said}");
+        let output = self.call("Page.navigate", json!({"url": url}));
+        assert!(output["errorText"].is_null(), "{url}: {output}");
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'");
         self.eval("document.fonts.ready.then(() => 0)");
     }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use usernsd_domain::privilege::{KEPT, OBSERVERS};
-use usernsd_linux::host::reader::{self, Reader, ReaderError, What};
+use usernsd_linux::host::reader::{self, Reader, ReaderError, RequestedKind};
 use usernsd_linux::landlock::{Enforced, LandlockError, WritableDirectory};
 use usernsd_linux::privilege::{self, PrivilegeError};
 use usernsd_linux::proc::Proc;
@@ -76,7 +76,7 @@ const OWN_ROOT: [&str; 7] = ["/proc", "/sys", "/usr", "/lib", "/opt", "/run", "/
 pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
     Reader::start(Path::new(OWN_PROGRAM), root)?.install();
     runtime_files::read_by(|path, is_directory| {
-        let what = if is_directory { What::Directory } else { What::File };
+        let what = if is_directory { RequestedKind::Directory } else { RequestedKind::File };
         let reader = reader::installed().ok_or(Errno::ACCESS)?;
         reader.read(what, path)
     });

@@ -19,7 +19,7 @@ use usernsd_domain::lock::lock;
 use usernsd_domain::pairing::Mismatch;
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
-use usernsd_domain::repair::{Kept, Missed};
+use usernsd_domain::repair::{KeepReason, Missed};
 use usernsd_domain::report::{ContainerNames, Created, Inspected};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
@@ -55,7 +55,7 @@ pub enum NotEnded {
     /// The container has what it should have, or has ended by itself.
     NotSo,
     /// The rules require that the container is kept.
-    Kept(Kept),
+    ByRule(KeepReason),
 }
 
 // === impl Containers ===
@@ -299,7 +299,7 @@ impl Containers {
         &self,
         container: &Container,
         what: Missed,
-        may_end: impl FnOnce(Option<Duration>) -> Result<(), Kept>,
+        may_end: impl FnOnce(Option<Duration>) -> Result<(), KeepReason>,
     ) -> Result<(), NotEnded> {
         let trigger = Trigger {
             source: Source::Resync,
@@ -314,7 +314,7 @@ impl Containers {
         // The pidfd is proven to refer to a process in the container's cgroup, so no other process can be
         // killed.
         let Some(init) = &init else { return Err(NotEnded::NotSo) };
-        may_end(self.delegator().age(init)).map_err(NotEnded::Kept)?;
+        may_end(self.delegator().age(init)).map_err(NotEnded::ByRule)?;
         self.metrics.fix(Action::EndContainer);
         if init.kill().is_err() {
             self.metrics.fix_failed(Action::EndContainer);
@@ -350,9 +350,9 @@ impl Containers {
             return false;
         }
         // The runtime did not report the pod's request in time, but may have done so by now.
-        let says_nothing = |facts: &PodAnswer| facts.request.is_none();
+        let has_no_request = |facts: &PodAnswer| facts.request.is_none();
         if record.isolation == Verdict::Unknown
-            && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(says_nothing)
+            && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(has_no_request)
         {
             return false;
         }

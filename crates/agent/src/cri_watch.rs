@@ -23,7 +23,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::node::{CriRuntime, Peer};
-use usernsd_domain::pairing::are_others;
+use usernsd_domain::pairing::are_different_runtimes;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::repair::RepairRules;
 use usernsd_domain::runtime::RuntimeKind;
@@ -170,14 +170,14 @@ impl RuntimeWatch {
                 }
                 Wake::Resync(trigger) => {
                     if self.containers.store().mismatch().is_some() {
-                        self.meet_again(cri).await;
+                        self.refresh_version(cri).await;
                     }
                     reached = self.inspections().all(cri, trigger).await;
                     due = self.attend(cri, &mut pending, repair).await;
                 }
                 Wake::Attention => {
                     if self.containers.store().mismatch().is_some() {
-                        self.meet_again(cri).await;
+                        self.refresh_version(cri).await;
                     }
                     due = self.attend(cri, &mut pending, repair).await;
                 }
@@ -200,7 +200,7 @@ impl RuntimeWatch {
     /// Compares NRI's list with CRI's: two runtimes with the same name and version have no container in
     /// common.
     async fn compare(&self, cri: &Cri, found: &[(Container, ContainerState)]) {
-        self.meet_again(cri).await;
+        self.refresh_version(cri).await;
         let Ok(listed) = cri.containers().await else {
             // Without CRI's list there is nothing to compare.
             return;
@@ -211,12 +211,12 @@ impl RuntimeWatch {
         let nri: Vec<_> = found.iter().map(|(container, state)| (container.id.clone(), *state)).collect();
         let cri: Vec<_> =
             listed.into_iter().map(|one| (one.id, one.state, was_there(one.created_at_ns))).collect();
-        store.set_has_others(are_others(&nri, &cri));
+        store.set_has_others(are_different_runtimes(&nri, &cri));
         self.containers.log_mismatch();
     }
 
     /// Asks the runtime for its version again, because another one may have replaced it.
-    async fn meet_again(&self, cri: &Cri) {
+    async fn refresh_version(&self, cri: &Cri) {
         if let Ok(version) = cri.version().await {
             let endpoint = cri.path().display().to_string();
             let runtime = CriRuntime { name: version.name, version: version.version, endpoint };

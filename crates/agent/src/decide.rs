@@ -511,7 +511,7 @@ impl Decider {
 /// Kills a container that was refused at its start, if the runtime would start it anyway: CRI-O only logs
 /// the refusal. The process is still waiting in the OCI runtime. Returns whether it was killed.
 pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
-    !guard::heeds_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
+    !guard::honours_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
 }
 
 #[cfg(test)]

@@ -21,12 +21,12 @@ use usernsd_domain::isolation::Occasion;
 use usernsd_domain::join::InFlight;
 use usernsd_domain::lock::lock;
 use usernsd_domain::node::Peer;
-use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::pairing::{Caller, StartPathKind};
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Source;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::neighbour::RuntimeSight;
-use usernsd_linux::arrival::{Arrival, Waker, Woken};
+use usernsd_inspect::neighbour::JoinFacts;
+use usernsd_linux::arrival::{Arrival, WakeReason, Waker};
 use usernsd_linux::proc;
 use usernsd_nri::{Ignored, NriError, Request, Session, Stopper};
 use usernsd_tasks::Latest;
@@ -74,7 +74,7 @@ pub struct Plugin {
     sockets: Vec<PathBuf>,
     index: String,
     /// Answers what a join would meet; without it, the runtime is joined without checking first.
-    sight: Option<Asker<(), Option<RuntimeSight>>>,
+    join_facts: Option<Asker<(), Option<JoinFacts>>>,
     /// Whether it has been decided if the runtime can be joined.
     settled: watch::Sender<bool>,
     /// Milliseconds from `started` until the request in work arrived; 0 if there is none.
@@ -95,7 +95,7 @@ struct Stopping {
 
 /// How an attempt to join, or a session, ended.
 #[derive(Debug)]
-enum Ended {
+enum SessionEnd {
     /// There is no socket.
     Absent(String),
     /// Calls are in flight that a join must not meet.
@@ -109,7 +109,7 @@ enum Ended {
     /// A session that worked.
     Lost(String, Duration),
     /// The plugin was asked to stop or to leave.
-    Told,
+    Interrupted,
 }
 
 /// The joining thread's state for one attempt.
@@ -130,7 +130,7 @@ impl Plugin {
         Plugin {
             sockets,
             index: format!("{index:02}"),
-            sight: None,
+            join_facts: None,
             settled: watch::Sender::new(false),
             busy_since: AtomicU64::new(0),
             started: Instant::now(),
@@ -139,10 +139,10 @@ impl Plugin {
         }
     }
 
-    /// Makes the plugin ask `sight` what a join would meet before it joins.
+    /// Makes the plugin ask `join_facts` what a join would meet before it joins.
     #[must_use]
-    pub fn with_sight(self, sight: Asker<(), Option<RuntimeSight>>) -> Plugin {
-        Plugin { sight: Some(sight), ..self }
+    pub fn with_join_facts(self, join_facts: Asker<(), Option<JoinFacts>>) -> Plugin {
+        Plugin { join_facts: Some(join_facts), ..self }
     }
 
     /// True once it is known whether the runtime can be joined: it has been joined, or it cannot be joined
@@ -187,7 +187,7 @@ impl Plugin {
         if !wanted && let Some(session) = &stopping.session {
             session.stop();
         }
-        self.tell(&stopping);
+        self.notify(&stopping);
     }
 
     /// Ends [`Plugin::run`], whatever it waits for. Requests that the runtime has already sent are
@@ -198,10 +198,10 @@ impl Plugin {
         if let Some(session) = &stopping.session {
             session.stop();
         }
-        self.tell(&stopping);
+        self.notify(&stopping);
     }
 
-    fn tell(&self, stopping: &Stopping) {
+    fn notify(&self, stopping: &Stopping) {
         if let Some(waker) = &stopping.waker {
             waker.wake();
         }
@@ -234,18 +234,18 @@ impl Plugin {
                 logged = None;
                 continue;
             }
-            let is_put_off = matches!(ended, Ended::Busy(_));
-            let (reason, pause, heeds_arrival) = match ended {
-                Ended::Told => continue,
-                Ended::Absent(reason) => (reason, ABSENT, true),
-                Ended::Busy(reason) => (reason, BUSY, false),
-                Ended::TooLarge(reason) => (reason, TOO_LARGE, true),
-                Ended::Unreached(reason) => (reason, backoff.after(Duration::ZERO), true),
-                Ended::Lost(reason, lasted) => {
+            let is_put_off = matches!(ended, SessionEnd::Busy(_));
+            let (reason, pause, wakes_on_arrival) = match ended {
+                SessionEnd::Interrupted => continue,
+                SessionEnd::Absent(reason) => (reason, ABSENT, true),
+                SessionEnd::Busy(reason) => (reason, BUSY, false),
+                SessionEnd::TooLarge(reason) => (reason, TOO_LARGE, true),
+                SessionEnd::Unreached(reason) => (reason, backoff.after(Duration::ZERO), true),
+                SessionEnd::Lost(reason, lasted) => {
                     failures.after(lasted);
                     (reason, backoff.after(lasted), true)
                 }
-                Ended::Failed(reason, peer) => {
+                SessionEnd::Failed(reason, peer) => {
                     let pause = failures.after(Duration::ZERO);
                     // The kernel closes the sockets of a crashed process before the process is gone.
                     arrival.wait(Duration::from_secs(1));
@@ -270,28 +270,28 @@ impl Plugin {
                 logged = Some(reason);
             }
             self.settled.send_replace(true);
-            self.pause(&mut arrival, pause, heeds_arrival);
+            self.pause(&mut arrival, pause, wakes_on_arrival);
         }
     }
 
     /// Waits for the pause, or until there is something to do.
-    fn pause(&self, arrival: &mut Arrival, pause: Duration, heeds_arrival: bool) {
+    fn pause(&self, arrival: &mut Arrival, pause: Duration, wakes_on_arrival: bool) {
         let end = Instant::now() + pause;
         loop {
             match arrival.wait(end.saturating_duration_since(Instant::now())) {
-                Woken::TimedOut | Woken::Told => return,
-                Woken::Appeared if heeds_arrival => return,
-                Woken::Appeared => {}
+                WakeReason::TimedOut | WakeReason::Interrupted => return,
+                WakeReason::Appeared if wakes_on_arrival => return,
+                WakeReason::Appeared => {}
             }
         }
     }
 
     /// Joins the runtime if that is safe, and serves it until the session ends.
-    fn attempt(&self, serving: &mut Serving<'_>, is_there: bool) -> Ended {
+    fn attempt(&self, serving: &mut Serving<'_>, is_there: bool) -> SessionEnd {
         if !is_there {
             let sockets: Vec<_> = self.sockets.iter().map(|socket| socket.display().to_string()).collect();
             serving.waiting = None;
-            return Ended::Absent(format!("no NRI socket: {}", sockets.join(", ")));
+            return SessionEnd::Absent(format!("no NRI socket: {}", sockets.join(", ")));
         }
         if let Err(ended) = self.may_join(serving) {
             return ended;
@@ -302,7 +302,7 @@ impl Plugin {
             let joined = Session::connect_if(socket, NAME, &self.index, |_| {
                 // The last moment: calls that began after the first check are seen here.
                 self.may_join(serving).map_err(|ended| {
-                    let (Ended::Busy(reason) | Ended::TooLarge(reason)) = &ended else {
+                    let (SessionEnd::Busy(reason) | SessionEnd::TooLarge(reason)) = &ended else {
                         return String::new();
                     };
                     let reason = reason.clone();
@@ -313,55 +313,55 @@ impl Plugin {
             match joined {
                 Ok(session) => {
                     if !self.keep(&session) {
-                        return Ended::Told;
+                        return SessionEnd::Interrupted;
                     }
                     serving.waiting = None;
                     let since = Instant::now();
                     let name = socket.display().to_string();
                     let ended = self.serve(session, &name, serving);
-                    let is_told = self.is_stopping() || self.is_unwanted();
+                    let must_end = self.is_stopping() || self.is_unwanted();
                     return match ended {
-                        _ if is_told => {
+                        _ if must_end => {
                             info!(socket = name, "left the runtime");
-                            Ended::Told
+                            SessionEnd::Interrupted
                         }
                         Err(ended) => ended,
-                        Ok(reason) => Ended::Lost(format!("{name}: {reason}"), since.elapsed()),
+                        Ok(reason) => SessionEnd::Lost(format!("{name}: {reason}"), since.elapsed()),
                     };
                 }
-                Err(NriError::Declined(reason)) => return declined.unwrap_or(Ended::Busy(reason)),
+                Err(NriError::Declined(reason)) => return declined.unwrap_or(SessionEnd::Busy(reason)),
                 Err(error) => reasons.push(format!("{}: {}", socket.display(), chain(&error))),
             }
         }
-        Ended::Unreached(reasons.join("; "))
+        SessionEnd::Unreached(reasons.join("; "))
     }
 
     /// Checks whether the runtime can be joined now.
-    fn may_join(&self, serving: &mut Serving<'_>) -> Result<(), Ended> {
-        let Some(sight) = &self.sight else { return Ok(()) };
-        let Some(answer) = sight.insist(()) else {
+    fn may_join(&self, serving: &mut Serving<'_>) -> Result<(), SessionEnd> {
+        let Some(join_facts) = &self.join_facts else { return Ok(()) };
+        let Some(answer) = join_facts.insist(()) else {
             let since = *serving.waiting.get_or_insert_with(Instant::now);
             if since.elapsed() < WAIT_FOR_STOP {
-                return Err(Ended::Busy(
+                return Err(SessionEnd::Busy(
                     "not joining NRI yet: the runtime does not answer over CRI in time".to_owned(),
                 ));
             }
             return Ok(());
         };
         // No runtime answers over CRI, so nothing is in flight.
-        let Some(sight) = answer else { return Ok(()) };
-        if let Some(reason) = sight.refusal {
+        let Some(join_facts) = answer else { return Ok(()) };
+        if let Some(reason) = join_facts.refusal {
             serving.waiting = None;
-            return Err(Ended::TooLarge(reason));
+            return Err(SessionEnd::TooLarge(reason));
         }
-        let Some(in_flight) = sight.in_flight else { return Ok(()) };
+        let Some(in_flight) = join_facts.in_flight else { return Ok(()) };
         let since = *serving.waiting.get_or_insert_with(Instant::now);
         let limit = match in_flight {
             InFlight::Removal(_) => WAIT_FOR_REMOVAL,
             InFlight::Ending(_) | InFlight::Stop(_) => WAIT_FOR_STOP,
         };
         if since.elapsed() < limit {
-            return Err(Ended::Busy(format!("not joining NRI yet: {in_flight}")));
+            return Err(SessionEnd::Busy(format!("not joining NRI yet: {in_flight}")));
         }
         warn!(%in_flight, seconds = limit.as_secs(), "joining NRI without waiting any longer");
         Ok(())
@@ -371,14 +371,14 @@ impl Plugin {
     ///
     /// # Errors
     /// The session ended before the runtime had sent its list: it was never joined.
-    fn serve(&self, mut session: Session, socket: &str, serving: &Serving<'_>) -> Result<String, Ended> {
+    fn serve(&self, mut session: Session, socket: &str, serving: &Serving<'_>) -> Result<String, SessionEnd> {
         let configured = Instant::now();
         let runtime = session.runtime().clone();
         let mut is_joined = false;
         let mut ignored = session.ignored().clone();
         session.refuse_unread(serving.containers.refuses());
         if let Err(error) = session.set_patience(Some(LIST)) {
-            return Err(Ended::Unreached(chain(&error)));
+            return Err(SessionEnd::Unreached(chain(&error)));
         }
         let reason = loop {
             let request = match session.next() {
@@ -416,7 +416,7 @@ impl Plugin {
             if matches!(request, Request::Synchronize { .. }) && !is_joined {
                 is_joined = true;
                 let (name, version) = (runtime.name.clone(), runtime.version.clone());
-                let way = CallWay::Joined(socket.to_owned());
+                let way = StartPathKind::Joined(socket.to_owned());
                 serving.containers.store().set_joined(Some(Caller { name, version, way, has_others: false }));
                 info!(
                     socket,
@@ -436,7 +436,7 @@ impl Plugin {
         if is_joined {
             return Ok(reason);
         }
-        Err(Ended::Failed(
+        Err(SessionEnd::Failed(
             format!("{socket}: the join failed before the runtime had sent its list: {reason}"),
             session.peer(),
         ))

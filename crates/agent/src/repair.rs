@@ -13,7 +13,7 @@ use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceR
 use usernsd_domain::lock::lock;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_domain::record::Record;
-use usernsd_domain::repair::{ANNOTATION, KEEP, Kept, Missed, RepairFacts, RepairRules, Repairs};
+use usernsd_domain::repair::{ANNOTATION, KEEP, KeepReason, Missed, RepairFacts, RepairRules, Repairs};
 use usernsd_peers::cri::{Cri, CriError, ListedContainer};
 use usernsd_peers::oci::parse_spec;
 
@@ -32,7 +32,7 @@ pub struct Repair {
     repairs: Arc<Mutex<Repairs>>,
     began: Instant,
     /// Containers without a further decision: why they are kept; `None` for those that were ended.
-    decided: BTreeMap<CriId, Option<Kept>>,
+    decided: BTreeMap<CriId, Option<KeepReason>>,
     /// Containers that the runtime could not describe: when to ask again, and the back-off.
     unread: BTreeMap<CriId, (Instant, Backoff)>,
 }
@@ -96,7 +96,7 @@ impl Repair {
             }
             let was_ended = lock(&self.repairs).was_ended(missed, &record.pod, name);
             let verdict = if was_ended {
-                Err(NotEnded::Kept(Kept::EndedBefore))
+                Err(NotEnded::ByRule(KeepReason::EndedBefore))
             } else {
                 match find(cri, &listed, missed, &record, asked_first).await {
                     Ok(Some(found)) => self.end(containers, found).await,
@@ -117,7 +117,7 @@ impl Repair {
                 Ok(true) => drop(self.decided.insert(record.id.clone(), None)),
                 Ok(false) => more = earlier(more, Instant::now() + PAUSE),
                 Err(NotEnded::NotSo) => {}
-                Err(NotEnded::Kept(kept)) => {
+                Err(NotEnded::ByRule(kept)) => {
                     info!(
                         container = record.id.short(),
                         namespace = %record.pod.namespace,
@@ -145,7 +145,7 @@ impl Repair {
                 rules.may_end(&RepairFacts { age, ..candidate })?;
                 let may = lock(&repairs).end(&container.pod, &container.name, now);
                 waits = !may;
-                if may { Ok(()) } else { Err(Kept::EndedBefore) }
+                if may { Ok(()) } else { Err(KeepReason::EndedBefore) }
             });
             if waits { Ok(false) } else { ended.map(|()| true) }
         });

@@ -33,9 +33,9 @@ impl Pulse {
 /// # Errors
 /// No thread can be created.
 pub fn guard(pulse: Pulse, is_stuck: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
-    let look = move || (pulse.0.load(Ordering::Relaxed), is_stuck());
+    let observe = move || (pulse.0.load(Ordering::Relaxed), is_stuck());
     thread::Builder::new().name("alive".to_owned()).spawn(move || {
-        let what = wait_for_silence(look, || thread::sleep(PAUSE));
+        let what = wait_for_silence(observe, || thread::sleep(PAUSE));
         tracing::error!(what, "the agent hangs; ending it, so that it is restarted");
         // Log lines are written by another thread, which needs a moment.
         thread::sleep(PAUSE);
@@ -45,10 +45,10 @@ pub fn guard(pulse: Pulse, is_stuck: impl Fn() -> bool + Send + 'static) -> std:
 }
 
 /// Waits until something hangs, and returns what it is.
-fn wait_for_silence(look: impl Fn() -> (u64, bool), pause: impl Fn()) -> &'static str {
+fn wait_for_silence(observe: impl Fn() -> (u64, bool), pause: impl Fn()) -> &'static str {
     let (mut last, mut silent, mut stuck) = (None, 0, 0);
     loop {
-        let (beats, is_stuck) = look();
+        let (beats, is_stuck) = observe();
         silent = if last == Some(beats) { silent + 1 } else { 0 };
         stuck = if is_stuck { stuck + 1 } else { 0 };
         last = Some(beats);
@@ -70,11 +70,11 @@ mod tests {
 
     #[test]
     fn a_loop_that_hangs_is_named_and_a_slow_one_is_not() {
-        let looks = Cell::new(0_u32);
-        let after = |look: &dyn Fn(u32) -> (u64, bool)| {
-            looks.set(0);
-            let what = wait_for_silence(|| look(looks.get()), || looks.set(looks.get() + 1));
-            (what, looks.get())
+        let polls = Cell::new(0_u32);
+        let after = |observe: &dyn Fn(u32) -> (u64, bool)| {
+            polls.set(0);
+            let what = wait_for_silence(|| observe(polls.get()), || polls.set(polls.get() + 1));
+            (what, polls.get())
         };
         // A beat every five checks, for two hundred checks.
         let slow = |at: u32| (u64::from(at.min(200) / 5), false);

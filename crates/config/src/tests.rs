@@ -110,12 +110,12 @@ fn a_runtime_is_prepared_as_configured() {
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
                 pingGroupRange: false}\n";
     let bootstrap = settings(text).unwrap().bootstrap;
-    let said = RuntimeOverride {
+    let output = RuntimeOverride {
         choice: RuntimeChoice::Only(RuntimeKind::Crio),
         crio: Some(CrioVersion::new(1, 36, 3)),
         containerd: Some(Release { major: 2, minor: 1, patch: 4 }),
     };
-    assert_eq!(bootstrap.runtime, said);
+    assert_eq!(bootstrap.runtime, output);
     let nothing = CrioOptions {
         writable_cgroup: false,
         userns_mode: Some(true),
@@ -146,8 +146,8 @@ fn a_runtime_is_prepared_as_configured() {
         ("bootstrap: {hook: {directory: /a/../b}}", "\"/a/../b\" is not a path"),
         ("bootstrap: {containerd: {version: x}}", "\"x\" is not a version of containerd"),
     ] {
-        let said = refusal(text);
-        assert!(said.starts_with("/etc/usernsd.yaml:1: bootstrap.") && said.contains(want), "{said}");
+        let output = refusal(text);
+        assert!(output.starts_with("/etc/usernsd.yaml:1: bootstrap.") && output.contains(want), "{output}");
     }
 }
 
@@ -182,10 +182,10 @@ fn an_impossible_range_is_refused() {
         ("bootstrap: {kubelet: {start: 65535}}", "start is out of bounds"),
         ("bootstrap: {kubelet: {rootDir: var/lib}}", "rootDir: \"var/lib\" is no absolute path"),
     ] {
-        let said = refusal(text);
+        let output = refusal(text);
         assert!(
-            said.starts_with("/etc/usernsd.yaml:") && said.contains(want),
-            "{text:?}\n said {said}\n want {want}"
+            output.starts_with("/etc/usernsd.yaml:") && output.contains(want),
+            "{text:?}\n said {output}\n want {want}"
         );
     }
 }
@@ -303,9 +303,9 @@ fn errors_name_the_place_and_a_remedy() {
         ("nri: {enabled: 3}", "/etc/usernsd.yaml:1:"),
         ("nri: [", "/etc/usernsd.yaml:"),
     ] {
-        let said = refusal(text);
-        assert!(said.starts_with(want), "{text:?}\n said {said}\n want {want}");
-        assert!(!said.contains('\n') && said.len() < 400, "{said}");
+        let output = refusal(text);
+        assert!(output.starts_with(want), "{text:?}\n said {output}\n want {want}");
+        assert!(!output.contains('\n') && output.len() < 400, "{output}");
     }
 }
 
@@ -323,8 +323,8 @@ fn flags_override_the_file_and_are_named_in_errors() {
         (Overrides { log_level: Some("x".into()), ..Overrides::default() }, "--log-level: "),
         (Overrides { log_format: Some("x".into()), ..Overrides::default() }, "--log-format: "),
     ] {
-        let said = Settings::load(None, overrides).unwrap_err().to_string();
-        assert!(said.starts_with(want), "{said}");
+        let output = Settings::load(None, overrides).unwrap_err().to_string();
+        assert!(output.starts_with(want), "{output}");
     }
 }
 
@@ -346,8 +346,8 @@ fn the_plugins_file_does_not_depend_on_flags() {
 fn an_unreadable_file_is_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("no.yaml");
-    let said = Settings::load(Some(&path), Overrides::default()).unwrap_err().to_string();
-    assert!(said.contains("no.yaml") && said.contains("--config"), "{said}");
+    let output = Settings::load(Some(&path), Overrides::default()).unwrap_err().to_string();
+    assert!(output.contains("no.yaml") && output.contains("--config"), "{output}");
     std::fs::write(&path, b"\xff").unwrap();
     assert!(Config::read(&path).unwrap_err().to_string().ends_with("not UTF-8"));
     std::fs::write(&path, vec![b' '; 2 << 20]).unwrap();

@@ -5,10 +5,10 @@ use usernsd_domain::delegation::{Limit, Limits, Rules};
 use usernsd_domain::idmap::{HostId, IdMap};
 
 /// The part of the pod's cgroups that no container gets: one of this many.
-const KEPT_PART: u32 = 8;
+const RESERVED_PART: u32 = 8;
 /// Minimum of that part: two containers of CRI-O with crun, each with its scope, the cgroup in it and
 /// conmon's scope.
-const KEPT_LEAST: u32 = 6;
+const RESERVED_LEAST: u32 = 6;
 /// A container whose cgroup is to be writable gets one of this many parts of what the others leave.
 const WRITABLE_PART: u64 = 2;
 /// Any other container that owns its cgroup: it creates cgroups only if it mounts its cgroup itself, and must leave enough
@@ -17,16 +17,16 @@ const UNASKED_PART: u64 = 16;
 
 /// A cgroup directly below a pod's: a sandbox's, a container's or conmon's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct ChildCgroup {
     /// The cgroups below it.
     pub used: u64,
     /// The bound on their number, where only the host can change it.
     pub bound: Limit,
 }
 
-// === impl Held ===
+// === impl ChildCgroup ===
 
-impl Held {
+impl ChildCgroup {
     /// The most cgroups that it may contain later, itself included, in a pod with the limit `pod`. Without a bound of
     /// its own, or with one that is not below the pod's, it was not handed over, and counts as it is now.
     #[must_use]
@@ -66,7 +66,7 @@ pub fn missing(limits: &Limits, descendants: Limit, depth: Limit) -> Vec<(&'stat
 /// `cgroup.max.descendants` of a container's own cgroup, in a pod that may hold `pod` cgroups: one
 /// container must not use up what the pod's other containers need to start.
 ///
-/// `taken` is what the pod's other cgroups hold or may come to hold ([`Held::most`]), with the
+/// `taken` is what the pod's other cgroups hold or may come to hold ([`ChildCgroup::most`]), with the
 /// container's own directories; `used` is the number of cgroups that the container has made already, and
 /// `mount` the mount of its cgroup in its specification.
 ///
@@ -76,7 +76,7 @@ pub fn missing(limits: &Limits, descendants: Limit, depth: Limit) -> Vec<(&'stat
 /// twice as many, as far as there is room.
 #[must_use]
 pub fn share(pod: u32, taken: u64, used: u64, mount: CgroupMount) -> u32 {
-    let kept = (pod / KEPT_PART).max(KEPT_LEAST);
+    let kept = (pod / RESERVED_PART).max(RESERVED_LEAST);
     let free = u64::from(pod).saturating_sub(taken).saturating_sub(kept.into());
     let part = if mount == CgroupMount::ReadWrite { WRITABLE_PART } else { UNASKED_PART };
     let share = (free / part).max(used.saturating_mul(2).min(free));
@@ -137,8 +137,8 @@ mod tests {
         let map = IdMap::parse("0 200000 65536\n65536 0 1").unwrap();
         for (owner, want) in [(200_000, true), (201_000, true), (0, false), (300_000, false)] {
             assert_eq!(apply_to_skipped(HostId(owner), &map, &rules), want, "{owner}");
-            let only_look = Rules { observe_only: true, ..rules };
-            assert!(!apply_to_skipped(HostId(owner), &map, &only_look), "{owner}");
+            let plan_only = Rules { observe_only: true, ..rules };
+            assert!(!apply_to_skipped(HostId(owner), &map, &plan_only), "{owner}");
         }
     }
 
@@ -156,7 +156,7 @@ mod tests {
     /// The shares of a pod's containers, one after another, each with `own` directories, besides a sandbox;
     /// the last value is the number of cgroups in the pod when each has created all it may.
     fn shares(pod: u32, own: u64, containers: usize) -> (Vec<u32>, u64) {
-        let mut taken = Held { used: 0, bound: Limit::Max }.most(pod);
+        let mut taken = ChildCgroup { used: 0, bound: Limit::Max }.most(pod);
         let mut shares = Vec::new();
         for _ in 0..containers {
             taken += own;
@@ -186,7 +186,7 @@ mod tests {
     /// In a pod whose OCI runtime hands over every cgroup, and whose last container is the only one that asks for it.
     #[test]
     fn containers_that_do_not_ask_leave_enough_to_one_that_does() {
-        let mut taken = Held { used: 0, bound: Limit::Max }.most(250);
+        let mut taken = ChildCgroup { used: 0, bound: Limit::Max }.most(250);
         let mut shares = Vec::new();
         for mount in [CgroupMount::ReadOnly; 8].into_iter().chain([CgroupMount::ReadWrite]) {
             taken += 2;
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_container_counts_with_its_limit_only_if_that_is_below_the_pods() {
-        let most = |used, bound| Held { used, bound }.most(250);
+        let most = |used, bound| ChildCgroup { used, bound }.most(250);
         assert_eq!(most(0, Limit::Max), 1);
         assert_eq!(most(7, Limit::Max), 8);
         assert_eq!(most(7, Limit::At(108)), 109);

@@ -24,7 +24,7 @@ pub struct ExplainFacts {
     /// How it ended, if it did.
     pub ended: Option<Ended>,
     /// What the rules plan for it now; `None` if it does not run.
-    pub now: Option<Now>,
+    pub now: Option<PresentPlan>,
     /// Whether its pod got the user namespace it asked for.
     pub isolation: Verdict,
     /// What its pod's annotations would change if it were created now.
@@ -48,7 +48,7 @@ pub struct Ended {
 
 /// What [`crate::plan()`] decides now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Now {
+pub enum PresentPlan {
     /// This has to be applied.
     Plan(Plan),
     /// The cgroup stays as it is; with the details, if the reason alone does not explain it.
@@ -125,7 +125,7 @@ const START_AGENT: &str =
 
 /// Why a container is as it is: the result of `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Why {
+pub struct Diagnosis {
     /// Whether the cgroup's owner is right; `None` if that cannot be said of this container.
     pub owner_is_right: Option<bool>,
     /// What is wrong, a few words each; empty if nothing.
@@ -136,58 +136,59 @@ pub struct Why {
     pub next: Vec<String>,
 }
 
-// === impl Why ===
+// === impl Diagnosis ===
 
-impl Why {
+impl Diagnosis {
     /// Explains a container's state.
     #[must_use]
-    pub fn of(story: &ExplainFacts) -> Why {
-        let mut why = Why { owner_is_right: story.assessment().owner_is_right(), ..Why::default() };
-        if let Some(ended) = &story.ended {
-            why.ended(story, ended);
+    pub fn of(facts: &ExplainFacts) -> Diagnosis {
+        let mut diagnosis =
+            Diagnosis { owner_is_right: facts.assessment().owner_is_right(), ..Diagnosis::default() };
+        if let Some(ended) = &facts.ended {
+            diagnosis.ended(facts, ended);
         }
-        if story.assessment() == Assessment::IsolationLost {
-            why.problem("isolation lost");
-            why.because(
+        if facts.assessment() == Assessment::IsolationLost {
+            diagnosis.problem("isolation lost");
+            diagnosis.because(
                 "It runs as the host's root although its pod asked for a user namespace. The runtime has lost the pod's \
                  ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts.",
             );
-            why.delete(story);
-            return why;
+            diagnosis.delete(facts);
+            return diagnosis;
         }
-        match &story.now {
+        match &facts.now {
             None => {}
-            Some(Now::Plan(Plan::AlreadyRight { .. })) => why.right(story),
-            Some(Now::Plan(Plan::Chown { owner, .. })) => {
-                why.problem(format!("the cgroup should belong to host user {owner} and does not"));
-                why.not_handed_over(story);
-                why.because("Inside, mkdir below /sys/fs/cgroup fails with \"Permission denied\".");
+            Some(PresentPlan::Plan(Plan::AlreadyRight { .. })) => diagnosis.right(facts),
+            Some(PresentPlan::Plan(Plan::Chown { owner, .. })) => {
+                diagnosis.problem(format!("the cgroup should belong to host user {owner} and does not"));
+                diagnosis.not_handed_over(facts);
+                diagnosis.because("Inside, mkdir below /sys/fs/cgroup fails with \"Permission denied\".");
             }
-            Some(Now::Skip(skip, detail)) => why.left_alone(story, *skip, detail.as_deref()),
-            Some(Now::Failed(error)) => {
-                why.problem("the cgroup could not be looked at");
-                why.because(format!("{error}."));
+            Some(PresentPlan::Skip(skip, detail)) => diagnosis.skipped(facts, *skip, detail.as_deref()),
+            Some(PresentPlan::Failed(error)) => {
+                diagnosis.problem("the cgroup could not be looked at");
+                diagnosis.because(format!("{error}."));
             }
         }
-        why
+        diagnosis
     }
 
     /// Puts it into words for a pod that has no container.
     #[must_use]
-    pub fn of_waiting(waiting: &Waiting) -> Why {
-        let mut why = Why::default();
+    pub fn of_waiting(waiting: &Waiting) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
         let kubectl = |words: &str| kubectl(&waiting.namespace, &waiting.pod, words);
         if waiting.has_sandbox {
-            why.problem("no container yet");
-            why.because(
+            diagnosis.problem("no container yet");
+            diagnosis.because(
                 "Its sandbox is ready: an image is being pulled, a volume is not mounted yet, or the runtime cannot \
                  create the container.",
             );
         } else {
-            why.problem("no sandbox");
-            why.because("The kubelet has the pod, but the runtime has not created a sandbox for it.");
+            diagnosis.problem("no sandbox");
+            diagnosis.because("The kubelet has the pod, but the runtime has not created a sandbox for it.");
         }
-        why.because(match waiting.ids {
+        diagnosis.because(match waiting.ids {
             ChosenIds::Range { first, count } => format!(
                 "The kubelet assigned the host IDs {first} to {} to it.",
                 u64::from(first) + u64::from(count.saturating_sub(1))
@@ -200,12 +201,12 @@ impl Why {
                 "Whether the kubelet has assigned host IDs to it cannot be seen from here.".to_owned()
             }
         });
-        why.next(format!(
+        diagnosis.next(format!(
             "{}; the last event has the error message of the kubelet or the runtime",
             kubectl("describe pod POD")
         ));
-        why.next("usernsd explain --from-log MESSAGE, or journalctl -u kubelet -u containerd -u crio | usernsd explain --from-log");
-        why
+        diagnosis.next("usernsd explain --from-log MESSAGE, or journalctl -u kubelet -u containerd -u crio | usernsd explain --from-log");
+        diagnosis
     }
 
     fn problem(&mut self, text: impl Into<String>) {
@@ -220,27 +221,27 @@ impl Why {
         self.next.push(text.into());
     }
 
-    fn ended(&mut self, story: &ExplainFacts, ended: &Ended) {
+    fn ended(&mut self, facts: &ExplainFacts, ended: &Ended) {
         let reason = if ended.reason.is_empty() { String::new() } else { format!(" ({})", ended.reason) };
         self.because(format!("It ended with exit code {}{reason}. Its cgroup is gone with it.", ended.code));
         if ended.code != 0 {
             self.problem(format!("ended with exit code {}", ended.code));
-            match &story.opt_in {
-                OptInResult::Missed => self.missed(story),
+            match &facts.opt_in {
+                OptInResult::Missed => self.missed(facts),
                 OptInResult::Ungranted(ungranted) => {
                     self.because(format!("{}.", capital(&ungranted.to_string())))
                 }
                 OptInResult::Nothing | OptInResult::Declined(_) => {}
             }
-            self.next(story.kubectl(&format!(
+            self.next(facts.kubectl(&format!(
                 "logs POD -c {} (with --previous if it was started again)",
-                if is_dns_label(&story.name) { &story.name } else { "CONTAINER" }
+                if is_dns_label(&facts.name) { &facts.name } else { "CONTAINER" }
             )));
         }
     }
 
-    fn right(&mut self, story: &ExplainFacts) {
-        match &story.agent {
+    fn right(&mut self, facts: &ExplainFacts) {
+        match &facts.agent {
             AgentRecord::Inspected { outcome: Some(OutcomeName::Delegated), source, .. } => {
                 self.because(format!("usernsd handed the cgroup over ({source})."));
             }
@@ -249,12 +250,12 @@ impl Why {
             }
             AgentRecord::Unaware | AgentRecord::Silent(_) => self.because("The cgroup is the container's."),
         }
-        if !story.bounded {
+        if !facts.bounded {
             self.problem("nothing limits the cgroups that the pod may create");
             self.because("Without a limit, a pod's cgroups can take the node down.");
-            self.agent_is_needed(story);
+            self.agent_is_needed(facts);
         }
-        if let Some(profile) = &story.forbids_mounts {
+        if let Some(profile) = &facts.forbids_mounts {
             self.because(format!(
                 "Its AppArmor profile {profile} forbids every mount, and the kernel logs nothing. systemd starts services \
                  with PrivateTmp, ProtectSystem or the like without this protection; those with TemporaryFileSystem, \
@@ -267,8 +268,8 @@ impl Why {
         }
     }
 
-    fn not_handed_over(&mut self, story: &ExplainFacts) {
-        match &story.agent {
+    fn not_handed_over(&mut self, facts: &ExplainFacts) {
+        match &facts.agent {
             AgentRecord::Inspected { outcome: Some(OutcomeName::Failed), reason, source } => {
                 let reason = reason.as_deref().unwrap_or("for an unknown reason");
                 self.because(format!(
@@ -286,47 +287,47 @@ impl Why {
             AgentRecord::Unaware => self.because("usernsd has not inspected it yet; its next resync will."),
             AgentRecord::Silent(_) => {
                 self.because("Nobody hands it over: the OCI runtime did not, and no usernsd agent answers.");
-                self.agent_is_needed(story);
+                self.agent_is_needed(facts);
             }
         }
     }
 
-    fn agent_is_needed(&mut self, story: &ExplainFacts) {
-        if let AgentRecord::Silent(reason) = &story.agent {
+    fn agent_is_needed(&mut self, facts: &ExplainFacts) {
+        if let AgentRecord::Silent(reason) = &facts.agent {
             self.because(format!("The agent: {reason}."));
             self.next(START_AGENT);
         }
     }
 
-    fn missed(&mut self, story: &ExplainFacts) {
+    fn missed(&mut self, facts: &ExplainFacts) {
         self.because(
             "Its annotations ask for a writable cgroup, and it was created without one: no agent was running then, NRI is off, \
              or the agent's configuration (--config) forbids it. A container's mounts are set up once.",
         );
-        self.agent_is_needed(story);
-        if story.ended.is_some() {
+        self.agent_is_needed(facts);
+        if facts.ended.is_some() {
             // The kubelet creates it again, with what usernsd adds.
             self.next(format!(
                 "wait for the container's next restart, which gets the writable cgroup if usernsd may give it; with \
                  restartPolicy: Never {}",
-                story.kubectl("delete pod POD")
+                facts.kubectl("delete pod POD")
             ));
         } else {
-            self.delete(story);
+            self.delete(facts);
         }
     }
 
-    fn delete(&mut self, story: &ExplainFacts) {
-        self.next(story.kubectl("delete pod POD"));
+    fn delete(&mut self, facts: &ExplainFacts) {
+        self.next(facts.kubectl("delete pod POD"));
     }
 
-    fn left_alone(&mut self, story: &ExplainFacts, skip: Skip, detail: Option<&str>) {
+    fn skipped(&mut self, facts: &ExplainFacts, skip: Skip, detail: Option<&str>) {
         match skip {
             Skip::ReadOnlyMount => {
-                match &story.opt_in {
+                match &facts.opt_in {
                     OptInResult::Missed => {
                         self.problem("asked for a writable cgroup in vain");
-                        self.missed(story);
+                        self.missed(facts);
                     }
                     OptInResult::Ungranted(ungranted) => {
                         self.problem("asked for a writable cgroup in vain");
@@ -351,15 +352,15 @@ impl Why {
                 return;
             }
             Skip::HostUserNamespace => {
-                if story.isolation == Verdict::Unknown {
+                if facts.isolation == Verdict::Unknown {
                     self.because(
                         "Its root is the host's root, and the runtime does not report whether its pod asked for a user namespace.",
                     );
-                    self.next(story.kubectl("get pod POD -o jsonpath={.spec.hostUsers}"));
+                    self.next(facts.kubectl("get pod POD -o jsonpath={.spec.hostUsers}"));
                     return;
                 }
                 self.because("The pod did not ask for a user namespace. Its root is the host's root.");
-                if let OptInResult::Ungranted(ungranted) = &story.opt_in {
+                if let OptInResult::Ungranted(ungranted) = &facts.opt_in {
                     self.problem("asked for a writable cgroup in vain");
                     self.because(format!("{}.", capital(&ungranted.to_string())));
                 }
@@ -368,9 +369,9 @@ impl Why {
             }
             Skip::NoCgroupMount => {
                 self.because(format!("{}.", capital(skip.meaning())));
-                if story.opt_in == OptInResult::Missed {
+                if facts.opt_in == OptInResult::Missed {
                     self.problem("asked for a writable cgroup in vain");
-                    self.missed(story);
+                    self.missed(facts);
                 }
                 return;
             }
@@ -389,7 +390,7 @@ impl Why {
         self.next(match skip {
             Skip::NotUnified => "boot the node with systemd.unified_cgroup_hierarchy=1".to_owned(),
             Skip::RootIsHostRoot => {
-                format!("usernsd whois 0; then delete the pod: {}", story.kubectl("delete pod POD"))
+                format!("usernsd whois 0; then delete the pod: {}", facts.kubectl("delete pod POD"))
             }
             Skip::UnmappedRoot | Skip::UnmappedOwner => {
                 "choose a runAsUser that is in the container's uid map above".to_owned()
@@ -414,16 +415,16 @@ impl ExplainFacts {
     pub fn assessment(&self) -> Assessment {
         let (outcome, state) = match &self.now {
             None => (None, None),
-            Some(Now::Plan(Plan::AlreadyRight { .. })) => {
+            Some(PresentPlan::Plan(Plan::AlreadyRight { .. })) => {
                 let state = if self.bounded { CgroupState::Ok } else { CgroupState::Unlimited };
                 (Some(OutcomeName::AlreadyRight), Some(state))
             }
-            Some(Now::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
-            Some(Now::Skip(skip, _)) => {
+            Some(PresentPlan::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
+            Some(PresentPlan::Skip(skip, _)) => {
                 let state = skip.cgroup_state(self.opt_in == OptInResult::Missed);
                 (Some(OutcomeName::Skipped(*skip)), Some(state))
             }
-            Some(Now::Failed(_)) => (Some(OutcomeName::Failed), None),
+            Some(PresentPlan::Failed(_)) => (Some(OutcomeName::Failed), None),
         };
         Assessment::of(Some(self.isolation), outcome, state, false)
     }

@@ -220,9 +220,9 @@ mod tests {
         // crun gives it to root inside although the process's user is another.
         let crun = Facts { user: ProcessUser::Container(ContainerId(1000)), ..runc };
         assert_eq!(plan(&crun, &RULES), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
-        let only_look = Rules { observe_only: true, ..RULES };
-        assert_eq!(plan(&crun, &only_look), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
-        assert_eq!(plan(&facts(), &only_look), Err(Skip::ObserveOnly));
+        let plan_only = Rules { observe_only: true, ..RULES };
+        assert_eq!(plan(&crun, &plan_only), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
+        assert_eq!(plan(&facts(), &plan_only), Err(Skip::ObserveOnly));
     }
 
     #[test]

@@ -49,9 +49,11 @@ fn demo(screen: &Screen) -> anyhow::Result<()> {
         ..Options::default()
     })?;
     let booted = since.elapsed();
-    let said = screen.run(&node, "systemctl is-system-running; systemctl --version | head -n 1; containerd --version; runc --version | head -n 1; uname -sr")?;
-    screen
-        .claim(said.starts_with("running"), &format!("a node is up, booted in {} ms", booted.as_millis()))?;
+    let printed = screen.run(&node, "systemctl is-system-running; systemctl --version | head -n 1; containerd --version; runc --version | head -n 1; uname -sr")?;
+    screen.claim(
+        printed.starts_with("running"),
+        &format!("a node is up, booted in {} ms", booted.as_millis()),
+    )?;
     let pods = Pods::connect(&node);
 
     screen.heading("Without usernsd: systemd in a user namespace");
@@ -324,14 +326,14 @@ impl Screen {
     fn run(&self, node: &Node, line: &str) -> anyhow::Result<String> {
         println!("{}{line}", self.paint(DIM, "node# "));
         let output = node.exec(["sh", "-ec", line]);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        self.output(&said);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        self.output(&printed);
         let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         self.output(&complaint);
         if !output.status.success() {
             bail!("{line}: {}", output.status);
         }
-        Ok(said.trim().to_owned())
+        Ok(printed.trim().to_owned())
     }
 
     /// Runs a command in a container, as `kubectl exec` does.
@@ -343,10 +345,10 @@ impl Screen {
         line: &str,
     ) -> anyhow::Result<String> {
         println!("{}{line}", self.paint(DIM, &format!("{}# ", kind.name())));
-        let said = pods.exec(container, &["/bin/sh", "-ec", line]);
-        self.output(&said.stdout);
-        self.output(&said.stderr);
-        ensure!(said.code == 0, "{line}: exit code {}", said.code);
-        Ok(said.stdout)
+        let printed = pods.exec(container, &["/bin/sh", "-ec", line]);
+        self.output(&printed.stdout);
+        self.output(&printed.stderr);
+        ensure!(printed.code == 0, "{line}: exit code {}", printed.code);
+        Ok(printed.stdout)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ranges::{By, FIRST, Taken, Window};
+use super::ranges::{FIRST, RangeUser, Taken, Window};
 use super::work::step;
 
 /// A user or a group.
@@ -101,15 +101,15 @@ impl Accounts {
     /// The accounts' IDs that are above the host's own range, and so cannot be given to a pod.
     #[must_use]
     pub fn taken(&self) -> Vec<Taken> {
-        let one = |by: fn(String) -> By| {
+        let one = |by: fn(String) -> RangeUser| {
             move |account: &Account| Taken {
                 window: Window { start: account.id.into(), count: 1 },
                 by: by(account.name.clone()),
                 except: None,
             }
         };
-        let users = self.users.iter().map(one(By::User));
-        let groups = self.groups.iter().map(one(By::Group));
+        let users = self.users.iter().map(one(RangeUser::User));
+        let groups = self.groups.iter().map(one(RangeUser::Group));
         users.chain(groups).filter(|taken| taken.window.start >= FIRST).collect()
     }
 

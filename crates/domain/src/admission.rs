@@ -25,15 +25,15 @@ struct Rule {
 }
 
 /// Which part of an object describes the pod.
-struct Place {
+struct PodLocation {
     /// CEL expression of the object that has `metadata` and `spec`.
     pod: &'static str,
     /// The noun for it in a message.
     noun: &'static str,
 }
 
-const POD: Place = Place { pod: "object", noun: "pod" };
-const TEMPLATE: Place = Place { pod: "variables.template", noun: "pod template" };
+const POD: PodLocation = PodLocation { pod: "object", noun: "pod" };
+const TEMPLATE: PodLocation = PodLocation { pod: "variables.template", noun: "pod template" };
 
 /// CEL: the key belongs to usernsd, whether well-formed or not.
 fn is_ours(key: &str) -> String {
@@ -46,7 +46,7 @@ fn is_cgroup(key: &str) -> String {
     format!("({key} == '{CGROUP_ANNOTATION}' || {key}.startsWith('{CGROUP_KEY}'))")
 }
 
-fn rules(place: &Place, namespaces: &[String]) -> Vec<Rule> {
+fn rules(place: &PodLocation, namespaces: &[String]) -> Vec<Rule> {
     let (pod, noun) = (place.pod, place.noun);
     let value = format!("{pod}.metadata.annotations[key]");
     let known = [CGROUP_ANNOTATION, SYSTEMD_ANNOTATION, MISSED_ANNOTATION, CGROUP_KEY, SYSTEMD_KEY]
@@ -258,7 +258,7 @@ fn policy(
     resources: &[&str],
     (condition_name, match_condition): (&str, &str),
     extra: &[(&str, &str)],
-    place: &Place,
+    place: &PodLocation,
     namespaces: &[String],
 ) -> String {
     let pod = place.pod;

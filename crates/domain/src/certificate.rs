@@ -37,7 +37,7 @@ pub struct Certificate {
 
 /// Whether a certificate is valid at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Validity {
     Valid,
     NotYet,
     Expired,
@@ -66,13 +66,13 @@ impl Certificate {
 
     /// Whether it is valid at `now`.
     #[must_use]
-    pub fn standing(&self, now: SystemTime) -> Standing {
+    pub fn validity(&self, now: SystemTime) -> Validity {
         if now < self.not_before {
-            Standing::NotYet
+            Validity::NotYet
         } else if now > self.not_after {
-            Standing::Expired
+            Validity::Expired
         } else {
-            Standing::Valid
+            Validity::Valid
         }
     }
 }
@@ -218,12 +218,12 @@ mod tests {
         assert_eq!((found.not_before, found.not_after), (at(1_795_166_123), at(2_524_608_000)));
         assert_eq!(found.names, ["node.example", "10.0.0.7", "::", "a[31m"]);
         for (now, want) in [
-            (1_795_166_122, Standing::NotYet),
-            (1_795_166_123, Standing::Valid),
-            (2_524_608_000, Standing::Valid),
-            (2_524_608_001, Standing::Expired),
+            (1_795_166_122, Validity::NotYet),
+            (1_795_166_123, Validity::Valid),
+            (2_524_608_000, Validity::Valid),
+            (2_524_608_001, Validity::Expired),
         ] {
-            assert_eq!(found.standing(at(now)), want, "{now}");
+            assert_eq!(found.validity(at(now)), want, "{now}");
         }
     }
 

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_others_prepare_is_not_told_to_run_bootstrap() {
+    fn bootstrap_is_no_remedy_on_a_node_that_others_prepare() {
         let remedy = |remedy: &str| {
             // The agent's results pass through doctor again.
             let checked =

@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn every_reason_is_reached_and_documented() {
         let not = facts(Some(false));
-        let said = [
+        let output = [
             DesiredCondition::of(Some(&facts(Some(true)))),
             DesiredCondition::of(Some(&NodeFacts { max_user_namespaces: Some(0), ..not.clone() })),
             DesiredCondition::of(Some(&NodeFacts { runtime_answers: false, ..not.clone() })),
@@ -196,8 +196,8 @@ mod tests {
             DesiredCondition::of(Some(&facts(None))),
             DesiredCondition::of(None),
         ];
-        assert_eq!(said.clone().map(|one| one.reason), DesiredCondition::REASONS);
-        let statuses = said.map(|one| one.status.name());
+        assert_eq!(output.clone().map(|one| one.reason), DesiredCondition::REASONS);
+        let statuses = output.map(|one| one.status.name());
         assert_eq!(statuses, ["False", "True", "True", "True", "True", "Unknown", "Unknown"]);
         let page = include_str!("../../../docs/kubernetes.md");
         for name in DesiredCondition::REASONS {

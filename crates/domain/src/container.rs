@@ -64,7 +64,7 @@ pub struct Sandbox {
     /// The sandbox's identifier.
     pub id: CriId,
     pub pod: PodRef,
-    /// The pod's annotations that usernsd reads ([`heeded`](super::heeded)).
+    /// The pod's annotations that usernsd reads ([`relevant`](super::relevant)).
     pub annotations: Arc<BTreeMap<String, String>>,
     /// Whether the sandbox has a user namespace; `None` if the runtime lists no namespaces.
     pub user_namespace: Option<bool>,
@@ -108,7 +108,7 @@ pub struct Container {
     pub name: String,
     pub pod: PodRef,
     /// The *pod's* annotations. The runtime creates those of the container itself (CRI-O writes two dozen),
-    /// and they ask for nothing. Only those that usernsd reads ([`heeded`](super::heeded)), shared by all
+    /// and they ask for nothing. Only those that usernsd reads ([`relevant`](super::relevant)), shared by all
     /// containers of the pod.
     pub annotations: Arc<BTreeMap<String, String>>,
     /// PID of the init process in the agent's PID namespace, if the source contains it.

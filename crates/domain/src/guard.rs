@@ -46,7 +46,7 @@ words! {
 /// Whether the runtime keeps a container from starting if a plugin refuses the start. CRI-O logs the error and
 /// continues (`server/container_start.go`).
 #[must_use]
-pub fn heeds_refusal_at_start(runtime: &str) -> bool {
+pub fn honours_refusal_at_start(runtime: &str) -> bool {
     RuntimeKind::named(runtime) != Some(RuntimeKind::Crio)
 }
 

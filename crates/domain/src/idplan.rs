@@ -18,10 +18,12 @@ pub use self::kubelets::check_pool;
 use self::kubelets::starts_as_before;
 use super::accounts::{AccountFile, Accounts};
 use super::finding::Finding;
-use super::kubelet::{self, Demand, NextPool, Stranded, Surroundings};
+use super::kubelet::{self, Demand, KubeletEnvironment, NextPool, Stranded};
 use super::paths::{self, SUBGID, SUBUID};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
-use super::ranges::{By, FIRST, Holders, MOST_OWNERS, NoPlace, Placed, Start, Taken, WantedWindow, Window};
+use super::ranges::{
+    FIRST, Holders, MOST_OWNERS, NoPlace, Placed, RangeUser, Start, Taken, WantedWindow, Window,
+};
 use super::subid::{LineContent, SubidFile, SubordinateRange};
 
 /// The account files, in the order in which they are written: the user exists once the last one has its line.
@@ -54,7 +56,7 @@ pub struct NodeIds {
     /// Why the sandboxes are not known, although a runtime is running.
     pub unlisted: Option<String>,
     /// The facts on the node that affect the kubelet.
-    pub kubelet: Surroundings,
+    pub kubelet: KubeletEnvironment,
     /// Whether CRI-O is, or will be, configured so that pods may ask for a user namespace by annotation, whose IDs come
     /// from the range of `containers`. No one else reads that range.
     pub reads_containers: bool,
@@ -210,7 +212,7 @@ pub fn plan(node: &NodeIds, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
         desired.ranges.is_none(),
     ));
     let line = placed.iter().find(|one| one.owner == kubelet::USER);
-    found.extend(line.and_then(|line| findings::of_line(line.window, planner.is_said())));
+    found.extend(line.and_then(|line| findings::of_line(line.window, planner.max_pods_is_configured())));
     found.extend(findings::of_change(before, pool, node.kubelet.is_present));
     found.extend(findings::of_processes(&placed, &node.running));
     found.extend(findings::of_rewritten(&planner.files, &files));
@@ -479,7 +481,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let (start, count) = match self.known(owner).first() {
-            Some(known) => (Start::Kept(known.start), known.count),
+            Some(known) => (Start::Unchanged(known.start), known.count),
             None => (Start::Rather(start), count),
         };
         Some(WantedWindow { owner: owner.to_owned(), start, count, align: 65_536 })
@@ -499,7 +501,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == desired.owner);
-        let known = self.known(&desired.owner).first().map(|window| Start::Kept(window.start));
+        let known = self.known(&desired.owner).first().map(|window| Start::Unchanged(window.start));
         let rather = default.map(|(_, start, _)| Start::Rather(start));
         let start = desired.start.map(Start::Fixed).or(known).or(rather).unwrap_or(Start::Free);
         Some(WantedWindow { owner: desired.owner.clone(), start, count: desired.count, align: 65_536 })
@@ -523,7 +525,7 @@ impl<'a> Planner<'a> {
                     lines.push((window, owner.map(|owner| (*owner).to_owned())));
                     // The line of an owner who gets a new one is about to be removed.
                     if owner.is_none() {
-                        let by = By::Line { file: path, line: number, owner: range.owner.clone() };
+                        let by = RangeUser::Line { file: path, line: number, owner: range.owner.clone() };
                         taken.push(Taken { window, by, except: None });
                     }
                 }
@@ -533,16 +535,16 @@ impl<'a> Planner<'a> {
         for (pid, window) in self.node.running.iter().filter(|(_, window)| !is_anyones(*window)) {
             let holder = lines.of(*window).and_then(Clone::clone);
             let except = if recorded.contains(window) { Some(kubelet::USER.to_owned()) } else { holder };
-            taken.push(Taken { window: *window, by: By::Process(*pid), except });
+            taken.push(Taken { window: *window, by: RangeUser::Process(*pid), except });
         }
         for (pod, window) in &self.node.sandboxes {
             // IDs outside of all lines are from the kubelet's default pool.
             let except = lines.of(*window).cloned().unwrap_or(Some(kubelet::USER.to_owned()));
-            taken.push(Taken { window: *window, by: By::Pod(pod.clone()), except });
+            taken.push(Taken { window: *window, by: RangeUser::Pod(pod.clone()), except });
         }
         for record in &self.node.kubelet.records {
             if let Ok(window) = &record.window {
-                let (window, by) = (*window, By::Pod(record.pod.clone()));
+                let (window, by) = (*window, RangeUser::Pod(record.pod.clone()));
                 taken.push(Taken { window, by, except: Some(kubelet::USER.to_owned()) });
             }
         }

@@ -30,7 +30,7 @@ pub enum Ignition {
 
 /// How a file's content is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Carried {
+pub enum FileEncoding {
     Plain,
     /// Compressed: these bytes.
     Gzip(Vec<u8>),
@@ -45,7 +45,7 @@ pub struct NodeFile {
     pub mode: Option<u32>,
     pub content: Vec<u8>,
     /// How the content is encoded.
-    pub carried: Carried,
+    pub encoding: FileEncoding,
 }
 
 /// A systemd unit.
@@ -117,16 +117,16 @@ impl NodeFile {
     #[must_use]
     pub fn text(path: &str, text: String) -> NodeFile {
         let content = text.into_bytes();
-        NodeFile { path: path.to_owned(), mode: Some(0o644), content, carried: Carried::Plain }
+        NodeFile { path: path.to_owned(), mode: Some(0o644), content, encoding: FileEncoding::Plain }
     }
 
     /// The content as a data URL.
     #[must_use]
     pub fn source(&self) -> String {
-        match &self.carried {
+        match &self.encoding {
             // RFC 2397; the text before the comma is that of the demonstration of 2021.
-            Carried::Plain => format!("data:text/plain;charset=utf-8;base64,{}", base64(&self.content)),
-            Carried::Gzip(packed) => format!("data:;base64,{}", base64(packed)),
+            FileEncoding::Plain => format!("data:text/plain;charset=utf-8;base64,{}", base64(&self.content)),
+            FileEncoding::Gzip(packed) => format!("data:;base64,{}", base64(packed)),
         }
     }
 }
@@ -165,7 +165,7 @@ impl NodeConfig {
             }
             out.line(4, "overwrite: true");
             out.line(4, "contents:");
-            if let Carried::Gzip(_) = file.carried {
+            if let FileEncoding::Gzip(_) = file.encoding {
                 out.line(5, "compression: gzip");
             }
             out.line(5, &format!("source: {}", file.source()));
@@ -315,7 +315,7 @@ mod tests {
             ignition: Ignition::V3_5,
             kernel_arguments: Vec::new(),
             files: vec![NodeFile {
-                carried: Carried::Gzip(vec![1, 2]),
+                encoding: FileEncoding::Gzip(vec![1, 2]),
                 ..NodeFile::text("/etc/x", "y".into())
             }],
             units: vec![NodeUnit {

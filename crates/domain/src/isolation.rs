@@ -68,7 +68,7 @@ pub enum ProcessPlace {
 
 /// An observation of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sight {
+pub struct IsolationEvidence {
     /// How far it had come, at least.
     pub stage: Stage,
     /// The request of the pod; `None` if unknown.
@@ -119,9 +119,9 @@ impl Occasion {
     }
 }
 
-// === impl Sight ===
+// === impl IsolationEvidence ===
 
-impl Sight {
+impl IsolationEvidence {
     /// The conclusion from this observation.
     #[must_use]
     pub fn finding(&self) -> Conclusion {
@@ -171,11 +171,11 @@ impl Known {
 
 /// The pause before the next observation of a container that is being created, after that many.
 #[must_use]
-pub fn pause(looks: u32) -> Duration {
-    if looks >= OFTEN {
+pub fn pause(observations: u32) -> Duration {
+    if observations >= OFTEN {
         return LONGEST_PAUSE;
     }
-    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(looks)).min(LONG_PAUSE)
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(observations)).min(LONG_PAUSE)
 }
 
 #[cfg(test)]
@@ -210,7 +210,7 @@ mod tests {
 
     /// The further course of a container.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Fate {
+    enum Course {
         /// The container gets the user namespace that its pod requested.
         Isolated,
         /// The runtime did not specify one (CRI-O after it lost the mappings).
@@ -233,66 +233,71 @@ mod tests {
         }
     }
 
-    fn place(fate: Fate, moment: Moment) -> ProcessPlace {
-        match (fate, moment) {
+    fn place(course: Course, moment: Moment) -> ProcessPlace {
+        match (course, moment) {
             (_, Specified | Ended) => ProcessPlace::Nowhere,
             (_, RuntimeInHosts) => ProcessPlace::Hosts,
-            (Fate::Isolated, RuntimeUnmapped) => ProcessPlace::Unmapped,
-            (Fate::Isolated, Waiting | Running) => ProcessPlace::Own,
+            (Course::Isolated, RuntimeUnmapped) => ProcessPlace::Unmapped,
+            (Course::Isolated, Waiting | Running) => ProcessPlace::Own,
             _ => ProcessPlace::Hosts,
         }
     }
 
-    fn look(
-        fate: Fate,
+    fn evidence(
+        course: Course,
         occasion: Occasion,
         moment: Moment,
         asked: bool,
         named: bool,
         command: bool,
-    ) -> Sight {
+    ) -> IsolationEvidence {
         // A command's process is only found if the runtime did not name the init process.
         let command = command && moment == Running && !named && occasion.stage() == Stage::Running;
-        Sight {
+        IsolationEvidence {
             stage: occasion.stage(),
-            request: asked.then_some(match fate {
-                Fate::Hosts => UserNamespaceRequest::Host,
+            request: asked.then_some(match course {
+                Course::Hosts => UserNamespaceRequest::Host,
                 _ => UserNamespaceRequest::Own,
             }),
-            specified: matches!(fate, Fate::Isolated | Fate::Disobeyed),
-            place: if command { ProcessPlace::Hosts } else { place(fate, moment) },
+            specified: matches!(course, Course::Isolated | Course::Disobeyed),
+            place: if command { ProcessPlace::Hosts } else { place(course, moment) },
             named,
         }
     }
 
-    fn fates() -> impl Strategy<Value = Fate> {
-        prop_oneof![Just(Fate::Isolated), Just(Fate::Forgotten), Just(Fate::Disobeyed), Just(Fate::Hosts),]
+    fn courses() -> impl Strategy<Value = Course> {
+        prop_oneof![
+            Just(Course::Isolated),
+            Just(Course::Forgotten),
+            Just(Course::Disobeyed),
+            Just(Course::Hosts),
+        ]
     }
 
     /// Observations of one container, in one order and in another.
-    fn lives() -> impl Strategy<Value = (Fate, Vec<Sight>, Vec<Sight>)> {
+    fn histories() -> impl Strategy<Value = (Course, Vec<IsolationEvidence>, Vec<IsolationEvidence>)> {
         let one = (0..OCCASIONS.len(), 0..MOMENTS.len(), any::<bool>(), any::<bool>(), any::<bool>());
-        (fates(), prop::collection::vec(one, 1..12)).prop_flat_map(|(fate, looks)| {
-            let looks: Vec<Sight> = looks
+        (courses(), prop::collection::vec(one, 1..12)).prop_flat_map(|(course, observations)| {
+            let observations: Vec<IsolationEvidence> = observations
                 .into_iter()
                 .map(|(occasion, moment, asked, named, command)| {
                     (OCCASIONS[occasion], MOMENTS[moment], asked, named, command)
                 })
                 .filter(|(occasion, moment, ..)| can_see(*occasion, *moment))
                 // The end of its process is no evidence about a disobeyed container.
-                .filter(|(_, moment, ..)| fate != Fate::Disobeyed || *moment != Ended)
+                .filter(|(_, moment, ..)| course != Course::Disobeyed || *moment != Ended)
                 .map(|(occasion, moment, asked, named, command)| {
-                    look(fate, occasion, moment, asked, named, command)
+                    evidence(course, occasion, moment, asked, named, command)
                 })
                 .collect();
-            (Just(fate), Just(looks.clone()), Just(looks).prop_shuffle())
+            (Just(course), Just(observations.clone()), Just(observations).prop_shuffle())
         })
     }
 
-    fn every_step(looks: &[Sight]) -> Vec<Known> {
+    fn every_step(observations: &[IsolationEvidence]) -> Vec<Known> {
         let mut steps: Vec<Known> = Vec::new();
-        for sight in looks {
-            let known = sight.known();
+        for evidence in observations {
+            let known = evidence.known();
             steps.push(steps.last().map_or(known, |before| before.and(known)));
         }
         steps
@@ -300,39 +305,39 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_observations_makes_no_difference((_, one, other) in lives()) {
-            let last = |looks: &[Sight]| every_step(looks).last().map(|known| known.finding);
+        fn the_order_of_observations_makes_no_difference((_, one, other) in histories()) {
+            let last = |observations: &[IsolationEvidence]| every_step(observations).last().map(|known| known.finding);
             prop_assert_eq!(last(&one), last(&other));
         }
 
         #[test]
-        fn an_isolated_container_is_never_called_lost((fate, _, looks) in lives()) {
+        fn an_isolated_container_is_never_called_lost((course, _, observations) in histories()) {
             let lost = |known: &Known| known.finding == Conclusion::Settled(Lost);
-            if matches!(fate, Fate::Isolated | Fate::Hosts) {
-                prop_assert!(!every_step(&looks).iter().any(lost), "{:?}", looks);
+            if matches!(course, Course::Isolated | Course::Hosts) {
+                prop_assert!(!every_step(&observations).iter().any(lost), "{:?}", observations);
             }
         }
 
         /// A lost one is never called good once the pod's request is known, and a single observation that shows the
         /// loss is enough, whatever comes before and after it.
         #[test]
-        fn a_lost_container_is_found_to_be_lost((fate, _, mut looks) in lives(), at in any::<prop::sample::Index>()) {
-            let telling = match fate {
-                Fate::Forgotten => look(fate, Occasion::UnitMade, RuntimeInHosts, true, false, false),
-                Fate::Disobeyed => look(fate, Occasion::NriStart, Waiting, true, false, false),
+        fn a_lost_container_is_found_to_be_lost((course, _, mut observations) in histories(), at in any::<prop::sample::Index>()) {
+            let telling = match course {
+                Course::Forgotten => evidence(course, Occasion::UnitMade, RuntimeInHosts, true, false, false),
+                Course::Disobeyed => evidence(course, Occasion::NriStart, Waiting, true, false, false),
                 _ => return Ok(()),
             };
-            looks.insert(at.index(looks.len() + 1), telling);
-            let steps = every_step(&looks);
+            observations.insert(at.index(observations.len() + 1), telling);
+            let steps = every_step(&observations);
             prop_assert_eq!(steps.last().map(|known| known.finding), Some(Conclusion::Settled(Lost)));
             prop_assert!(!steps.iter().any(|known| known.finding == Conclusion::Settled(Good)));
         }
 
         #[test]
-        fn one_observation_of_the_running_container_is_enough((fate, _, mut looks) in lives()) {
-            looks.push(look(fate, Occasion::Listed(ContainerState::Running), Running, true, true, false));
-            let want = if matches!(fate, Fate::Isolated | Fate::Hosts) { Good } else { Lost };
-            prop_assert_eq!(every_step(&looks).last().unwrap().finding, Conclusion::Settled(want));
+        fn one_observation_of_the_running_container_is_enough((course, _, mut observations) in histories()) {
+            observations.push(evidence(course, Occasion::Listed(ContainerState::Running), Running, true, true, false));
+            let want = if matches!(course, Course::Isolated | Course::Hosts) { Good } else { Lost };
+            prop_assert_eq!(every_step(&observations).last().unwrap().finding, Conclusion::Settled(want));
         }
     }
 
@@ -362,19 +367,20 @@ mod tests {
             (running, ProcessPlace::Own, false, Settled(Good)),
         ] {
             let own = Some(UserNamespaceRequest::Own);
-            let sight = Sight { stage: occasion.stage(), request: own, specified: true, place, named };
-            assert_eq!(sight.finding(), want, "{occasion:?} {place:?} named: {named}");
+            let evidence =
+                IsolationEvidence { stage: occasion.stage(), request: own, specified: true, place, named };
+            assert_eq!(evidence.finding(), want, "{occasion:?} {place:?} named: {named}");
             // Without a user namespace in the specification the process makes no difference.
-            let unspecified = Sight { specified: false, ..sight };
+            let unspecified = IsolationEvidence { specified: false, ..evidence };
             assert_eq!(unspecified.finding(), Settled(Lost), "{occasion:?} {place:?}");
-            assert_eq!(Sight { request: None, ..unspecified }.finding(), Settled(Unknown));
+            assert_eq!(IsolationEvidence { request: None, ..unspecified }.finding(), Settled(Unknown));
         }
     }
 
     #[test]
     fn repeated_observations_begin_soon_and_become_rare() {
         assert_eq!(pause(0), FIRST_PAUSE);
-        assert!((0..64).all(|looks| pause(looks) <= pause(looks + 1)));
+        assert!((0..64).all(|observations| pause(observations) <= pause(observations + 1)));
         let first_minute: Duration = (0..OFTEN).map(pause).sum();
         assert_eq!(first_minute.as_secs(), 60);
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);

@@ -25,7 +25,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 /// The behaviour of the runtime with the list that it has to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Survival {
+pub enum ListHandling {
     /// The runtime sends the list.
     Survives,
     /// The runtime panics ("slice bounds out of range").
@@ -37,7 +37,7 @@ pub enum Survival {
 
 /// An upper estimate of the list's size, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Weights {
+pub struct ItemSizes {
     /// Each sandbox's pod and size.
     pub pods: Vec<(PodRef, u64)>,
     /// Pod and size of each container that has not stopped.
@@ -106,16 +106,16 @@ pub fn deadlocks(name: &str) -> bool {
     RuntimeKind::named(name) != Some(RuntimeKind::Crio)
 }
 
-// === impl Weights ===
+// === impl ItemSizes ===
 
-impl Weights {
+impl ItemSizes {
     /// The fate of a runtime that splits its list, in the worst of several orders: it lists its pods and
     /// containers in the order of a hash table.
     #[must_use]
-    pub fn survival(&self) -> Survival {
+    pub fn handling(&self) -> ListHandling {
         let sizes = |items: &[(PodRef, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
         let (mut pods, mut containers) = (sizes(&self.pods), sizes(&self.containers));
-        let mut worst = Survival::Survives;
+        let mut worst = ListHandling::Survives;
         let mut random = 0x9e37_79b9_7f4a_7c15;
         for round in 0..34_u8 {
             match round {
@@ -134,9 +134,9 @@ impl Weights {
                 }
             }
             match split(&pods, &containers) {
-                Survival::Panics => return Survival::Panics,
-                Survival::Fails => worst = Survival::Fails,
-                Survival::Survives => {}
+                ListHandling::Panics => return ListHandling::Panics,
+                ListHandling::Fails => worst = ListHandling::Fails,
+                ListHandling::Survives => {}
             }
         }
         worst
@@ -166,23 +166,23 @@ impl Weights {
 }
 
 /// NRI's `plugin.synchronize` and `recalcObjsPerSyncMsg`, step by step.
-fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
+fn split(mut pods: &[u64], mut containers: &[u64]) -> ListHandling {
     let (mut some_pods, mut some_containers) = (pods.len(), containers.len());
     loop {
         let (Some((first_pods, other_pods)), Some((first_containers, others))) =
             (pods.split_at_checked(some_pods), containers.split_at_checked(some_containers))
         else {
             // `podsToSend[:podsPerMsg]` is out of bounds.
-            return Survival::Panics;
+            return ListHandling::Panics;
         };
         let size = first_pods.iter().chain(first_containers).sum::<u64>() + ENVELOPE;
         if size <= MESSAGE {
             if other_pods.is_empty() && others.is_empty() {
-                return Survival::Survives;
+                return ListHandling::Survives;
             }
             if some_pods + some_containers == 0 {
                 // Empty messages until the time limit.
-                return Survival::Fails;
+                return ListHandling::Fails;
             }
             (pods, containers) = (other_pods, others);
             some_pods = some_pods.min(pods.len());
@@ -190,7 +190,7 @@ fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
             continue;
         }
         if some_pods + some_containers <= AT_LEAST {
-            return Survival::Fails;
+            return ListHandling::Fails;
         }
         let fewer = |count: usize| {
             // A tenth less, or in proportion to the excess length.
@@ -219,8 +219,8 @@ fn shuffle(items: &mut [u64], random: &mut u64) {
 /// graceful stop of a pod's only container is not visible. `name` is the runtime's.
 #[must_use]
 pub fn in_flight(name: &str, pods: &[ListedPod]) -> Option<InFlight> {
-    let seen = |lying: &ListedPod| {
-        let ListedPod { pod, ready, containers } = lying;
+    let seen = |listed: &ListedPod| {
+        let ListedPod { pod, ready, containers } = listed;
         let ended = || containers.iter().filter_map(|(_, ended)| *ended);
         let lives = containers.iter().any(|(state, _)| *state != ContainerState::Stopped);
         if !ready {
@@ -250,14 +250,14 @@ impl std::fmt::Display for InFlight {
 
 /// The reason for not joining a runtime.
 #[must_use]
-pub fn refusal(survival: Survival, weights: &Weights) -> Option<String> {
-    let what = match survival {
-        Survival::Survives => return None,
-        Survival::Panics => "would crash as it splits",
-        Survival::Fails => "cannot split",
+pub fn refusal(handling: ListHandling, sizes: &ItemSizes) -> Option<String> {
+    let what = match handling {
+        ListHandling::Survives => return None,
+        ListHandling::Panics => "would crash as it splits",
+        ListHandling::Fails => "cannot split",
     };
-    let (pod, size) = weights.heaviest()?;
-    let (all, part) = (mebibytes(weights.total()), mebibytes(size));
+    let (pod, size) = sizes.heaviest()?;
+    let (all, part) = (mebibytes(sizes.total()), mebibytes(size));
     Some(format!(
         "not joining NRI: the list of all pods and containers has {all}, and this runtime {what} it \
          into messages of 4 MiB; pod {}/{} has {part} of it in environment and annotations: shorten them \
@@ -283,24 +283,24 @@ mod tests {
         PodRef { namespace: "ns".into(), name: name.into(), uid: String::new() }
     }
 
-    fn weights(pods: &[u64], containers: &[u64]) -> Weights {
+    fn sizes(pods: &[u64], containers: &[u64]) -> ItemSizes {
         let named = |sizes: &[u64]| sizes.iter().map(|size| (pod("p"), *size)).collect();
-        Weights { pods: named(pods), containers: named(containers) }
+        ItemSizes { pods: named(pods), containers: named(containers) }
     }
 
     #[test]
     fn predictions_agree_with_containerd_2_1_9() {
         // One pod with nine containers of 1.87 MiB: "slice bounds out of range [:4] with capacity 1".
-        assert_eq!(weights(&[1000], &[LARGE; 9]).survival(), Survival::Panics);
+        assert_eq!(sizes(&[1000], &[LARGE; 9]).handling(), ListHandling::Panics);
         // Five plain pods and twelve such containers: "failed to synchronize plugin with split messages".
-        assert_eq!(weights(&[1000; 5], &[LARGE; 12]).survival(), Survival::Fails);
+        assert_eq!(sizes(&[1000; 5], &[LARGE; 12]).handling(), ListHandling::Fails);
         // Up to eight items are never split.
-        assert_eq!(weights(&[1000], &[LARGE; 3]).survival(), Survival::Fails);
-        assert_eq!(weights(&[1000], &[LARGE; 2]).survival(), Survival::Survives);
+        assert_eq!(sizes(&[1000], &[LARGE; 3]).handling(), ListHandling::Fails);
+        assert_eq!(sizes(&[1000], &[LARGE; 2]).handling(), ListHandling::Survives);
         // An ordinary node, whose list is too long for one message.
-        assert_eq!(weights(&[20_000; 110], &[16_000; 250]).survival(), Survival::Survives);
+        assert_eq!(sizes(&[20_000; 110], &[16_000; 250]).handling(), ListHandling::Survives);
         // One sandbox is never sent if its fraction rounds to none.
-        assert_eq!(weights(&[1000], &[50_000; 100]).survival(), Survival::Fails);
+        assert_eq!(sizes(&[1000], &[50_000; 100]).handling(), ListHandling::Fails);
     }
 
     #[test]
@@ -321,11 +321,11 @@ mod tests {
 
     #[test]
     fn the_heaviest_pod_is_named() {
-        let mut weights = weights(&[1000], &[1000]);
-        weights.containers.extend(vec![(pod("large"), LARGE); 9]);
-        let refusal = refusal(weights.survival(), &weights).unwrap();
+        let mut sizes = sizes(&[1000], &[1000]);
+        sizes.containers.extend(vec![(pod("large"), LARGE); 9]);
+        let refusal = refusal(sizes.handling(), &sizes).unwrap();
         assert!(refusal.contains("pod ns/large has 16.8 MiB of it"), "{refusal}");
-        assert_eq!(super::refusal(Survival::Survives, &weights), None);
+        assert_eq!(super::refusal(ListHandling::Survives, &sizes), None);
     }
 
     #[test]
@@ -335,11 +335,11 @@ mod tests {
         };
         let running = (ContainerState::Running, None);
         let found = |ready, containers: &[(ContainerState, Option<EndedContainer>)]| {
-            let lying = [ListedPod { pod: pod("p"), ready, containers: containers.to_vec() }];
-            let seen = in_flight("containerd", &lying);
+            let listed = [ListedPod { pod: pod("p"), ready, containers: containers.to_vec() }];
+            let seen = in_flight("containerd", &listed);
             // CRI-O allows a plugin to join during a removal.
             let stop = seen.clone().filter(|seen| matches!(seen, InFlight::Stop(_)));
-            assert_eq!(in_flight("cri-o", &lying), stop);
+            assert_eq!(in_flight("cri-o", &listed), stop);
             seen
         };
         let (removal, stop) = (Some(InFlight::Removal(pod("p"))), Some(InFlight::Stop(pod("p"))));
@@ -372,12 +372,12 @@ mod tests {
             pods in prop::collection::vec(0..600_000u64, 0..30),
             containers in prop::collection::vec(0..3_000_000u64, 0..40),
         ) {
-            let weights = weights(&pods, &containers);
-            let survival = weights.survival();
-            prop_assert!(!weights.fits() || survival == Survival::Survives);
+            let sizes = sizes(&pods, &containers);
+            let handling = sizes.handling();
+            prop_assert!(!sizes.fits() || handling == ListHandling::Survives);
             // Eight items or fewer are sent as one message, or not at all.
             if pods.len() + containers.len() <= AT_LEAST {
-                prop_assert_eq!(survival == Survival::Survives, weights.fits());
+                prop_assert_eq!(handling == ListHandling::Survives, sizes.fits());
             }
         }
     }

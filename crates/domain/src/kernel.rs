@@ -37,7 +37,7 @@ pub enum IdMapped {
 
 /// The result of trying a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tried {
+pub struct MountTrial {
     /// Whether it supports ID-mapped mounts.
     pub mapped: IdMapped,
     /// The system call that failed, and its error; empty if none did.
@@ -276,7 +276,7 @@ pub fn store_finding(store: &PodStore) -> Option<Finding> {
 
 /// The finding about tmpfs; `None` if it supports ID-mapped mounts, or could not be tried.
 #[must_use]
-pub fn tmpfs_finding(tried: &Tried) -> Option<Finding> {
+pub fn tmpfs_finding(tried: &MountTrial) -> Option<Finding> {
     (tried.mapped == IdMapped::No).then(|| {
         let what = format!(
             "tmpfs cannot be mounted with mapped IDs ({}): pods with a user namespace and a Secret or a token fail",
@@ -375,7 +375,7 @@ nonsense
     }
 
     #[test]
-    fn a_finding_says_why_a_store_cannot_be_mapped() {
+    fn a_finding_has_the_reason_why_a_store_cannot_be_mapped() {
         let store = |mapped| PodStore {
             path: "/x".into(),
             kind: "nfs4".into(),
@@ -384,10 +384,10 @@ nonsense
         };
         assert_eq!(store_finding(&store(IdMapped::Yes)), None);
         for mapped in [IdMapped::No, IdMapped::Unknown] {
-            let said = store_finding(&store(mapped)).unwrap().to_string();
-            assert!(said.contains("/x") && said.contains("(mount_setattr: EINVAL)"), "{said}");
+            let output = store_finding(&store(mapped)).unwrap().to_string();
+            assert!(output.contains("/x") && output.contains("(mount_setattr: EINVAL)"), "{output}");
         }
-        let tried = |mapped| Tried { mapped, why: "mount_setattr: EINVAL".into() };
+        let tried = |mapped| MountTrial { mapped, why: "mount_setattr: EINVAL".into() };
         assert_eq!(tmpfs_finding(&tried(IdMapped::Unknown)), None);
         assert!(tmpfs_finding(&tried(IdMapped::No)).unwrap().to_string().contains("EINVAL"));
     }

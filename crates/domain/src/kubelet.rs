@@ -23,7 +23,7 @@ pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 
 /// The facts on the node that affect the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Surroundings {
+pub struct KubeletEnvironment {
     /// A kubelet is present, or will be: `/var/lib/kubelet` exists.
     pub is_present: bool,
     /// The kubelet's directory is visible, but not its contents, as in the agent's container.
@@ -41,7 +41,7 @@ pub struct Surroundings {
     /// The `subid` entry of nsswitch.conf(5), if any.
     pub nsswitch_subid: Option<String>,
     /// The output of `getsubids` if it does not read the files; `None` if it was not called.
-    pub getsubids_said: Option<Result<Window, String>>,
+    pub getsubids_output: Option<Result<Window, String>>,
     /// Whether a directory service has a user `kubelet` that is not in the files.
     pub directory: Directory,
     /// The kubelet's `maxPods`; `None` if it was not found.
@@ -84,9 +84,9 @@ pub fn version(text: &str) -> Option<u16> {
 
 /// The finding on the feature gate: without it the kubelet ignores `hostUsers: false`.
 #[must_use]
-pub fn gate_finding(surroundings: &Surroundings) -> Option<Finding> {
+pub fn gate_finding(environment: &KubeletEnvironment) -> Option<Finding> {
     let consequence = "pods with hostUsers: false start without a user namespace, or not at all";
-    match (&surroundings.gate, surroundings.version) {
+    match (&environment.gate, environment.version) {
         (Some(FeatureGate { is_on: false, place }), _) => Some(Finding::error(
             FindingId::KubeletGateOff,
             format!("{place}: the kubelet's feature gate {GATE} is false: {consequence}"),
@@ -321,14 +321,14 @@ impl fmt::Display for Stranded {
 /// steps, with findings.
 #[must_use]
 pub fn forecast(
-    surroundings: &Surroundings,
+    environment: &KubeletEnvironment,
     accounts: &Accounts,
     files: [&SubidFile; 2],
     demand: Demand,
 ) -> (NextPool, Vec<Finding>) {
     let mut findings: Vec<Finding> =
-        gate_finding(surroundings).filter(|_| surroundings.is_present).into_iter().collect();
-    if let Some(unit) = &surroundings.in_container {
+        gate_finding(environment).filter(|_| environment.is_present).into_iter().collect();
+    if let Some(unit) = &environment.in_container {
         let what = format!(
             "{unit} runs the kubelet in a container: it looks for the user kubelet, getsubids and /etc/subuid in its image, and \
              not on this node"
@@ -338,9 +338,9 @@ pub fn forecast(
         return (NextPool::CannotTell, findings);
     }
     let lines = files.map(|file| lines_of(file, accounts));
-    let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
+    let reads_files = environment.nsswitch_subid.as_deref().is_none_or(reads_files);
     if accounts.user(USER).is_none() {
-        if let (Directory::Unasked(source), true) = (&surroundings.directory, surroundings.is_present) {
+        if let (Directory::Unasked(source), true) = (&environment.directory, environment.is_present) {
             let what = format!(
                 "nsswitch.conf has \"passwd: {source}\": whether the kubelet finds a user kubelet there, and so which IDs \
                  it uses, can be known only on the running node"
@@ -349,7 +349,7 @@ pub fn forecast(
             findings.push(Finding { remedy, ..Finding::note(FindingId::KubeletUserUnknown, what) });
             return (NextPool::CannotTell, findings);
         }
-        if surroundings.is_present && !surroundings.is_hidden && surroundings.no_passwd {
+        if environment.is_present && !environment.is_hidden && environment.no_passwd {
             findings.push(Finding::warning(
                 FindingId::PasswdMissing,
                 "there is no /etc/passwd: a kubelet that is linked statically cannot look up the user kubelet, and does not start"
@@ -357,7 +357,7 @@ pub fn forecast(
                 "add a world-readable /etc/passwd to the node's image; a line for root is enough",
             ));
         }
-        if surroundings.is_present {
+        if environment.is_present {
             findings.push(Finding::warning(
                 FindingId::KubeletDefaultPool,
                 "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, even one that is in use elsewhere, and a pod in the last slot never starts"
@@ -373,7 +373,7 @@ pub fn forecast(
         }
         return (NextPool::Default(demand), findings);
     }
-    if let Directory::HasUser(source) = &surroundings.directory {
+    if let Directory::HasUser(source) = &environment.directory {
         let what = format!(
             "no file names the user kubelet, getent finds it by \"passwd: {source}\": a kubelet that asks neither getent nor \
              the C library takes nearly all IDs, and each start depends on the directory"
@@ -385,21 +385,21 @@ pub fn forecast(
         });
     }
     // Where a program that is missing is looked for, and how that is changed.
-    let (missing, there) = match &surroundings.search_path {
+    let (missing, there) = match &environment.search_path {
         None => ("missing".to_owned(), ""),
         Some(SearchPath { unit, path }) => (
             format!("not in the PATH of {unit} ({path})"),
             " in one of these directories, or add its own to the unit's PATH (NixOS: path = [ pkgs.shadow ])",
         ),
     };
-    if !surroundings.getent {
+    if !environment.getent {
         let what = format!(
             "getent is {missing}: a kubelet after 1.37 does not find the user kubelet and silently takes nearly all IDs (kubernetes/kubernetes#141970)"
         );
         let remedy = format!("install getent (libc-bin, glibc-common){there}");
         findings.push(Finding::warning(FindingId::KubeletNoGetent, what, &remedy));
     }
-    if !surroundings.getsubids {
+    if !environment.getsubids {
         let what = format!("getsubids is {missing}: with a user kubelet, the kubelet does not start");
         let remedy =
             format!("install getsubids (uidmap, shadow-utils-subid){there}, or remove the user kubelet");
@@ -407,8 +407,8 @@ pub fn forecast(
         return (NextPool::WontStart, findings);
     }
     if !reads_files {
-        let source = surroundings.nsswitch_subid.as_deref().unwrap_or_default();
-        let there = match &surroundings.getsubids_said {
+        let source = environment.nsswitch_subid.as_deref().unwrap_or_default();
+        let there = match &environment.getsubids_output {
             Some(Ok(window)) => format!("; there kubelet has {window}"),
             _ => String::new(),
         };
@@ -419,7 +419,7 @@ pub fn forecast(
             ),
             "make sure that the directory has one range for kubelet, or write \"subid: files\" in /etc/nsswitch.conf",
         ));
-        return match &surroundings.getsubids_said {
+        return match &environment.getsubids_output {
             None => (NextPool::CannotTell, findings),
             Some(Err(why)) => {
                 findings.push(Finding::error(

@@ -24,7 +24,7 @@
 //! - [`recent_events`]: recent actions and refusals
 //! - [`finding`]: facts about a node that an administrator should be aware of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
-//! - [`heeded`]: which parts of a pod and its containers the rules read
+//! - [`relevant`]: which parts of a pod and its containers the rules read
 //! - [`repair`]: which containers may be stopped that started without what they should have
 //! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
 //! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
@@ -78,7 +78,6 @@ pub mod event;
 pub mod feature;
 pub mod finding;
 pub mod guard;
-pub mod heeded;
 pub mod history;
 pub mod idmap;
 pub mod idplan;
@@ -110,6 +109,7 @@ pub mod readable;
 pub mod recent_events;
 pub mod record;
 pub mod redact;
+pub mod relevant;
 pub mod repair;
 pub mod report;
 pub mod restart;

@@ -339,7 +339,7 @@ fn used_end(pool: Window, slot_ids: u64, last: Option<u64>) -> u64 {
 fn shared(sorted: &[Claim]) -> IdSet {
     let mut found = Vec::new();
     let holders = sorted.iter().map(|claim| (claim.window, &claim.holder));
-    space::meetings(holders, |one, other, common| {
+    space::each_overlap(holders, |one, other, common| {
         if !one.may_share(other) {
             found.push(common);
         }

@@ -57,7 +57,7 @@ impl ContainerMounts {
     /// Whether the path can be accessed without waiting for anything but the kernel: neither it nor a directory above
     /// it is on a network or FUSE mount.
     #[must_use]
-    pub fn may_look(&self, path: &str) -> bool {
+    pub fn never_blocks(&self, path: &str) -> bool {
         let is_above = |point: &str| {
             let point = point.trim_end_matches('/');
             path == point || path.strip_prefix(point).is_some_and(|rest| rest.starts_with('/'))
@@ -147,10 +147,14 @@ mod tests {
     #[test]
     fn remote_file_systems_are_not_accessed() {
         let mounts = ContainerMounts::parse(TEXT);
-        assert!(mounts.may_look("/") && mounts.may_look("/sys/fs/cgroup") && mounts.may_look("/homes"));
-        assert!(!mounts.may_look("/home") && !mounts.may_look("/home/a"));
+        assert!(
+            mounts.never_blocks("/")
+                && mounts.never_blocks("/sys/fs/cgroup")
+                && mounts.never_blocks("/homes")
+        );
+        assert!(!mounts.never_blocks("/home") && !mounts.never_blocks("/home/a"));
         let fuse = ContainerMounts::parse("1 0 0:1 / / rw - fuse.overlayfs x rw\n");
-        assert!(!fuse.may_look("/") && !fuse.may_look("/sys/fs/cgroup"));
+        assert!(!fuse.never_blocks("/") && !fuse.never_blocks("/sys/fs/cgroup"));
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use super::check::{Checked, Examined};
 use super::container::CriId;
 use super::delegation::Limit;
 use super::history::Past;
-use super::pairing::{CallWay, Caller, Mismatch};
+use super::pairing::{Caller, Mismatch, StartPathKind};
 use super::pod::Pod;
 use super::recent_events::Event;
 use super::record::Record;
@@ -345,7 +345,7 @@ impl LaunchedPlugin {
         Caller {
             name: self.runtime.clone(),
             version: self.runtime_version.clone(),
-            way: CallWay::Launched(self.pid),
+            way: StartPathKind::Launched(self.pid),
             has_others: false,
         }
     }

@@ -87,7 +87,7 @@ pub struct HookPlan {
 
 /// Which containers the hook runs for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum When {
+pub enum HookCondition {
     /// All containers; the hook itself decides on which ones it acts.
     #[default]
     Always,
@@ -117,7 +117,7 @@ pub fn with_writable(directories: &[String]) -> Vec<String> {
 ///
 /// `program` is an absolute path on the host; `directories` are the runtime's `hooks_dir`.
 #[must_use]
-pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &When) -> HookPlan {
+pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &HookCondition) -> HookPlan {
     let mut findings = Vec::new();
     if !is_plain(program) {
         let what = format!("{program:?} is no absolute path that a hook can name");
@@ -153,10 +153,10 @@ pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &
 
 /// The hook's JSON.
 #[must_use]
-pub fn json(program: &str, config: Option<&str>, when: &When) -> String {
+pub fn json(program: &str, config: Option<&str>, when: &HookCondition) -> String {
     let when = match when {
-        When::Always => "\"always\": true".to_owned(),
-        When::Annotation(name, value) => {
+        HookCondition::Always => "\"always\": true".to_owned(),
+        HookCondition::Annotation(name, value) => {
             format!("\"annotations\": {{ {}: {} }}", quote(name), quote(value))
         }
     };
@@ -207,14 +207,14 @@ mod tests {
         ] {
             assert_eq!(with_writable(&dirs(directories)), want);
         }
-        let text = json(PROGRAM, Some("/etc/usernsd.yaml"), &When::Always);
+        let text = json(PROGRAM, Some("/etc/usernsd.yaml"), &HookCondition::Always);
         assert!(text.contains(r#""args": ["usernsd", "hook", "--config", "/etc/usernsd.yaml"],"#), "{text}");
     }
 
     #[test]
     fn the_hooks_json_is_rendered_in_full() {
         assert_eq!(
-            json(PROGRAM, None, &When::Always),
+            json(PROGRAM, None, &HookCondition::Always),
             r#"{
   "version": "1.0.0",
   "hook": {
@@ -227,7 +227,7 @@ mod tests {
 }
 "#
         );
-        let some = When::Annotation("^usernsd\\.io/".into(), ".*".into());
+        let some = HookCondition::Annotation("^usernsd\\.io/".into(), ".*".into());
         assert!(
             json(PROGRAM, None, &some).contains(r#""when": { "annotations": { "^usernsd\\.io/": ".*" } }"#)
         );
@@ -247,23 +247,26 @@ mod tests {
             (&["/run/containers/oci/hooks.d"], "/run", true),
             (&["/opt/hooks"], "/opt/hooks/99-usernsd.json", false),
         ] {
-            let plan = plan(PROGRAM, None, &dirs(directories), &When::Always);
+            let plan = plan(PROGRAM, None, &dirs(directories), &HookCondition::Always);
             // The program first: the JSON takes effect at once.
             assert_eq!(plan.files[0].content, HookContent::Program);
             assert_eq!(plan.files[0].mode, 0o755);
             assert!(plan.files[1].path.starts_with(want), "{plan:?}");
             assert_eq!(!plan.findings.is_empty(), warned, "{plan:?}");
         }
-        assert!(plan(PROGRAM, None, &[], &When::Always).files.is_empty());
+        assert!(plan(PROGRAM, None, &[], &HookCondition::Always).files.is_empty());
         for program in ["usernsd", "/", "/a//b", "/a/../b", "/a\nb", ""] {
-            assert!(plan(program, None, &dirs(&DIRECTORIES), &When::Always).files.is_empty(), "{program:?}");
+            assert!(
+                plan(program, None, &dirs(&DIRECTORIES), &HookCondition::Always).files.is_empty(),
+                "{program:?}"
+            );
         }
     }
 
     proptest! {
         #[test]
         fn the_hooks_file_is_json_for_any_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
-            let text = json(&program, Some("/etc/u \"x"), &When::Annotation(name, value));
+            let text = json(&program, Some("/etc/u \"x"), &HookCondition::Annotation(name, value));
             // Without escaped quotes, quotes come in pairs, and no raw control character is left.
             let bare = text.replace("\\\\", "").replace("\\\"", "");
             prop_assert_eq!(bare.matches('"').count() % 2, 0);

@@ -123,7 +123,7 @@ pub fn live_sysctl(wanted: u64, read: Read<'_>) -> FileChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci_hook::{self, DIRECTORIES, PROGRAM, When};
+    use crate::oci_hook::{self, DIRECTORIES, HookCondition, PROGRAM};
 
     fn nothing(_: &HostPath) -> Option<Vec<u8>> {
         None
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_program_exists_whenever_the_hook_does() {
-        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
+        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &HookCondition::Always);
         let digests = Digests { there: None, own: "sha256:1".into() };
         let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
         let [program, json] = [PROGRAM, "/etc/containers/oci/hooks.d/99-usernsd.json"];

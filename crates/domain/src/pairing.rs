@@ -15,7 +15,7 @@ pub struct Caller {
     /// The runtime's version.
     pub version: String,
     /// How it calls usernsd.
-    pub way: CallWay,
+    pub way: StartPathKind,
     /// Whether its containers differ from those that CRI lists. Distinguishes two runtimes of the same name and
     /// version.
     pub has_others: bool,
@@ -23,7 +23,7 @@ pub struct Caller {
 
 /// How a runtime calls usernsd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CallWay {
+pub enum StartPathKind {
     /// The agent joined at this NRI socket.
     Joined(String),
     /// The runtime launched a plugin with this PID.
@@ -72,8 +72,10 @@ impl Mismatch {
         let Caller { name, version, way, .. } = first?;
         let CriRuntime { name: cri_name, version: cri_version, endpoint } = cri;
         let how = match way {
-            CallWay::Joined(socket) => format!("the agent joined {name} {version} over NRI at {socket}"),
-            CallWay::Launched(pid) => {
+            StartPathKind::Joined(socket) => {
+                format!("the agent joined {name} {version} over NRI at {socket}")
+            }
+            StartPathKind::Launched(pid) => {
                 format!("usernsd was launched as a plugin by {name} {version}, process {pid}")
             }
         };
@@ -130,7 +132,10 @@ const REMEDY: &str = "set runtime.endpoints to the socket that the kubelet uses 
 /// states. `cri`: those listed over CRI a moment later, each with whether it was created before the NRI list was
 /// made.
 #[must_use]
-pub fn are_others(nri: &[(CriId, ContainerState)], cri: &[(CriId, ContainerState, bool)]) -> bool {
+pub fn are_different_runtimes(
+    nri: &[(CriId, ContainerState)],
+    cri: &[(CriId, ContainerState, bool)],
+) -> bool {
     let is_alive =
         |state: &ContainerState| matches!(state, ContainerState::Created | ContainerState::Running);
     if nri.iter().any(|(id, _)| cri.iter().any(|(other, ..)| other == id)) {
@@ -152,7 +157,7 @@ mod tests {
     }
 
     fn caller(name: &str, version: &str) -> Caller {
-        let way = CallWay::Joined("/run/nri/nri.sock".into());
+        let way = StartPathKind::Joined("/run/nri/nri.sock".into());
         Caller { name: name.into(), version: version.into(), way, has_others: false }
     }
 
@@ -184,7 +189,7 @@ mod tests {
         for part in ["cri-o 1.36.3", "/run/a.sock", "containerd 2.1.9", "/run/nri/nri.sock"] {
             assert!(found.what.contains(part), "{found:?}");
         }
-        let twin = Caller { has_others: true, way: CallWay::Launched(9), ..right };
+        let twin = Caller { has_others: true, way: StartPathKind::Launched(9), ..right };
         let found = Mismatch::find(&here, [twin].iter()).unwrap();
         assert!(found.what.contains("process 9, which has other containers"), "{found:?}");
         assert!(found.remedy.contains("nri.socketPaths"), "{found:?}");
@@ -243,7 +248,7 @@ mod tests {
             (nri(&[]), cri(&[("b", Stopped, true)]), false),
             (nri(&[("a", Created)]), cri(&[]), false),
         ] {
-            assert_eq!(are_others(&left, &right), others, "{left:?} {right:?}");
+            assert_eq!(are_different_runtimes(&left, &right), others, "{left:?} {right:?}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Window {
 pub struct Taken {
     pub window: Window,
     /// The user of these IDs.
-    pub by: By,
+    pub by: RangeUser,
     /// The owner of subordinate IDs for which this is no obstacle: a pod of the kubelet is in the kubelet's
     /// pool.
     pub except: Option<String>,
@@ -42,7 +42,7 @@ pub struct Taken {
 
 /// The user of a range.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum By {
+pub enum RangeUser {
     /// A user of the host.
     User(String),
     /// A group of the host.
@@ -84,7 +84,7 @@ pub enum Start {
     /// Exactly there, as the administrator configured.
     Fixed(u64),
     /// Where the owner's range is already; it moves only if that place is not free.
-    Kept(u64),
+    Unchanged(u64),
     /// Preferably there, otherwise at the next free place above.
     Rather(u64),
     /// At any free place.
@@ -208,7 +208,7 @@ impl fmt::Display for Window {
     }
 }
 
-// === impl Taken, By, Convention ===
+// === impl Taken, RangeUser, Convention ===
 
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,15 +216,15 @@ impl fmt::Display for Taken {
     }
 }
 
-impl fmt::Display for By {
+impl fmt::Display for RangeUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            By::User(name) => write!(f, "the user {name}"),
-            By::Group(name) => write!(f, "the group {name}"),
-            By::Line { file, line, owner } => write!(f, "line {line} of {file} ({owner})"),
-            By::Process(pid) => write!(f, "the user namespace of process {pid}"),
-            By::Pod(uid) => write!(f, "the pod {uid}"),
-            By::Convention(convention) => convention.fmt(f),
+            RangeUser::User(name) => write!(f, "the user {name}"),
+            RangeUser::Group(name) => write!(f, "the group {name}"),
+            RangeUser::Line { file, line, owner } => write!(f, "line {line} of {file} ({owner})"),
+            RangeUser::Process(pid) => write!(f, "the user namespace of process {pid}"),
+            RangeUser::Pod(uid) => write!(f, "the pod {uid}"),
+            RangeUser::Convention(convention) => convention.fmt(f),
         }
     }
 }
@@ -314,7 +314,7 @@ pub fn place(wanted: &[WantedWindow], taken: &[Taken]) -> Result<Vec<Placed>, No
                 order.iter().skip(index + 1).map(|other| (*other).clone()).collect();
             offering(error, one, &others, &taken)
         })?;
-        let by = By::Line { file: "the plan", line: index + 1, owner: found.owner.clone() };
+        let by = RangeUser::Line { file: "the plan", line: index + 1, owner: found.owner.clone() };
         let own = Taken { window: found.window, by, except: None };
         taken.insert(taken.partition_point(|known| *known < own), own);
         placed.push(found);
@@ -354,7 +354,7 @@ fn place_one(wanted: &WantedWindow, taken: &[Taken]) -> Result<Placed, NoPlace> 
             }),
             None => Ok(placed(at(start), None)),
         },
-        Start::Kept(start) | Start::Rather(start) => match blocker(at(start)) {
+        Start::Unchanged(start) | Start::Rather(start) => match blocker(at(start)) {
             None if at(start).is_in_bounds() => Ok(placed(at(start), None)),
             met => anywhere(start)
                 .or_else(|| anywhere(FIRST))
@@ -401,12 +401,12 @@ fn offering(error: NoPlace, wanted: &WantedWindow, others: &[WantedWindow], take
     let mut taken = taken.to_vec();
     for other in others {
         let window = match other.start {
-            Start::Fixed(start) | Start::Kept(start) | Start::Rather(start) => {
+            Start::Fixed(start) | Start::Unchanged(start) | Start::Rather(start) => {
                 Window { start, count: other.count }
             }
             Start::Free => continue,
         };
-        taken.push(Taken { window, by: By::User(other.owner.clone()), except: None });
+        taken.push(Taken { window, by: RangeUser::User(other.owner.clone()), except: None });
     }
     taken.sort();
     let free = WantedWindow { start: Start::Free, ..wanted.clone() };

@@ -68,11 +68,11 @@ impl Feed {
         self.last += 1;
         let event = Arc::new(Event { number: self.last, ..event });
         let kept = if event.kind == EventKind::Fixed { &mut self.fixes } else { &mut self.others };
-        let said = |known: &Arc<Event>| {
+        let sentences = |known: &Arc<Event>| {
             (&known.container, known.kind, known.what, &known.sentence)
                 == (&event.container, event.kind, event.what, &event.sentence)
         };
-        kept.retain(|known| !said(known));
+        kept.retain(|known| !sentences(known));
         kept.push_back(event);
         if kept.len() > KEPT {
             kept.pop_front();
@@ -119,8 +119,8 @@ mod tests {
         for number in [1, 2, 1, 1] {
             feed.add(event(EventKind::Failed, number));
         }
-        let said: Vec<_> = feed.latest().iter().map(|event| event.sentence.clone()).collect();
-        assert_eq!(said, ["1", "2"], "the latest first");
+        let sentences: Vec<_> = feed.latest().iter().map(|event| event.sentence.clone()).collect();
+        assert_eq!(sentences, ["1", "2"], "the latest first");
         assert_eq!(feed.latest().first().unwrap().number, 4);
     }
 

@@ -103,23 +103,23 @@ pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<Str
     }
     let mut out = format!("{time} {level}");
     // Words between two fields: the sentence, or the rest of the field before them.
-    let mut said = String::new();
+    let mut output = String::new();
     // Whether the field that continues after blanks is kept; the first words are the sentence.
     let mut stays = true;
     for word in words {
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| is_key(key)) else {
             if stays {
-                said.extend([" ", word]);
+                output.extend([" ", word]);
             }
             continue;
         };
-        out += &own_words(&said, hashed);
-        said.clear();
+        out += &own_words(&output, hashed);
+        output.clear();
         stays = PLAIN.contains(&key);
         let shown = log_field(key, value.trim_matches('"'), hashed);
         out.extend([" ", key, "=", &shown]);
     }
-    out += &own_words(&said, hashed);
+    out += &own_words(&output, hashed);
     Some(out)
 }
 

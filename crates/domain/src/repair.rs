@@ -92,7 +92,7 @@ pub struct RepairFacts {
 
 /// Why a container is not stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kept {
+pub enum KeepReason {
     /// The configuration permits only to report it.
     Policy,
     /// The agent changes nothing.
@@ -132,11 +132,11 @@ pub fn lacks_writable_cgroup(container: &Container, rules: &AdjustRules) -> bool
     })
 }
 
-// === impl Kept ===
+// === impl KeepReason ===
 
 words! {
     /// The name in logs and documents.
-    Kept {
+    KeepReason {
         Policy = "policy",
         ObserveOnly = "observe_only",
         NotAskedFirst = "not_asked_first",
@@ -177,34 +177,34 @@ impl RepairRules {
     ///
     /// # Errors
     /// The first reason to keep it.
-    pub fn may_end(&self, candidate: &RepairFacts) -> Result<(), Kept> {
+    pub fn may_end(&self, candidate: &RepairFacts) -> Result<(), KeepReason> {
         let rule = self.rule(candidate.missed);
         if self.observe_only {
-            return Err(Kept::ObserveOnly);
+            return Err(KeepReason::ObserveOnly);
         }
         if !self.end_any(candidate.missed) {
-            return Err(Kept::Policy);
+            return Err(KeepReason::Policy);
         }
         // The guard protects the node from the pod, so the pod cannot switch it off.
         if candidate.kept && candidate.missed == Missed::WritableCgroup {
-            return Err(Kept::PodOptedOut);
+            return Err(KeepReason::PodOptedOut);
         }
         if candidate.restarts.is_none() {
-            return Err(Kept::NotKubelets);
+            return Err(KeepReason::NotKubelets);
         }
         if !candidate.sandbox_is_ready {
-            return Err(Kept::Ending);
+            return Err(KeepReason::Ending);
         }
         // The pod decides how its containers end. One that lost its user namespace is stopped all the same: the guard
         // refuses its successor if that is lost too, so that there is no loop.
         if candidate.predecessor_was_killed && candidate.missed == Missed::WritableCgroup {
-            return Err(Kept::EndedBefore);
+            return Err(KeepReason::EndedBefore);
         }
         if candidate.age.is_none_or(|age| age >= rule.max_age) {
-            return Err(Kept::TooOld);
+            return Err(KeepReason::TooOld);
         }
         if !candidate.asked_first {
-            return Err(Kept::NotAskedFirst);
+            return Err(KeepReason::NotAskedFirst);
         }
         Ok(())
     }
@@ -274,13 +274,13 @@ mod tests {
     #[test]
     fn each_doubt_keeps_the_container() {
         type Spoil = fn(&mut RepairFacts);
-        let cases: [(Spoil, Kept); 6] = [
-            (|c| c.age = None, Kept::TooOld),
-            (|c| c.age = Some(Duration::from_secs(600)), Kept::TooOld),
-            (|c| c.restarts = None, Kept::NotKubelets),
-            (|c| c.sandbox_is_ready = false, Kept::Ending),
-            (|c| c.predecessor_was_killed = true, Kept::EndedBefore),
-            (|c| c.asked_first = false, Kept::NotAskedFirst),
+        let cases: [(Spoil, KeepReason); 6] = [
+            (|c| c.age = None, KeepReason::TooOld),
+            (|c| c.age = Some(Duration::from_secs(600)), KeepReason::TooOld),
+            (|c| c.restarts = None, KeepReason::NotKubelets),
+            (|c| c.sandbox_is_ready = false, KeepReason::Ending),
+            (|c| c.predecessor_was_killed = true, KeepReason::EndedBefore),
+            (|c| c.asked_first = false, KeepReason::NotAskedFirst),
         ];
         for missed in [Missed::UserNamespace, Missed::WritableCgroup] {
             assert_eq!(RULES.may_end(&young(missed)), Ok(()));
@@ -288,12 +288,12 @@ mod tests {
                 let mut candidate = young(missed);
                 spoil(&mut candidate);
                 // How a container ends is its pod's choice, which must not keep it running as the host's root.
-                let its_choice = missed == Missed::UserNamespace && want == Kept::EndedBefore;
+                let its_choice = missed == Missed::UserNamespace && want == KeepReason::EndedBefore;
                 let want = if its_choice { Ok(()) } else { Err(want) };
                 assert_eq!(RULES.may_end(&candidate), want, "{missed:?}");
             }
             let observing = RepairRules { observe_only: true, ..RULES };
-            assert_eq!(observing.may_end(&young(missed)), Err(Kept::ObserveOnly));
+            assert_eq!(observing.may_end(&young(missed)), Err(KeepReason::ObserveOnly));
         }
     }
 
@@ -302,18 +302,18 @@ mod tests {
         let report = RepairRule { policy: MissedPolicy::Report, ..RULES.guard };
         let (cgroup, isolation) = (young(Missed::WritableCgroup), young(Missed::UserNamespace));
         let rules = RepairRules { opt_in: report, ..RULES };
-        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Err(Kept::Policy), Ok(())));
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Err(KeepReason::Policy), Ok(())));
         let rules = RepairRules { guard: report, ..RULES };
-        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(KeepReason::Policy)));
         // The successor would run as the host's root as well.
         let rules = RepairRules { guard_refuses: false, ..RULES };
-        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(KeepReason::Policy)));
     }
 
     #[test]
     fn a_pod_can_keep_containers_except_those_that_lost_isolation() {
         let kept = |missed| RULES.may_end(&RepairFacts { kept: true, ..young(missed) });
-        assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodOptedOut));
+        assert_eq!(kept(Missed::WritableCgroup), Err(KeepReason::PodOptedOut));
         assert_eq!(kept(Missed::UserNamespace), Ok(()));
     }
 

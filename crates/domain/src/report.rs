@@ -117,11 +117,11 @@ pub struct KeptReports<T> {
 
 impl Inspected {
     /// The report after the answer was sent. A refusal counts only if the container does not run: if the runtime
-    /// accepted the answer (`taken`) and `runtime` honours refusals ([`guard::heeds_refusal_at_start`]), or if the
+    /// accepted the answer (`taken`) and `runtime` honours refusals ([`guard::honours_refusal_at_start`]), or if the
     /// container was stopped (`ended`).
     #[must_use]
     pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Inspected {
-        let is_kept = ended || taken && guard::heeds_refusal_at_start(runtime);
+        let is_kept = ended || taken && guard::honours_refusal_at_start(runtime);
         Inspected { refused: self.refused && is_kept, ..self }
     }
 }

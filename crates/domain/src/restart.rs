@@ -177,7 +177,7 @@ impl Unread {
 
     /// The difference, as a sentence.
     #[must_use]
-    pub fn what(&self) -> String {
+    pub fn describe(&self) -> String {
         let unit = self.unit;
         if self.is_of_range() {
             return format!(
@@ -355,7 +355,7 @@ mod tests {
             let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
             let differences = differences.map(owned);
             let unit = Service::Crio.unit();
-            Unread { service: Service::Crio, unit, files: owned(files), differences }.what()
+            Unread { service: Service::Crio, unit, files: owned(files), differences }.describe()
         };
         let begin = "crio.service was started before /a, /b changed, and goes on as before";
         assert_eq!(what(&["/a", "/b"], None), begin);
@@ -396,11 +396,11 @@ mod tests {
             })
             .collect();
         assert_eq!(units_to_restart(&unread), [unit], "once");
-        assert!(unread[1].what().starts_with("k3s-agent.service was started before its range"));
+        assert!(unread[1].describe().starts_with("k3s-agent.service was started before its range"));
     }
 
     #[test]
-    fn the_kubelets_unread_range_is_told_from_its_other_files() {
+    fn the_kubelets_unread_range_is_distinguished_from_its_other_files() {
         let unread = |service, files: &[&str]| Unread {
             service,
             unit: service.unit(),
@@ -408,7 +408,9 @@ mod tests {
             differences: None,
         };
         let both = unread(Service::Kubelet, &["/etc/subuid", "/var/lib/kubelet/config.yaml"]);
-        assert!(both.is_of_range() && both.what().contains("before its range of IDs changed (/etc/subuid, "));
+        assert!(
+            both.is_of_range() && both.describe().contains("before its range of IDs changed (/etc/subuid, ")
+        );
         let rest = both.beside_range().unwrap();
         assert_eq!(rest, unread(Service::Kubelet, &["/var/lib/kubelet/config.yaml"]));
         assert!(!rest.is_of_range());

@@ -130,15 +130,15 @@ impl Runtime {
 /// oldest is used: what is written for it is valid for every later one, but not the reverse, and any of them may
 /// start next.
 #[must_use]
-pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>, Vec<Finding>) {
-    let wanted: &[RuntimeKind] = match &said.choice {
+pub fn choose(configured: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>, Vec<Finding>) {
+    let wanted: &[RuntimeKind] = match &configured.choice {
         RuntimeChoice::None => return (None, Vec::new()),
         RuntimeChoice::Only(kind) => std::slice::from_ref(kind),
         RuntimeChoice::Auto => &RuntimeKind::ALL,
     };
     let configured = |kind| match kind {
-        RuntimeKind::Crio => said.crio.map(Runtime::Crio),
-        RuntimeKind::Containerd => said.containerd.map(Runtime::Containerd),
+        RuntimeKind::Crio => configured.crio.map(Runtime::Crio),
+        RuntimeKind::Containerd => configured.containerd.map(Runtime::Containerd),
     };
     let of = |list: &[Runtime], kind| list.iter().copied().find(|runtime| runtime.kind() == kind);
     let named =
@@ -212,7 +212,7 @@ mod tests {
         let crio = RuntimeOverride { crio: Some(CrioVersion::new(1, 36, 3)), ..auto };
         let only = |kind| RuntimeOverride { choice: RuntimeChoice::Only(kind), ..auto };
         let both = [RuntimeKind::Crio, RuntimeKind::Containerd];
-        for (said, seen, runtime, finding) in [
+        for (configured, seen, runtime, finding) in [
             (auto, seen(&[], &[], &[]), None, Some(FindingId::RuntimeUnknown)),
             (auto, seen(&[CONTAINERD], &[NEW, CONTAINERD], &both), Some(CONTAINERD), None),
             (auto, seen(&[OLD, CONTAINERD], &[], &[]), Some(OLD), None),
@@ -238,9 +238,9 @@ mod tests {
             (only(RuntimeKind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), None),
             (RuntimeOverride { choice: RuntimeChoice::None, ..crio }, seen(&[OLD], &[], &[]), None, None),
         ] {
-            let (chosen, findings) = choose(&said, &seen);
+            let (chosen, findings) = choose(&configured, &seen);
             let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
-            assert_eq!((chosen, ids), (runtime, finding.into_iter().collect()), "{said:?} {seen:?}");
+            assert_eq!((chosen, ids), (runtime, finding.into_iter().collect()), "{configured:?} {seen:?}");
         }
     }
 }

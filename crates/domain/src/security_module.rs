@@ -113,16 +113,16 @@ mod tests {
     /// The outcome of the check: a word, and the sentence with it.
     fn outcome(files: &KernelFiles, check: Check) -> String {
         let checked = checks(files).into_iter().find(|one| one.check == check).unwrap();
-        let said = match &checked.outcome {
-            CheckOutcome::Passed(said) | CheckOutcome::Skipped(said) => said.clone(),
+        let output = match &checked.outcome {
+            CheckOutcome::Passed(output) | CheckOutcome::Skipped(output) => output.clone(),
             CheckOutcome::Failed(problems) => problems[0].what.clone(),
         };
-        format!("{}: {said}", checked.word())
+        format!("{}: {output}", checked.word())
     }
 
     #[test]
     fn nothing_is_judged_of_a_module_that_is_off_or_not_seen() {
-        for (modules, word, said) in [
+        for (modules, word, output) in [
             (modules("capability,yama,bpf"), "pass", "is off"),
             // Names that only begin alike.
             (modules("capability,apparmor2,selinux2"), "pass", "is off"),
@@ -130,7 +130,7 @@ mod tests {
         ] {
             for check in checks(&modules).map(|one| one.check) {
                 let outcome = outcome(&modules, check);
-                assert!(outcome.starts_with(word) && outcome.ends_with(said), "{outcome}");
+                assert!(outcome.starts_with(word) && outcome.ends_with(output), "{outcome}");
             }
         }
     }

@@ -362,7 +362,7 @@ impl Space {
             let pools = host.pool_names().flat_map(|name| host.pool(name, space));
             // If the kubelet's pool is unknown, no pod counts as outside.
             let pools: IdSet = pools.filter(|_| !host.kubelet_reads_elsewhere(space)).collect();
-            meetings(owned(host, pods, space), |one, other, _| {
+            each_overlap(owned(host, pods, space), |one, other, _| {
                 if one != other {
                     pairs.insert((one.min(other), one.max(other)));
                 }
@@ -419,10 +419,10 @@ fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, 
     all
 }
 
-/// Calls `met` with each two holders of the same IDs, and with these IDs. The holders are sorted by their first ID.
-pub(super) fn meetings<T: Copy>(
+/// Calls `on_overlap` with each two holders of the same IDs, and with these IDs. The holders are sorted by their first ID.
+pub(super) fn each_overlap<T: Copy>(
     sorted: impl IntoIterator<Item = (Window, T)>,
-    mut met: impl FnMut(T, T, Window),
+    mut on_overlap: impl FnMut(T, T, Window),
 ) {
     // Windows that begin before this one and may overlap it.
     let mut open: Vec<(Window, T)> = Vec::new();
@@ -430,7 +430,7 @@ pub(super) fn meetings<T: Copy>(
         open.retain(|(other, _)| other.end() > window.start);
         for (before, other) in &open {
             if let Some(common) = window.common(*before) {
-                met(*other, holder, common);
+                on_overlap(*other, holder, common);
             }
         }
         open.push((window, holder));

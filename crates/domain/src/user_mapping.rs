@@ -199,7 +199,7 @@ pub fn node_uid<'a>(pod: &'a PodSpec, on_node: &BTreeMap<&str, (&str, &str)>) ->
 
 /// Every problem of a pod. `ranges`: the namespace's ranges, if its annotations were read.
 #[must_use]
-pub fn misfits(
+pub fn mapping_problems(
     pod: &PodSpec,
     node: &OnNode<'_>,
     ranges: Option<&Result<NamespaceRanges, RangeError>>,
@@ -281,14 +281,18 @@ mod tests {
         let running = OnNode { uid_map: Some(&map), gid_map: Some(&map), ..NOT_YET };
         let widely = OnNode { uid_map: Some(&wide), ..running };
         for node in [NOT_YET, running] {
-            assert!(misfits(&pod(65_535), &node, None).is_empty());
-            assert_eq!(names(&misfits(&pod(65_536), &node, None)), ["user_not_in_mapping"]);
+            assert!(mapping_problems(&pod(65_535), &node, None).is_empty());
+            assert_eq!(names(&mapping_problems(&pod(65_536), &node, None)), ["user_not_in_mapping"]);
         }
-        assert!(misfits(&pod(1_000_000_000), &widely, None).is_empty());
-        assert!(misfits(&pod(100_000), &OnNode { ids_per_pod: 131_072, ..NOT_YET }, None).is_empty());
+        assert!(mapping_problems(&pod(1_000_000_000), &widely, None).is_empty());
+        assert!(
+            mapping_problems(&pod(100_000), &OnNode { ids_per_pod: 131_072, ..NOT_YET }, None).is_empty()
+        );
         // In the host's user namespace every ID maps to itself.
         for host_users in [None, Some(true)] {
-            assert!(misfits(&PodSpec { host_users, ..pod(1_000_000_000) }, &NOT_YET, None).is_empty());
+            assert!(
+                mapping_problems(&PodSpec { host_users, ..pod(1_000_000_000) }, &NOT_YET, None).is_empty()
+            );
         }
     }
 
@@ -298,14 +302,17 @@ mod tests {
         let groups = IdMap::parse("0 200000 1000").unwrap();
         let node = OnNode { uid_map: Some(&users), gid_map: Some(&groups), ..NOT_YET };
         let pod = PodSpec { groups: vec![999, 1000], fs_group: Some(2000), ..pod(5000) };
-        assert_eq!(names(&misfits(&pod, &node, None)), ["group_not_in_mapping", "fs_group_not_in_mapping"]);
+        assert_eq!(
+            names(&mapping_problems(&pod, &node, None)),
+            ["group_not_in_mapping", "fs_group_not_in_mapping"]
+        );
     }
 
     #[test]
     fn lost_isolation_is_one_finding() {
         let node = OnNode { in_hosts: true, ..NOT_YET };
-        assert_eq!(names(&misfits(&pod(1_000_000_000), &node, None)), ["host_users_lost"]);
-        assert!(misfits(&PodSpec { host_users: None, ..pod(0) }, &node, None).is_empty());
+        assert_eq!(names(&mapping_problems(&pod(1_000_000_000), &node, None)), ["host_users_lost"]);
+        assert!(mapping_problems(&PodSpec { host_users: None, ..pod(0) }, &node, None).is_empty());
     }
 
     #[test]
@@ -318,7 +325,7 @@ mod tests {
                 fs_group: Some(fs_group),
                 ..pod(user)
             };
-            names(&misfits(&pod, &NOT_YET, Some(&ranges)))
+            names(&mapping_problems(&pod, &NOT_YET, Some(&ranges)))
         };
         assert!(of("restricted-v2", 1099, 5000).is_empty());
         assert_eq!(of("restricted-v2", 1100, 5000), ["user_not_in_namespace_range"]);
@@ -326,8 +333,8 @@ mod tests {
         assert!(of("anyuid", 0, 1).is_empty());
         let bad = Err(RangeError::Missing);
         let held = PodSpec { held_to_range: true, ..pod(1) };
-        assert_eq!(names(&misfits(&held, &NOT_YET, Some(&bad))), ["namespace_range_unreadable"]);
-        assert!(misfits(&held, &NOT_YET, None).is_empty(), "not asked yet");
+        assert_eq!(names(&mapping_problems(&held, &NOT_YET, Some(&bad))), ["namespace_range_unreadable"]);
+        assert!(mapping_problems(&held, &NOT_YET, None).is_empty(), "not asked yet");
     }
 
     #[test]
@@ -340,7 +347,7 @@ mod tests {
                     1000/10000";
         // The same before the namespace has been read.
         for ranges in [Some(&ranges), None] {
-            let found = misfits(&pod, &NOT_YET, ranges);
+            let found = mapping_problems(&pod, &NOT_YET, ranges);
             assert_eq!(found.iter().map(MappingProblem::to_string).collect::<Vec<_>>(), [want]);
         }
     }

@@ -118,7 +118,7 @@ mod tests {
         };
         let tenants =
             [tenant("old", "0 200000 65536", true), tenant("now", "0 200000 65536\n70000 5 1", false)];
-        let said = |id, space| -> Vec<String> {
+        let output_of = |id, space| -> Vec<String> {
             let word = |holder: &HostIdHolder<'_>| match holder {
                 HostIdHolder::Container { tenant, inside } => format!("{} {inside}", tenant.id),
                 HostIdHolder::Account(account) => account.name.clone(),
@@ -130,15 +130,15 @@ mod tests {
             whois(HostId(id), space, &tenants, Some(&host)).iter().map(word).collect()
         };
         assert_eq!(
-            said(200_005, IdType::Uid),
+            output_of(200_005, IdType::Uid),
             ["now 5", "stray", "2:containers:200000:131072", "crio 0", "old 5"]
         );
-        assert_eq!(said(5, IdType::Uid), ["now 70000"]);
-        assert_eq!(said(331_071, IdType::Uid), ["2:containers:200000:131072", "crio 1"]);
-        assert_eq!(said(331_072, IdType::Uid), [""; 0]);
-        assert_eq!(said(700_009, IdType::Gid), ["now 9", "old 9"]);
-        assert_eq!(said(10, IdType::Gid), ["wheel"]);
-        assert_eq!(said(0, IdType::Uid), ["root"]);
+        assert_eq!(output_of(5, IdType::Uid), ["now 70000"]);
+        assert_eq!(output_of(331_071, IdType::Uid), ["2:containers:200000:131072", "crio 1"]);
+        assert_eq!(output_of(331_072, IdType::Uid), [""; 0]);
+        assert_eq!(output_of(700_009, IdType::Gid), ["now 9", "old 9"]);
+        assert_eq!(output_of(10, IdType::Gid), ["wheel"]);
+        assert_eq!(output_of(0, IdType::Uid), ["root"]);
         assert_eq!(whois(HostId(0), IdType::Uid, &tenants, None), []);
     }
 }

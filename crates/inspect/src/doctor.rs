@@ -41,7 +41,7 @@ use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::kernel_files::kernel_files;
 use usernsd_linux::proc::Proc;
 use usernsd_peers::systemd::Systemd;
-use usernsd_prepare::bootstrap::{self, ids::Ask, restart::running_service};
+use usernsd_prepare::bootstrap::{self, ids::RunPrograms, restart::running_service};
 use usernsd_prepare::idmapped_mounts;
 
 /// The node that is examined, and its desired configuration.
@@ -95,7 +95,7 @@ pub struct AgentResults {
 }
 
 /// Called with each category as soon as its checks are done.
-pub type Tell<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
+pub type OnCategory<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
 
 // === impl AgentResults ===
 
@@ -151,18 +151,18 @@ impl Doctor {
     /// are taken from `agent`, and so are those of pods, which the agent watches all the time.
     ///
     /// # Errors
-    /// The error of `tell`.
+    /// The error of `on_category`.
     pub async fn check<E>(
         &self,
         agent: &AgentResults,
         pods: &PodPlace,
-        tell: &mut Tell<'_, E>,
+        on_category: &mut OnCategory<'_, E>,
     ) -> Result<(), E> {
-        let mut tell = |category, checked| tell(category, self.addressed(checked));
+        let mut on_category = |category, checked| on_category(category, self.addressed(checked));
         let ids = self.ids();
         let kernel = self.kernel(&ids);
-        tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
-        tell(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
+        on_category(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
+        on_category(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
         let (cri, client) = self.ask_runtime().await;
         let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
         let systemd = self.ask_systemd().await;
@@ -175,18 +175,18 @@ impl Doctor {
         // The agent has joined a certain runtime; here only those that it may join can be found.
         let mismatch = if agent.has_joined_runtime() { None } else { self.mismatch(client.as_ref()).await };
         checked.push(check::runtime::joinable(refusal, mismatch));
-        tell(Category::Runtime, agent.complete(checked))?;
-        tell(Category::Systemd, agent.complete(check::systemd::checks(&systemd.facts)))?;
+        on_category(Category::Runtime, agent.complete(checked))?;
+        on_category(Category::Systemd, agent.complete(check::systemd::checks(&systemd.facts)))?;
         let found = if agent.has_pods() {
             // The agent's view over time is better than a single inspection.
             agent.pods()
         } else {
             self.pods(client.as_ref(), pods).await
         };
-        tell(Category::Pods, agent.complete(found))?;
+        on_category(Category::Pods, agent.complete(found))?;
         let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
         let configuration = self.configuration(&chosen, &systemd, loaded.as_ref(), &ids);
-        tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
+        on_category(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
     /// Examines the node for the agent, which has its own records of pods, whether it has `joined` NRI, and
@@ -260,12 +260,13 @@ impl Doctor {
 
     /// The subordinate IDs as they are.
     fn ids(&self) -> Probe<IdFacts> {
-        bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| chain(&error))
+        bootstrap::ids::examine(&self.root, &self.place.ids, self.run_programs())
+            .map_err(|error| chain(&error))
     }
 
     /// Whether programs may be asked for accounts that no file lists.
-    fn ask(&self) -> Ask {
-        if self.place.may_run_programs { Ask::Programs } else { Ask::Nobody }
+    fn run_programs(&self) -> RunPrograms {
+        if self.place.may_run_programs { RunPrograms::Yes } else { RunPrograms::No }
     }
 
     /// The kernel, for a node with these IDs.

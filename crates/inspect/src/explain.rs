@@ -13,7 +13,7 @@ use crate::handles::NodeHandles;
 use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
 use usernsd_delegation::explain::{
-    AgentRecord, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why,
+    AgentRecord, ChosenIds, Diagnosis, Ended, ExplainFacts, OptInResult, PresentPlan, Waiting,
 };
 use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::chain::chain;
@@ -39,10 +39,10 @@ use usernsd_peers::oci::{OciError, Security, bind_sources, parse_security, parse
 use usernsd_peers::systemd::Systemd;
 use usernsd_report::state::{State, read_state};
 
-use self::document::{Asked, Observed, Subject};
 pub use self::document::{
     Cgroup, DirectoryOwner, Explanation, Extent, KnownMessage, Namespace, ProcessRow, VERSION, Volume,
 };
+use self::document::{Observed, RequestedByPod, Subject};
 pub use self::find::FindError;
 use self::live::LiveContainer;
 
@@ -201,7 +201,7 @@ impl<'a> Explainer<'a> {
         });
         let sandboxes = self.cri.sandboxes().await?;
         let (pod, has_sandbox) = find::find_waiting(target, &sandboxes, logs.as_deref())?;
-        let Why { owner_is_right, problems, because, next } = Why::of_waiting(&Waiting {
+        let Diagnosis { owner_is_right, problems, because, next } = Diagnosis::of_waiting(&Waiting {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             has_sandbox,
@@ -294,8 +294,8 @@ impl<'a> Explainer<'a> {
                 self.inspect(&container, &inspected, request, &binds, scope.as_ref(), &mut unseen)?;
             (got, now) = (seen, Some(word));
         }
-        let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
-        let Why { owner_is_right, mut problems, mut because, mut next } = Why::of(&story);
+        let facts = self.facts_of(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
+        let Diagnosis { owner_is_right, mut problems, mut because, mut next } = Diagnosis::of(&facts);
         let label = got.as_ref().and_then(|got| got.security.label.as_deref()).or(security.label.as_deref());
         let mut messages = self.messages(&inspected, &mut unseen);
         messages.extend(self.denials(&container, &inspected, label, got.as_ref(), &mut unseen));
@@ -394,17 +394,17 @@ impl<'a> Explainer<'a> {
         binds: &BTreeMap<String, String>,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
-    ) -> Result<(Option<Observed>, (Now, Verdict)), ExplainError> {
+    ) -> Result<(Option<Observed>, (PresentPlan, Verdict)), ExplainError> {
         let candidate = Candidate { container, stage: Occasion::Listed(inspected.container.state).stage() };
         let (mut handled, plan) = self.inspector.examine(candidate, |_| scope.cloned());
         let seen = handled.observation.clone();
         let isolation = handled.record(candidate, Source::Resync, request, || false).isolation;
         let now = match (plan, &handled.outcome) {
-            (_, Outcome::Skipped(skip @ Skip::BeingMade)) => Now::Skip(*skip, None),
-            (Some(plan), _) => Now::Plan(plan),
-            (None, Outcome::Failed(error)) => Now::Failed(error.clone()),
-            (None, Outcome::Skipped(skip)) => Now::Skip(*skip, handled.detail.clone()),
-            (None, Outcome::Delegated | Outcome::AlreadyRight) => Now::Skip(Skip::Unproven, None),
+            (_, Outcome::Skipped(skip @ Skip::BeingMade)) => PresentPlan::Skip(*skip, None),
+            (Some(plan), _) => PresentPlan::Plan(plan),
+            (None, Outcome::Failed(error)) => PresentPlan::Failed(error.clone()),
+            (None, Outcome::Skipped(skip)) => PresentPlan::Skip(*skip, handled.detail.clone()),
+            (None, Outcome::Delegated | Outcome::AlreadyRight) => PresentPlan::Skip(Skip::Unproven, None),
         };
         let now = (now, isolation);
         let process = match (handled.init, container.pid) {
@@ -435,13 +435,13 @@ impl<'a> Explainer<'a> {
         Some(format!("slot {} of {} in pool {}", slot.index + 1, slot.slots, slot.pool.name()))
     }
 
-    fn story(
+    fn facts_of(
         &self,
         container: &Container,
         inspected: &InspectedContainer,
         sandbox: Option<&InspectedSandbox>,
         got: Option<&Observed>,
-        now: Option<(Now, Verdict)>,
+        now: Option<(PresentPlan, Verdict)>,
     ) -> ExplainFacts {
         let (now, isolation) = now.unzip();
         // If the container does not run, only the specification is left.
@@ -494,8 +494,8 @@ fn known<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<KnownMessage> {
         found.push((message, line));
     }
     let ids: Vec<MessageId> = found.iter().map(|(message, _)| message.id).collect();
-    let said = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
-    found.into_iter().filter(|(message, _)| !follows(message.id, &ids)).map(said).collect()
+    let known = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
+    found.into_iter().filter(|(message, _)| !follows(message.id, &ids)).map(known).collect()
 }
 
 async fn connect(bus: &Path) -> Option<Systemd> {
@@ -550,12 +550,12 @@ fn asked(
     inspected: &InspectedContainer,
     sandbox: Option<&InspectedSandbox>,
     security: Security,
-) -> Asked {
+) -> RequestedByPod {
     // Annotations that name another container of the pod do not concern this one.
     let concerns = |key: &str| adjust::concerns(key, &container.name) || USERNS_MODE.contains(&key);
     let annotations = container.annotations.iter().filter(|(key, _)| concerns(key));
     let decided_by = adjust::OptIn::of(&container.annotations, &container.name).ok();
-    Asked {
+    RequestedByPod {
         user_namespace: request(container, sandbox).map(|request| match request {
             UserNamespaceRequest::Own => "own",
             UserNamespaceRequest::Host => "host",

@@ -13,7 +13,7 @@ use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::guard;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::isolation::{Conclusion, ProcessPlace, Sight, Stage};
+use usernsd_domain::isolation::{Conclusion, IsolationEvidence, ProcessPlace, Stage};
 use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use usernsd_domain::unit::Scope;
 
@@ -115,8 +115,8 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn sight(self, seen: &Observation, request: Option<UserNamespaceRequest>) -> Sight {
-        Sight {
+    fn evidence(self, seen: &Observation, request: Option<UserNamespaceRequest>) -> IsolationEvidence {
+        IsolationEvidence {
             stage: self.stage,
             request,
             specified: self.container.user_namespace,
@@ -133,7 +133,7 @@ impl Inspection {
     /// the observed process is not its init process.
     #[must_use]
     pub fn is_too_early(&self, candidate: Candidate<'_>) -> bool {
-        candidate.sight(&self.observation, None).finding() == Conclusion::TooEarly
+        candidate.evidence(&self.observation, None).finding() == Conclusion::TooEarly
     }
 
     /// The record of the container, whose pod requested `request`. `is_missed` is called for a container
@@ -147,7 +147,7 @@ impl Inspection {
         is_missed: impl FnOnce() -> bool,
     ) -> Record {
         let container = candidate.container;
-        let known = candidate.sight(&self.observation, request).known();
+        let known = candidate.evidence(&self.observation, request).known();
         let isolation = match known.finding {
             // The init process was not observed.
             Conclusion::Settled(Verdict::Good)

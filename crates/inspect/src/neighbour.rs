@@ -13,7 +13,7 @@ use crate::ask::Question;
 use crate::bundle::Bundles;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
-use usernsd_domain::join::{self, EndedContainer, InFlight, ListedPod, Survival, Weights};
+use usernsd_domain::join::{self, EndedContainer, InFlight, ItemSizes, ListHandling, ListedPod};
 use usernsd_linux::proc;
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer, OnFailure};
 use usernsd_peers::oci::{
@@ -37,7 +37,7 @@ pub struct Ends(HashMap<CriId, (i64, i32)>);
 
 /// The state of a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuntimeSight {
+pub struct JoinFacts {
     /// Why the runtime must not be joined as long as its list is what it is.
     pub refusal: Option<String>,
     /// An operation in progress with which a join would interfere.
@@ -49,23 +49,23 @@ pub struct RuntimeSight {
 pub async fn answer(
     endpoints: Endpoints,
     bundles: Arc<Bundles>,
-    mut questions: mpsc::Receiver<Question<(), Option<RuntimeSight>>>,
+    mut questions: mpsc::Receiver<Question<(), Option<JoinFacts>>>,
     failed: OnFailure,
 ) {
     let mut ends = Ends::default();
     while let Some(question) = questions.recv().await {
-        let mut sight = None;
+        let mut join_facts = None;
         for path in endpoints() {
             let cri = Cri::new(path).with_deadline(PATIENCE).reporting(Arc::clone(&failed));
             match observe(&cri, &bundles, &mut ends).await {
                 Ok(seen) => {
-                    sight = Some(seen);
+                    join_facts = Some(seen);
                     break;
                 }
                 Err(error) => debug!(error = %chain(&error), "no look at the runtime before joining it"),
             }
         }
-        question.answer(sight);
+        question.answer(join_facts);
     }
 }
 
@@ -73,17 +73,17 @@ pub async fn answer(
 ///
 /// # Errors
 /// The runtime does not answer.
-pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<RuntimeSight, CriError> {
+pub async fn observe(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<JoinFacts, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
     let mut refusal = None;
     if join::splits(&version.name, &version.version) {
-        let weights = weigh(&sandboxes, &containers, bundles);
-        let survival = if weights.fits() { Survival::Survives } else { weights.survival() };
-        refusal = join::refusal(survival, &weights);
+        let sizes = item_sizes(&sandboxes, &containers, bundles);
+        let handling = if sizes.fits() { ListHandling::Survives } else { sizes.handling() };
+        refusal = join::refusal(handling, &sizes);
     }
-    let lying = lying(cri, &sandboxes, containers, ends).await?;
-    Ok(RuntimeSight { refusal, in_flight: join::in_flight(&version.name, &lying) })
+    let listed = list_pods(cri, &sandboxes, containers, ends).await?;
+    Ok(JoinFacts { refusal, in_flight: join::in_flight(&version.name, &listed) })
 }
 
 /// The reason why a starting runtime would not survive a plugin, from the bundles of the containers that
@@ -102,25 +102,25 @@ pub fn refusal_by_bundles(name: &str, version: &str, places: &[(PathBuf, String)
     let bundles: Vec<PathBuf> =
         places.iter().flat_map(|(directory, below)| bundles_in(directory, below)).filter(may_live).collect();
     let size = |bundle: &PathBuf| (PodRef::default(), bundle_size(bundle).unwrap_or(0));
-    let mut weights = Weights { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
-    if weights.fits() {
+    let mut sizes = ItemSizes { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
+    if sizes.fits() {
         return None;
     }
-    weights.containers.clear();
+    sizes.containers.clear();
     for bundle in &bundles {
         let Ok(Some(text)) = read_document(bundle) else { continue };
         let size = described_size(&text).unwrap_or_else(|_| u64::try_from(text.len()).unwrap_or(u64::MAX));
         let place = parse_spec(&text)
             .map(|spec| identity_of(&spec.annotations, &spec.cgroups_path))
             .unwrap_or_default();
-        let all = if place.sandbox { &mut weights.pods } else { &mut weights.containers };
+        let all = if place.sandbox { &mut sizes.pods } else { &mut sizes.containers };
         all.push((place.pod, size));
     }
-    join::refusal(weights.survival(), &weights)
+    join::refusal(sizes.handling(), &sizes)
 }
 
 /// The sizes of the list's items: from the sizes of files if those are small, otherwise from their contents.
-fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bundles) -> Weights {
+fn item_sizes(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bundles) -> ItemSizes {
     let named: HashMap<&str, &PodRef> =
         sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();
     let pod = |container: &ListedContainer| {
@@ -131,22 +131,22 @@ fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bun
     let of_containers = |size: &dyn Fn(&ListedContainer) -> Option<u64>| {
         live.iter().map(|container| (pod(container), size(container).unwrap_or(0))).collect()
     };
-    let mut weights = Weights {
+    let mut sizes = ItemSizes {
         // An allowance for names, namespaces and resources.
         pods: sandboxes.iter().map(|sandbox| (sandbox.pod.clone(), sandbox.size + 2048)).collect(),
         containers: of_containers(&|container| bundles.size(&container.id)),
     };
-    if !weights.fits() {
-        weights.containers = of_containers(&|container| {
+    if !sizes.fits() {
+        sizes.containers = of_containers(&|container| {
             bundles.described_size(&container.id).or_else(|| bundles.size(&container.id))
         });
     }
-    weights
+    sizes
 }
 
 /// Each pod's state, with the ends of its containers if they matter: if the pod is neither simply running
 /// nor over.
-async fn lying(
+async fn list_pods(
     cri: &Cri,
     sandboxes: &[CriSandbox],
     containers: Vec<ListedContainer>,
@@ -176,12 +176,12 @@ async fn lying(
         let (at_ns, code) = ends.0.get(id)?;
         Some(EndedContainer { ago: ago(*at_ns, now), code: *code })
     };
-    let lying = sandboxes.iter().map(|sandbox| ListedPod {
+    let listed = sandboxes.iter().map(|sandbox| ListedPod {
         pod: sandbox.pod.clone(),
         ready: sandbox.ready,
         containers: mine(sandbox).iter().map(|container| (container.state, ended(&container.id))).collect(),
     });
-    Ok(lying.collect())
+    Ok(listed.collect())
 }
 
 // === impl Ends ===

@@ -72,10 +72,10 @@ pub async fn collect(node: &ExplainNode, now: SystemTime, redact: bool) -> Bundl
     let host_ids = host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| chain(&error)));
     if let Some(censor) = &mut bundle.censor {
         if let Some(state) = &state {
-            censor.learn_names(state);
+            censor.collect_names(state);
         }
         if let Ok(host) = &host_ids {
-            censor.learn_users(host);
+            censor.collect_users(host);
         }
     }
     if let Some(state) = &state {
@@ -189,7 +189,7 @@ impl Censor {
     }
 
     /// The names in the state document.
-    fn learn_names(&mut self, state: &State) {
+    fn collect_names(&mut self, state: &State) {
         let mut found = vec![("node", state.node.name.as_str())];
         let containers = state.containers.iter().map(|container| (&container.pod, &container.name));
         let past = state.past.iter().map(|past| (&past.pod, &past.name));
@@ -210,7 +210,7 @@ impl Censor {
     }
 
     /// Owners of subordinate ranges, and users and groups with IDs in them, except those that every node has.
-    fn learn_users(&mut self, host: &HostIds) {
+    fn collect_users(&mut self, host: &HostIds) {
         let owners = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
         let owners = owners.map(|(_, range)| range.owner.as_str());
         let accounts = host.accounts.users().iter().chain(host.accounts.groups());
@@ -468,8 +468,8 @@ fn log(host_root: &Path, redact: bool) -> Result<String, String> {
     // The format "cat" omits the node's name.
     let output = if redact { "--output=cat" } else { "--output=short-iso" };
     let args = ["--identifier=usernsd", "--lines", LOG_LINES, output, "--no-pager", "--quiet"];
-    let said = program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| chain(&error))?;
-    if said.success { Ok(said.stdout) } else { Err(said.stderr.trim().to_owned()) }
+    let output = program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| chain(&error))?;
+    if output.success { Ok(output.stdout) } else { Err(output.stderr.trim().to_owned()) }
 }
 
 #[cfg(test)]
@@ -522,7 +522,7 @@ mod tests {
     fn names_that_only_sentences_have_are_not_in_a_redacted_bundle() {
         let state = state();
         let mut censor = Censor::new();
-        censor.learn_names(&state);
+        censor.collect_names(&state);
         let metrics = censor.metrics(
             "# HELP usernsd_pod_info A pod.\nusernsd_node_ready 1\n\
              usernsd_pod_info{namespace=\"known-team\",pod=\"known-web\"} 1\n\

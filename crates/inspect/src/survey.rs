@@ -46,12 +46,12 @@ pub struct Surveyor {
     cgroups: PodCgroups,
     proc: Proc,
     namespaces: Arc<Mutex<Namespaces>>,
-    last: Mutex<Option<Last>>,
+    last: Mutex<Option<CachedSurvey>>,
 }
 
 /// The last shared survey, and a fingerprint of its containers.
 #[derive(Debug)]
-struct Last {
+struct CachedSurvey {
     at: Instant,
     of: Vec<Arc<Record>>,
     survey: Survey,
@@ -125,7 +125,7 @@ impl Surveyor {
     pub fn shared(&self, snapshot: &Snapshot) -> Survey {
         // The value is replaced as a whole, so after a panic of another thread it is the one before.
         let mut last = lock(&self.last);
-        let is_of = |last: &&Last| {
+        let is_of = |last: &&CachedSurvey| {
             last.at.elapsed() < SHARED
                 && last.of.len() == snapshot.containers.len()
                 && last.of.iter().zip(&snapshot.containers).all(|(one, other)| Arc::ptr_eq(one, other))
@@ -134,7 +134,11 @@ impl Surveyor {
             return last.survey.clone();
         }
         let survey = self.survey(snapshot);
-        *last = Some(Last { at: Instant::now(), of: snapshot.containers.clone(), survey: survey.clone() });
+        *last = Some(CachedSurvey {
+            at: Instant::now(),
+            of: snapshot.containers.clone(),
+            survey: survey.clone(),
+        });
         survey
     }
 
@@ -299,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_kubelet_is_found_where_it_lives() {
-        for (made, said, is_present) in [
+        for (made, named, is_present) in [
             ("var/lib/kubelet/pods", None, true),
             ("var/lib/k0s/kubelet/pods", None, true),
             ("var/snap/microk8s/common/var/lib/kubelet/pods", None, true),
@@ -313,8 +317,8 @@ mod tests {
                 fs::create_dir_all(root.path().join(directory)).unwrap();
             }
             fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-            let surveyor = Surveyor::new(root.path()).unwrap().with_kubelet(said.as_ref());
-            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_present, is_present, "{made} {said:?}");
+            let surveyor = Surveyor::new(root.path()).unwrap().with_kubelet(named.as_ref());
+            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_present, is_present, "{made} {named:?}");
         }
     }
 }

@@ -31,11 +31,11 @@ pub struct Waker(UnixStream);
 
 /// The event that ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
+pub enum WakeReason {
     /// A path on the list was created, or a directory on the way to one.
     Appeared,
     /// A [`Waker`] was used.
-    Told,
+    Interrupted,
     /// The time limit passed.
     TimedOut,
 }
@@ -92,19 +92,19 @@ impl Arrival {
     }
 
     /// Waits for at most `limit`.
-    pub fn wait(&mut self, limit: Duration) -> Woken {
+    pub fn wait(&mut self, limit: Duration) -> WakeReason {
         let end = Instant::now() + limit;
         loop {
             if self.take_events() {
                 self.watch();
-                return Woken::Appeared;
+                return WakeReason::Appeared;
             }
             if self.take_wakes() {
-                return Woken::Told;
+                return WakeReason::Interrupted;
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Woken::TimedOut;
+                return WakeReason::TimedOut;
             }
             let left = if self.inotify.is_some() { left } else { left.min(BLIND) };
             let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
@@ -113,7 +113,7 @@ impl Arrival {
             let left = Timespec::try_from(left).ok();
             let _ = poll(&mut fds, left.as_ref());
             if self.inotify.is_none() && self.any_there() {
-                return Woken::Appeared;
+                return WakeReason::Appeared;
             }
         }
     }
@@ -169,7 +169,7 @@ mod tests {
                 std::os::unix::net::UnixListener::bind(path).unwrap()
             });
             while !path.exists() {
-                assert_eq!(arrival.wait(LONG), Woken::Appeared);
+                assert_eq!(arrival.wait(LONG), WakeReason::Appeared);
             }
             making.join().unwrap()
         })
@@ -184,13 +184,13 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         });
         // Created again, as after a restart; other files in the directory do not matter.
-        assert_eq!({ while arrival.wait(Duration::ZERO) != Woken::TimedOut {} }, ());
+        assert_eq!({ while arrival.wait(Duration::ZERO) != WakeReason::TimedOut {} }, ());
         std::fs::write(path.with_file_name("other"), "").unwrap();
-        assert_eq!(arrival.wait(Duration::from_millis(20)), Woken::TimedOut);
+        assert_eq!(arrival.wait(Duration::from_millis(20)), WakeReason::TimedOut);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(path.with_file_name("new"), "").unwrap();
         std::fs::rename(path.with_file_name("new"), &path).unwrap();
-        assert_eq!(arrival.wait(LONG), Woken::Appeared);
+        assert_eq!(arrival.wait(LONG), WakeReason::Appeared);
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         let (mut arrival, waker) = Arrival::new(&[directory.path().join("x")]).unwrap();
         waker.wake();
         waker.wake();
-        assert_eq!(arrival.wait(LONG), Woken::Told);
-        assert_eq!(arrival.wait(Duration::ZERO), Woken::TimedOut);
+        assert_eq!(arrival.wait(LONG), WakeReason::Interrupted);
+        assert_eq!(arrival.wait(Duration::ZERO), WakeReason::TimedOut);
     }
 }

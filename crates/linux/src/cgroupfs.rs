@@ -53,12 +53,12 @@ pub struct Cgroup {
     /// The root of the tree, as it was when the cgroup was opened.
     root: Ancestor,
     /// The directories above it, from the root's child down.
-    above: Vec<Held>,
+    above: Vec<HeldAncestor>,
 }
 
 /// A directory above a cgroup; it belonged to root alone when it was opened.
 #[derive(Debug, Clone)]
-struct Held {
+struct HeldAncestor {
     found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
@@ -122,8 +122,8 @@ fn ancestor(path: CgroupPath, stat: &Stat) -> Ancestor {
 // === impl Cgroup ===
 
 impl Cgroup {
-    fn new(held: Held, children: Option<u64>, root: Ancestor, above: Vec<Held>) -> Cgroup {
-        let Held { found, dir, inode } = held;
+    fn new(held: HeldAncestor, children: Option<u64>, root: Ancestor, above: Vec<HeldAncestor>) -> Cgroup {
+        let HeldAncestor { found, dir, inode } = held;
         let (readable, listed, later) = (OnceCell::new(), Cell::new(false), Later::default());
         Cgroup { found, dir, inode, children, readable, listed, later, root, above }
     }
@@ -169,10 +169,10 @@ impl Cgroup {
         })?;
         let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
         let mut above = self.above.clone();
-        above.push(Held { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
+        above.push(HeldAncestor { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
         let (found, root) = (ancestor(path, &stat), self.root.clone());
         let children = directories_in(&stat);
-        Ok(Cgroup::new(Held { found, dir: Arc::new(dir), inode: stat.st_ino }, children, root, above))
+        Ok(Cgroup::new(HeldAncestor { found, dir: Arc::new(dir), inode: stat.st_ino }, children, root, above))
     }
 
     /// The cgroup at that path above it, whose handle is held already.
@@ -182,7 +182,7 @@ impl Cgroup {
         let (before, rest) = self.above.split_at_checked(index)?;
         let held = rest.first()?.clone();
         let stat = fstat(&held.dir).ok()?;
-        let held = Held { found: ancestor(held.found.path, &stat), ..held };
+        let held = HeldAncestor { found: ancestor(held.found.path, &stat), ..held };
         Some(Cgroup::new(held, directories_in(&stat), self.root.clone(), before.to_vec()))
     }
 

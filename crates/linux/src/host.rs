@@ -29,7 +29,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use thiserror::Error;
 
-use self::reader::What;
+use self::reader::RequestedKind;
 
 pub use lock::{PasswordLock, ShadowLock, TaskLock};
 pub use program::OwnProgram;
@@ -206,7 +206,7 @@ impl HostRoot {
     /// missing.
     fn read_by_reader(&self, path: &HostPath) -> Result<Option<Vec<u8>>, HostError> {
         let asked = reader::installed().ok_or(Errno::ACCESS);
-        match asked.and_then(|reader| reader.read(What::File, path.as_str())) {
+        match asked.and_then(|reader| reader.read(RequestedKind::File, path.as_str())) {
             Ok(bytes) if bytes.len() as u64 > MAX_BYTES => Err(HostError::TooLong { path: self.shown(path) }),
             Ok(bytes) => Ok(Some(bytes)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
@@ -297,7 +297,7 @@ impl HostRoot {
         };
         let mut names = match (dir, reader::installed()) {
             (Err(Errno::ACCESS), Some(reader)) => {
-                let names = reader.read(What::Directory, path.as_str()).map_err(call)?;
+                let names = reader.read(RequestedKind::Directory, path.as_str()).map_err(call)?;
                 let names = String::from_utf8_lossy(&names).into_owned();
                 names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect()
             }

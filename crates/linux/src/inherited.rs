@@ -47,7 +47,7 @@ pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
 /// Resets the inherited working directory, file mode mask and protection from the out-of-memory killer: no other
 /// process should be killed in place of this one. Returns a sentence for each failure.
 #[must_use]
-pub fn leave_rest() -> Vec<String> {
+pub fn reset_inherited() -> Vec<String> {
     umask(Mode::RWXG | Mode::RWXO);
     let mut problems = Vec::new();
     if let Err(error) = std::env::set_current_dir("/") {

@@ -249,7 +249,7 @@ mod tests {
             .spawn()
             .unwrap();
         let patience = std::time::Duration::from_secs(20);
-        let (send, said) = std::sync::mpsc::channel();
+        let (send, output) = std::sync::mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             // To the end, because the child's test harness prints its result there.
@@ -257,7 +257,7 @@ mod tests {
                 line.strip_prefix("counts ").map(|counts| send.send(counts.to_owned()));
             }
         });
-        let counts = said.recv_timeout(patience).expect("logging waits for the reader of the log");
+        let counts = output.recv_timeout(patience).expect("logging waits for the reader of the log");
         let counts: Vec<u64> = counts.split(' ').map(|count| count.parse().unwrap()).collect();
         let &[logged, dropped] = counts.as_slice() else { panic!("{counts:?}") };
         assert!(logged == LINES && dropped > 0 && dropped < LINES, "{logged} {dropped}");

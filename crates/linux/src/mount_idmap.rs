@@ -21,7 +21,7 @@ use rustix::mount::{
 };
 use thiserror::Error;
 
-use usernsd_domain::kernel::{IdMapped, Tried};
+use usernsd_domain::kernel::{IdMapped, MountTrial};
 
 /// The argument that makes a process call [`hold`].
 pub const HOLD: &str = "hold-user-namespace";
@@ -79,7 +79,7 @@ impl Prober {
 
     /// Tries the file system of a directory or file.
     #[must_use]
-    pub fn try_mount(&self, path: BorrowedFd<'_>) -> Tried {
+    pub fn try_mount(&self, path: BorrowedFd<'_>) -> MountTrial {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         self.judge("open_tree", open_tree(path, "", flags))
@@ -87,7 +87,7 @@ impl Prober {
 
     /// Tries tmpfs, on which the kubelet stores Secrets and tokens.
     #[must_use]
-    pub fn try_tmpfs(&self) -> Tried {
+    pub fn try_tmpfs(&self) -> MountTrial {
         let mount = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|tmpfs| {
             fsconfig_create(&tmpfs)?;
             fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -95,8 +95,8 @@ impl Prober {
         self.judge("fsmount", mount)
     }
 
-    fn judge(&self, call: &str, mount: Result<OwnedFd, Errno>) -> Tried {
-        let tried = |mapped, call: &str, errno: Errno| Tried { mapped, why: format!("{call}: {errno}") };
+    fn judge(&self, call: &str, mount: Result<OwnedFd, Errno>) -> MountTrial {
+        let tried = |mapped, call: &str, errno: Errno| MountTrial { mapped, why: format!("{call}: {errno}") };
         let mount = match mount {
             Ok(mount) => mount,
             // A kernel before 5.2 has no such call, and no ID-mapped mounts.
@@ -104,7 +104,7 @@ impl Prober {
             Err(errno) => return tried(IdMapped::Unknown, call, errno),
         };
         match map_ids(mount.as_fd(), self.user_namespace.as_fd()) {
-            Ok(()) => Tried { mapped: IdMapped::Yes, why: String::new() },
+            Ok(()) => MountTrial { mapped: IdMapped::Yes, why: String::new() },
             // EINVAL: the file system does not support it (mount_setattr(2)).
             Err(errno @ (Errno::INVAL | Errno::NOSYS)) => tried(IdMapped::No, "mount_setattr", errno),
             Err(errno) => tried(IdMapped::Unknown, "mount_setattr", errno),

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
-pub use self::inside::{InnerFile, LOOK, NAMESPACES, look, own_apparmor_profile};
+pub use self::inside::{EXAMINE, InnerFile, NAMESPACES, examine, own_apparmor_profile};
 use usernsd_domain::cgroup::{CgroupPath, CgroupPathError};
 use usernsd_domain::clock::ClockReading;
 use usernsd_domain::container::{CgroupMount, cgroup_mount_of_mountinfo};

@@ -117,9 +117,9 @@ mod tests {
 
     #[test]
     fn both_outputs_and_the_status_are_read() {
-        let said = sh("echo out; echo err >&2; echo \"$PATH$HOME\"; exit 3", LONG).unwrap();
+        let output = sh("echo out; echo err >&2; echo \"$PATH$HOME\"; exit 3", LONG).unwrap();
         assert_eq!(
-            said,
+            output,
             ProgramOutput { success: false, stdout: format!("out\n{PATH}\n"), stderr: "err\n".into() }
         );
         assert!(sh("cat", LONG).unwrap().success, "the standard input is empty");
@@ -135,16 +135,16 @@ mod tests {
         assert!(sh(&script, Duration::from_millis(50)).is_err());
         thread::sleep(Duration::from_millis(600));
         assert!(!file.exists());
-        let said = sh("sleep 60 & echo x", Duration::from_millis(300)).unwrap();
-        assert!(said.success);
+        let output = sh("sleep 60 & echo x", Duration::from_millis(300)).unwrap();
+        assert!(output.success);
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert!(matches!(run(Path::new("/no/such"), &[], LONG), Err(ProgramError::Start { .. })));
     }
 
     #[test]
     fn excess_output_is_dropped_and_the_program_ends() {
-        let said = sh("head -c 3000000 /dev/zero", LONG).unwrap();
-        assert!(said.success);
-        assert_eq!(said.stdout.len() as u64, MAX_BYTES);
+        let output = sh("head -c 3000000 /dev/zero", LONG).unwrap();
+        assert!(output.success);
+        assert_eq!(output.stdout.len() as u64, MAX_BYTES);
     }
 }

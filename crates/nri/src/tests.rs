@@ -155,11 +155,11 @@ fn the_event_mask_has_only_the_events_in_use() {
 
 #[test]
 fn a_silent_or_stalling_peer_is_given_up_in_time() {
-    for said in
+    for output in
         [Vec::new(), vec![0, 0, 0, 1, 0], framed(mux::RUNTIME, 1, ttrpc::RESPONSE, &Response::default())]
     {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&said).unwrap();
+        theirs.write_all(&output).unwrap();
         let begin = Instant::now();
         let result =
             Session::register(Link::new(), ours, "usernsd", "90", Duration::from_millis(40), |_| Ok(()));
@@ -172,7 +172,7 @@ fn a_silent_or_stalling_peer_is_given_up_in_time() {
 fn a_failed_registration_has_a_reason() {
     let status = Status { code: 2, message: "invalid plugin index".into() };
     let refusal = Response { status: Some(status), payload: vec![] };
-    for (said, reason) in [
+    for (output, reason) in [
         (
             framed(mux::RUNTIME, 1, ttrpc::RESPONSE, &refusal),
             "refused the registration: invalid plugin index",
@@ -184,10 +184,10 @@ fn a_failed_registration_has_a_reason() {
         (framed(mux::RUNTIME, 3, ttrpc::RESPONSE, &Response::default()), "before it had registered"),
     ] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&said).unwrap();
+        theirs.write_all(&output).unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
-        let said = error(Session::over(ours, "usernsd", "9"));
-        assert!(said.contains(reason), "{said}");
+        let output = error(Session::over(ours, "usernsd", "9"));
+        assert!(output.contains(reason), "{output}");
     }
 }
 
@@ -201,10 +201,10 @@ fn a_caller_that_declines_refuses_the_configuration() {
         Err("not now".to_owned())
     });
     assert!(matches!(session, Err(NriError::Declined(reason)) if reason == "not now"));
-    let mut said = Vec::new();
-    theirs.read_to_end(&mut said).unwrap();
+    let mut output = Vec::new();
+    theirs.read_to_end(&mut output).unwrap();
     let mut inbox = mux::Inbox::default();
-    inbox.accept(&said);
+    inbox.accept(&output);
     let mut answers = Vec::new();
     while let Some(message) = inbox.message() {
         if message.connection == mux::PLUGIN {
@@ -252,10 +252,10 @@ fn requests_before_the_end_are_still_answered() {
     session.answer_start(token, Ok(())).unwrap();
     assert!(session.next().unwrap().is_none());
     drop(session);
-    let mut said = Vec::new();
-    theirs.read_to_end(&mut said).unwrap();
+    let mut output = Vec::new();
+    theirs.read_to_end(&mut output).unwrap();
     let mut inbox = mux::Inbox::default();
-    inbox.accept(&said);
+    inbox.accept(&output);
     let streams: Vec<u32> =
         std::iter::from_fn(|| inbox.message().map(|message| message.header.stream)).collect();
     assert!(streams.contains(&3), "{streams:?}");
@@ -279,8 +279,8 @@ fn a_dropped_session_closes_its_connection_even_if_a_stopper_is_left() {
     let (session, mut theirs) = session();
     let _stopper = session.stopper();
     drop(session);
-    let mut said = Vec::new();
-    theirs.read_to_end(&mut said).unwrap();
+    let mut output = Vec::new();
+    theirs.read_to_end(&mut output).unwrap();
 }
 
 #[test]

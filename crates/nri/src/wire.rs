@@ -1,7 +1,7 @@
 //! NRI's protobuf messages, and their conversion into domain values.
 //!
 //! A pod's author determines the number and length of variables, annotations, mounts and options. Those that
-//! [`heeded`] does not list are skipped; of the rest, only as much is kept as decisions need. [`Cuts`] counts
+//! [`relevant`] does not list are skipped; of the rest, only as much is kept as decisions need. [`Cuts`] counts
 //! what was cut.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,9 +13,9 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::container::{
     Container, ContainerState, CriId, CriIdError, Mount, PodRef, Sandbox, SpecifiedNamespaces,
 };
-use usernsd_domain::heeded;
 use usernsd_domain::idmap::ContainerId;
 use usernsd_domain::protobuf::{FieldValue, Fields, field};
+use usernsd_domain::relevant;
 
 /// Longest name of a pod, namespace or container, in bytes: a DNS subdomain.
 const NAME: usize = 253;
@@ -133,7 +133,7 @@ fn annotation(
 ) -> Result<(), NriError> {
     let key = field(entry.bytes(), 1)?.bytes();
     let Ok(key) = str::from_utf8(key) else { return Ok(()) };
-    if key.len() > KEY || !heeded::annotation(key) {
+    if key.len() > KEY || !relevant::annotation(key) {
         return Ok(());
     }
     if annotations.len() >= ANNOTATIONS && !annotations.contains_key(key) {
@@ -209,7 +209,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
 /// Keeps the name of a variable (`NAME=value`) once, if usernsd looks for that name.
 fn variable(variable: &[u8], names: &mut Vec<String>) {
     let name = variable.split(|byte| *byte == b'=').next().unwrap_or_default();
-    if heeded::variable(name)
+    if relevant::variable(name)
         && let Ok(name) = str::from_utf8(name)
         && !names.iter().any(|there| there == name)
     {
@@ -222,7 +222,7 @@ fn variable(variable: &[u8], names: &mut Vec<String>) {
 fn mount(message: FieldValue<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result<(), NriError> {
     let destination = field(message.bytes(), 1)?.bytes();
     let Ok(destination) = str::from_utf8(destination) else { return Ok(()) };
-    if destination.len() > PATH || !heeded::mount(destination) {
+    if destination.len() > PATH || !relevant::mount(destination) {
         return Ok(());
     }
     let mut mount = Mount { destination: destination.to_owned(), ..Mount::default() };
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn only_heeded_variable_names_are_kept() {
+    fn only_relevant_variable_names_are_kept() {
         let env = |variables: &[&str]| variables.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
         let names = |variables: &[&str]| {
             read(&proto::Container { id: "c".into(), env: env(variables), ..Default::default() }).env_names
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn only_heeded_annotations_are_kept_up_to_the_limit() {
+    fn only_relevant_annotations_are_kept_up_to_the_limit() {
         let entries = [("userns-mode.crio.io", "auto"), ("usernsd.io/cgroup", "writable")];
         let mut annotations: BTreeMap<String, String> =
             entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

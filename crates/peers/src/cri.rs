@@ -210,7 +210,7 @@ pub struct CriSandbox {
     pub id: CriId,
     pub pod: PodRef,
     /// The pod's annotations. CRI-O silently drops those that its configuration does not allow. In a list,
-    /// only those that usernsd reads ([`heeded`](usernsd_domain::heeded)).
+    /// only those that usernsd reads ([`relevant`](usernsd_domain::relevant)).
     pub annotations: BTreeMap<String, String>,
     /// The annotations were left out, because those of all pods in the list were too long in total.
     /// [`Cri::sandbox`] returns them.

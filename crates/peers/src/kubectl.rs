@@ -46,13 +46,17 @@ impl Kubectl {
         Kubectl { flags }
     }
 
-    /// Runs kubectl and waits for its end. `tell` gets each line of its standard error as it comes: error
+    /// Runs kubectl and waits for its end. `on_line` gets each line of its standard error as it comes: error
     /// messages, login instructions, and the standard error of a remote command.
     ///
     /// # Errors
     /// kubectl could not be started.
-    pub fn call(&self, args: &[&str], tell: &(dyn Fn(&str) + Sync)) -> Result<KubectlOutput, KubectlError> {
-        self.run(args, None, tell)
+    pub fn call(
+        &self,
+        args: &[&str],
+        on_line: &(dyn Fn(&str) + Sync),
+    ) -> Result<KubectlOutput, KubectlError> {
+        self.run(args, None, on_line)
     }
 
     /// The same with a standard input, which fits into a pipe: a manifest.
@@ -63,16 +67,16 @@ impl Kubectl {
         &self,
         args: &[&str],
         input: &[u8],
-        tell: &(dyn Fn(&str) + Sync),
+        on_line: &(dyn Fn(&str) + Sync),
     ) -> Result<KubectlOutput, KubectlError> {
-        self.run(args, Some(input), tell)
+        self.run(args, Some(input), on_line)
     }
 
     fn run(
         &self,
         args: &[&str],
         input: Option<&[u8]>,
-        tell: &(dyn Fn(&str) + Sync),
+        on_line: &(dyn Fn(&str) + Sync),
     ) -> Result<KubectlOutput, KubectlError> {
         let mut kubectl = Command::new("kubectl")
             .args(&self.flags)
@@ -87,7 +91,7 @@ impl Kubectl {
         }
         let errors = kubectl.stderr.take();
         let output = std::thread::scope(|scope| {
-            scope.spawn(|| errors.into_iter().for_each(|errors| lines(errors, tell)));
+            scope.spawn(|| errors.into_iter().for_each(|errors| lines(errors, on_line)));
             kubectl.wait_with_output()
         })?;
         // A process that was killed by a signal has no exit code.
@@ -95,11 +99,11 @@ impl Kubectl {
     }
 }
 
-fn lines(errors: impl io::Read, tell: &(dyn Fn(&str) + Sync)) {
+fn lines(errors: impl io::Read, on_line: &(dyn Fn(&str) + Sync)) {
     let mut errors = BufReader::new(errors);
     let mut line = Vec::new();
     while errors.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-        tell(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+        on_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
         line.clear();
     }
 }

@@ -17,8 +17,8 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use usernsd_domain::container::{Container, CriId, CriIdError, Mount, SpecifiedNamespaces};
-use usernsd_domain::heeded;
 use usernsd_domain::idmap::{ContainerId, IdMap, IdMapError};
+use usernsd_domain::relevant;
 
 use self::identity::is_identity_key;
 pub use self::identity::{ContainerIdentity, identity_of};
@@ -43,14 +43,14 @@ pub struct Spec {
     /// `linux.namespaces` lists a cgroup namespace to be created. One to be joined does not count, because it
     /// belongs to another container (runtime-spec, "Cgroup ownership").
     pub cgroup_namespace: bool,
-    /// The `mounts` that usernsd looks for ([`heeded::mount`]), in order.
+    /// The `mounts` that usernsd looks for ([`relevant::mount`]), in order.
     pub mounts: Vec<Mount>,
     /// `process.user.uid`.
     pub process_uid: Option<ContainerId>,
-    /// The names in `process.env` that usernsd looks for ([`heeded::variable`]).
+    /// The names in `process.env` that usernsd looks for ([`relevant::variable`]).
     pub env_names: Vec<String>,
     /// The `annotations` that identify the container, and those that request something of usernsd
-    /// ([`heeded::annotation`]). Neither runtime copies all of the pod's annotations here.
+    /// ([`relevant::annotation`]). Neither runtime copies all of the pod's annotations here.
     pub annotations: BTreeMap<String, String>,
     /// `linux.uidMappings`; empty if absent (also with CRI-O 1.35.0 and a user namespace to be joined).
     pub uid_mappings: IdMap,
@@ -110,7 +110,7 @@ pub enum OciError {
 #[derive(Deserialize)]
 struct RawSpec {
     linux: Option<RawLinux>,
-    #[serde(default, deserialize_with = "heeded_mounts")]
+    #[serde(default, deserialize_with = "relevant_mounts")]
     mounts: Vec<Mount>,
     process: Option<RawProcess>,
     annotations: Option<Annotations>,
@@ -159,7 +159,7 @@ struct RawBinds {
 #[derive(Default, Deserialize)]
 struct RawProcess {
     user: Option<RawUser>,
-    #[serde(default, deserialize_with = "heeded_names")]
+    #[serde(default, deserialize_with = "relevant_names")]
     env: Vec<String>,
     #[serde(default, deserialize_with = "first_text")]
     args: Option<String>,
@@ -219,9 +219,9 @@ impl<'de, Raw: Deserialize<'de>, T> Visitor<'de> for Items<Raw, T> {
     }
 }
 
-fn heeded_mounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount>, D::Error> {
+fn relevant_mounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount>, D::Error> {
     let keep = |raw: RawMount| {
-        let destination = raw.destination.filter(|destination| heeded::mount(destination))?;
+        let destination = raw.destination.filter(|destination| relevant::mount(destination))?;
         Some(Mount {
             destination,
             kind: raw.kind.unwrap_or_default(),
@@ -232,7 +232,7 @@ fn heeded_mounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount
     deserializer.deserialize_option(Items { limit: usize::MAX, keep })
 }
 
-fn heeded_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn relevant_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     deserializer.deserialize_option(Items { limit: usize::MAX, keep: |variable: Variable| variable.0 })
 }
 
@@ -257,7 +257,7 @@ impl<'de> Deserialize<'de> for Variable {
 
             fn visit_str<E>(self, text: &str) -> Result<Variable, E> {
                 let name = text.split_once('=').map_or(text, |(name, _)| name);
-                Ok(Variable(heeded::variable(name.as_bytes()).then(|| name.to_owned())))
+                Ok(Variable(relevant::variable(name.as_bytes()).then(|| name.to_owned())))
             }
         }
 
@@ -283,7 +283,7 @@ impl<'de> Deserialize<'de> for Annotations {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Annotations, A::Error> {
                 let mut kept = BTreeMap::new();
                 while let Some(key) = entries.next_key::<String>()? {
-                    if heeded::annotation(&key) || is_identity_key(&key) {
+                    if relevant::annotation(&key) || is_identity_key(&key) {
                         kept.insert(key, entries.next_value::<Option<String>>()?.unwrap_or_default());
                     } else {
                         entries.next_value::<IgnoredAny>()?;
@@ -491,7 +491,7 @@ impl Spec {
     #[must_use]
     pub fn into_container(mut self, id: CriId, pid: Option<u32>) -> Container {
         let place = identity_of(&self.annotations, &self.cgroups_path);
-        self.annotations.retain(|key, _| heeded::annotation(key));
+        self.annotations.retain(|key, _| relevant::annotation(key));
         Container {
             id,
             sandbox_id: place.sandbox_id,

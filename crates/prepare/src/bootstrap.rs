@@ -65,7 +65,7 @@ pub struct Part {
     /// Why some changes of this part are not made; the others are.
     pub refused: Option<PartRefusal>,
     /// Files that cannot be undone; set only by `--undo`.
-    pub left: Vec<Left>,
+    pub left: Vec<NotRestored>,
 }
 
 /// Why some changes are not made although the others are.
@@ -81,7 +81,7 @@ pub enum PartRefusal {
 
 /// A file that `--undo` cannot restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
+pub struct NotRestored {
     /// The file's path on the host.
     pub path: String,
     /// Why the file stays.
@@ -184,7 +184,7 @@ pub fn plan(root: &HostRoot, steps: &[&PlanStep<'_>]) -> Result<Part, BootstrapE
         part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
         all.refused = all.refused.or(part.refused);
-        let kept = match kept_by_others(root, &part.changes)? {
+        let kept = match managed_by_others(root, &part.changes)? {
             None => apart(root, &part.changes)?,
             kept => kept,
         };
@@ -454,7 +454,7 @@ fn apart(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, Boo
 }
 
 /// A finding if files belong to the rendered MachineConfig, which bootstrap does not change.
-fn kept_by_others(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
+fn managed_by_others(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
     let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
     Ok(managed.refusal(&paths))

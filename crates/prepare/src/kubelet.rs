@@ -100,9 +100,9 @@ pub fn parse_record(bytes: &[u8]) -> Result<Option<Window>, String> {
 #[must_use]
 pub fn flag_values(text: &str, name: &str) -> Vec<String> {
     const BETWEEN: [char; 6] = ['=', ' ', '\t', '"', '\'', ','];
-    let is_said = |line: &&str| !line.trim_start().starts_with(['#', ';']);
+    let is_setting = |line: &&str| !line.trim_start().starts_with(['#', ';']);
     let text = text.replace("\\\n", " ");
-    let values = text.lines().filter(is_said).flat_map(|line| {
+    let values = text.lines().filter(is_setting).flat_map(|line| {
         line.match_indices(name).filter_map(|(at, _)| {
             let (before, rest) = (line.get(..at)?, line.get(at + name.len()..)?);
             // Other flags may end with the same name. A flag has two dashes, or none in a list of k3s, whose items are

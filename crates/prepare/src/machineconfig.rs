@@ -13,14 +13,14 @@ use std::io::Write;
 use flate2::{Compression, GzBuilder};
 use thiserror::Error;
 
-pub use self::pool::{MAX_TEXT, OursError, PoolError};
+pub use self::pool::{MAX_TEXT, PlannedConfigError, PoolError};
 pub use self::read::{FileEntry, Parsed, ReadConfigError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::crio::check::unseen;
+use usernsd_domain::crio::check::unchecked;
 use usernsd_domain::crio::drop_in::{self, CrioNode, CrioOptions, DropInError};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::{
-    Carried, FileAction, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
+    FileAction, FileEncoding, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
 };
 use usernsd_domain::nri_plugin::{
     self, PluginInstall, PluginOptions, Required, Validator, ValidatorPlan, plan_validator, settings,
@@ -178,7 +178,7 @@ fn today(request: &MachineConfigOptions) -> Result<(NodeConfig, Vec<FilePolicy>,
             )),
         }
     }
-    let node = CrioNode { version, kubernetes: None, files: None, programs: &unseen };
+    let node = CrioNode { version, kubernetes: None, files: None, programs: &unchecked };
     let plan = drop_in::plan(node, options)?;
     notes.extend(plan.notes);
     if let Some(text) = plan.text {
@@ -256,7 +256,7 @@ fn pack(request: &MachineConfigOptions, files: &mut [NodeFile]) {
         // No time stamp, so that the same content gives the same bytes.
         let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
         if let Ok(packed) = writer.write_all(&file.content).and_then(|()| writer.finish()) {
-            file.carried = Carried::Gzip(packed);
+            file.encoding = FileEncoding::Gzip(packed);
         }
     }
 }

@@ -42,7 +42,7 @@ const EVERY: Duration = Duration::from_millis(200);
 const ADDRESS_BURST: u32 = 8;
 const ADDRESS_EVERY: Duration = Duration::from_secs(10);
 /// The pause between two looks whether it is a client's turn.
-const LOOK: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(50);
 /// The most recently admitted clients: questions about them have a limit of their own, so that a flood of
 /// invented tokens does not delay a scraper that was admitted before.
 const FAMILIAR: usize = 16;
@@ -179,7 +179,7 @@ impl Gatekeeper {
             match ticket.turn(self.began.elapsed()) {
                 Turn::Now => return true,
                 Turn::Refused => return false,
-                Turn::Later => sleep(LOOK).await,
+                Turn::Later => sleep(INTERVAL).await,
             }
         }
     }

@@ -15,7 +15,7 @@ use usernsd_domain::lock::lock;
 use usernsd_linux::proc::Proc;
 
 /// The pause between two readings. Until the next one, a time in a document may be wrong.
-const LOOK: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Notices that the wall clock was set.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl ClockWatch {
 
     /// Reads the clock, and returns how it was set since the last reading. A reading is missing if the uptime cannot be
     /// read.
-    pub(crate) fn look(&mut self) -> (Option<ClockReading>, Option<ClockChange>) {
+    pub(crate) fn read(&mut self) -> (Option<ClockReading>, Option<ClockChange>) {
         let now = read(&self.proc);
         let change = now.zip(self.before).and_then(|(now, before)| now.set_since(&before));
         self.before = now.or(self.before);
@@ -71,11 +71,11 @@ impl Clock {
 
     /// Reads the clock at intervals, without end.
     pub async fn follow(self: Arc<Clock>) {
-        let mut ticks = interval(LOOK);
+        let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look();
+            self.read();
         }
     }
 
@@ -83,14 +83,14 @@ impl Clock {
     /// recorded times are moved first, so that all of them are by the same clock.
     #[must_use]
     pub fn time_of(&self, stamp: Stamp) -> SystemTime {
-        stamp.by(self.look())
+        stamp.by(self.read())
     }
 
     /// Reads the clock, and moves the recorded times if it was set.
-    fn look(&self) -> Option<ClockReading> {
+    fn read(&self) -> Option<ClockReading> {
         // Held until the times are moved: a caller of `time_of` must not see the new clock with the old times.
         let mut watch = lock(&self.watch);
-        let (now, change) = watch.look();
+        let (now, change) = watch.read();
         if let Some(change) = change {
             let direction = match change.shift {
                 Shift::Forward(_) => "forward",

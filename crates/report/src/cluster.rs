@@ -35,7 +35,7 @@ use usernsd_linux::proc::Proc;
 use usernsd_peers::kube::{Kube, KubeError, Reporter};
 use usernsd_tasks::Tasks;
 
-pub use facts::{node_facts, with_misfits};
+pub use facts::{node_facts, with_mapping_problems};
 
 /// The most Events that wait to be posted. Further ones are queued later, if their cause persists. The
 /// cause is also in the metrics and in the state document.

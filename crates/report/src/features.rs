@@ -18,7 +18,7 @@ use usernsd_domain::utc::rfc3339;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// The pause between two checks for changes: as long as between two reads by NFD.
-const LOOK: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 /// The pause between two writes of the same content.
 const REFRESH: Duration = Duration::from_secs(300);
 /// How long NFD accepts the file's content.
@@ -55,7 +55,7 @@ impl FeatureFile {
     /// Keeps the file up to date until it is dropped. `set` is notified when the clock was set: the time of expiry in
     /// the file may have passed, and then NFD removes the labels at its next read.
     pub async fn run(mut self, state: Arc<dyn Fn() -> State + Send + Sync>, set: Arc<Notify>) {
-        let mut ticks = interval(LOOK);
+        let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_failing = false;
         loop {

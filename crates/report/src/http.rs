@@ -225,7 +225,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
     let Protection { tls, gate, report } = protection;
     let tls = tls.map(Tls::open).transpose()?;
     let report = Arc::new(report);
-    if let Some(in_use) = tls.as_ref().and_then(|tls| tls.news(SystemTime::now())) {
+    if let Some(in_use) = tls.as_ref().and_then(|tls| tls.change_of_validity(SystemTime::now())) {
         report(ServerEvent::Certificate(in_use));
     }
     let guard = Guard { gate, report: Arc::clone(&report) };

@@ -47,7 +47,7 @@ static BUILD: LazyLock<String> = LazyLock::new(|| base64(digest(&SHA256, POLICY.
 
 /// The input of the page.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct PageInput<'a> {
     /// The agent's last document; `None` if there has been none.
     pub state: Option<&'a State>,
     /// The age of the document; zero if the agent answers.
@@ -55,13 +55,13 @@ pub struct Seen<'a> {
     pub now: SystemTime,
 }
 
-// === impl Seen ===
+// === impl PageInput ===
 
-impl<'a> Seen<'a> {
+impl<'a> PageInput<'a> {
     /// A document of this moment.
     #[must_use]
-    pub fn now(state: &'a State) -> Seen<'a> {
-        Seen { state: Some(state), age: Duration::ZERO, now: SystemTime::now() }
+    pub fn now(state: &'a State) -> PageInput<'a> {
+        PageInput { state: Some(state), age: Duration::ZERO, now: SystemTime::now() }
     }
 
     fn is_away(&self) -> bool {
@@ -71,7 +71,7 @@ impl<'a> Seen<'a> {
 
 /// Renders the status page.
 #[must_use]
-pub fn render(seen: &Seen<'_>) -> Page {
+pub fn render(seen: &PageInput<'_>) -> Page {
     let verdict = seen.state.map(NodeVerdict::of);
     let name = seen.state.map_or("usernsd", |state| state.node.name.as_str());
     let (tone, short) = match &verdict {
@@ -121,7 +121,7 @@ fn icon(tone: Tone) -> String {
     )
 }
 
-fn header(seen: &Seen<'_>, name: &str) -> Element {
+fn header(seen: &PageInput<'_>, name: &str) -> Element {
     let time = rfc3339(seen.now.checked_sub(seen.age).unwrap_or(seen.now));
     let clock = time.get(11..19).unwrap_or_default().to_owned();
     let about = seen.state.map(|state| {
@@ -149,7 +149,7 @@ fn header(seen: &Seen<'_>, name: &str) -> Element {
 }
 
 /// The verdict, the first element of the page.
-fn verdict_element(seen: &Seen<'_>, verdict: Option<&NodeVerdict>) -> Element {
+fn verdict_element(seen: &PageInput<'_>, verdict: Option<&NodeVerdict>) -> Element {
     let away = seen.is_away().then(|| {
         let what = match seen.state {
             Some(_) => format!("The agent has not answered for {}", span(seen.age)),
@@ -167,8 +167,8 @@ fn verdict_element(seen: &Seen<'_>, verdict: Option<&NodeVerdict>) -> Element {
     let problems = problems.map(|problem| (problem.tone, sentence(&problem.what), problem.where_.clone()));
     let all: Vec<_> = away.into_iter().chain(problems).collect();
     let tone = all.iter().map(|(tone, ..)| *tone).max().unwrap_or(Tone::Good);
-    let (headline, calm) = match (all.len(), seen.state) {
-        (0, Some(state)) => ("All well".to_owned(), Some(calm(state))),
+    let (headline, healthy_summary) = match (all.len(), seen.state) {
+        (0, Some(state)) => ("All well".to_owned(), Some(healthy_summary(state))),
         (count, _) => (counted(count as u64, "problem", "problems"), None),
     };
     let list = all.into_iter().map(|(tone, what, where_)| {
@@ -187,11 +187,11 @@ fn verdict_element(seen: &Seen<'_>, verdict: Option<&NodeVerdict>) -> Element {
                 .add(el("span").class("mark").attr("aria-hidden", "true").text(tone.mark()))
                 .text(headline),
         )
-        .add(calm.map(|calm| el("p").text(calm)))
+        .add(healthy_summary.map(|healthy_summary| el("p").text(healthy_summary)))
         .add((tone != Tone::Good).then(|| el("ul").all(list)))
 }
 
-fn calm(state: &State) -> String {
+fn healthy_summary(state: &State) -> String {
     let own = state
         .pods
         .iter()
@@ -271,7 +271,7 @@ fn peer(name: &'static str, peer: &Peer) -> Element {
         .add(el("span").class("unseen").text(format!(" {}", peer.state)))
 }
 
-fn footer(seen: &Seen<'_>) -> Element {
+fn footer(seen: &PageInput<'_>) -> Element {
     let since = seen.state.map(|state| format!("The agent started {}. ", state.agent.started_at));
     el("footer")
         .text(since.unwrap_or_default())

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_ends_tasks_where_they_wait_and_threads_when_they_are_told() {
+    async fn a_stop_ends_tasks_where_they_wait_and_threads_by_their_own_stop() {
         let mut tasks = Tasks::new();
         let held = Arc::new(());
         let dropped = Arc::clone(&held);

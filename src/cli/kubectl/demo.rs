@@ -108,7 +108,7 @@ impl Cluster {
                 self.kubectl.call(&["auth", "can-i", verb, resource, "--namespace", place], &tell)?;
             match String::from_utf8_lossy(&answer.stdout).trim() {
                 "yes" => {}
-                said if said.starts_with("no") => {
+                output if output.starts_with("no") => {
                     missing.push(format!("{verb} {resource} in namespace {place}"))
                 }
                 _ => bail!("the API server does not answer: kubectl get --raw /readyz shows why"),
@@ -133,7 +133,7 @@ impl Run {
         let started = Instant::now();
         let found = self.until_it_runs(started)?;
         let node = found.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
-        self.say(&format!("runs on node {node}"))?;
+        self.print(&format!("runs on node {node}"))?;
         let state = self.systemd(started)?;
         self.typed("systemctl is-system-running", &format!("{state}\n"))?;
         let map = self.inside(&["cat", "/proc/self/uid_map"])?;
@@ -157,7 +157,7 @@ impl Run {
         Ok(ExitCode::from(u8::from(verdict.is_err())))
     }
 
-    fn say(&self, what: &str) -> anyhow::Result<()> {
+    fn print(&self, what: &str) -> anyhow::Result<()> {
         Ok(print(&format!("{}\n", line(&format!("pod {}/{} {what}", self.namespace, self.pod))))?)
     }
 
@@ -204,7 +204,7 @@ impl Run {
                 self.namespace
             );
         }
-        self.say(&format!("is created, with the image {}", self.demo.image))
+        self.print(&format!("is created, with the image {}", self.demo.image))
     }
 
     /// Waits until the container runs.
@@ -247,7 +247,7 @@ impl Run {
             }
             if last != why {
                 why.clone_into(&mut last);
-                self.say(&format!("waits: {why}"))?;
+                self.print(&format!("waits: {why}"))?;
             }
             thread::sleep(INTERVAL);
         }
@@ -256,16 +256,17 @@ impl Run {
     /// Waits until systemd has started everything; the state that it is in then.
     fn systemd(&self, started: Instant) -> anyhow::Result<String> {
         loop {
-            let said = self.inside(&["systemctl", "is-system-running"]).unwrap_or_default().trim().to_owned();
+            let output =
+                self.inside(&["systemctl", "is-system-running"]).unwrap_or_default().trim().to_owned();
             // Units of an image may fail, as they do outside of a pod.
-            if ["running", "degraded"].contains(&said.as_str()) {
-                return Ok(said);
+            if ["running", "degraded"].contains(&output.as_str()) {
+                return Ok(output);
             }
             if started.elapsed() > self.demo.limit {
                 bail!(
                     "systemd does not run after {} s, but is {:?}; kubectl logs {} has its messages",
                     self.demo.limit.as_secs(),
-                    said,
+                    output,
                     self.pod
                 );
             }
@@ -323,9 +324,9 @@ impl Run {
         match self.cluster.kubectl.call(&words, &tell) {
             Ok(answer) if answer.code == 0 => {
                 // Empty for a pod that is not there.
-                let said = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
-                if !said.is_empty() {
-                    tell(&printable(&said));
+                let output = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+                if !output.is_empty() {
+                    tell(&printable(&output));
                 }
             }
             _ => by_hand(),

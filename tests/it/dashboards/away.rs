@@ -41,12 +41,12 @@ fn expected(nodes: Nodes, expr: &str, want: &[(&str, f64)]) -> Value {
         // An agent that is being replaced, and does not answer any more.
         let before = format!(r#"up{{job="usernsd", instance="{instance}", agent_pod="usernsd-before"}}"#);
         series.push(json!({"series": before, "values": "0"}));
-        let said = [
+        let output = [
             ("up", Some(up)),
             ("usernsd_exporter_agent_up", agent.as_ref()),
             ("usernsd_node_ready", ready.as_ref()),
         ];
-        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        for (name, value) in output.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             let series_name =
                 format!(r#"{name}{{job="usernsd", namespace="usernsd", instance="{instance}"}}"#);
             series.push(json!({"series": series_name, "values": value.to_string()}));
@@ -90,11 +90,11 @@ fn an_agent_that_is_away_is_shown() {
         std::fs::write(&file, json!({"rule_files": [], "tests": tests}).to_string()).unwrap();
         tools::run(Command::new(&promtool).args(["test", "rules"]).arg(file.path()), "")
     };
-    let (good, said) = test(&tests);
-    assert!(good, "{said}");
+    let (good, output) = test(&tests);
+    assert!(good, "{output}");
     // A wrong expectation makes the test fail.
-    let (good, said) = test(&[expected(ALONE, "count(up == 0) or vector(0)", &[("", 0.0)])]);
-    assert!(!good && said.contains("FAILED"), "{said}");
+    let (good, output) = test(&[expected(ALONE, "count(up == 0) or vector(0)", &[("", 0.0)])]);
+    assert!(!good && output.contains("FAILED"), "{output}");
 }
 
 /// Otherwise nodes whose agents are away could not be selected.

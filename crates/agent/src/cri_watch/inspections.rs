@@ -76,7 +76,7 @@ impl Inspections<'_> {
                 }
             }
             inspected += unknown.len();
-            pods::learn(self.containers, cri, &containers_of(&unknown)).await;
+            pods::learn_requests(self.containers, cri, &containers_of(&unknown)).await;
             // One thread inspects these while this task reads the specifications of the next ones.
             finished(inspecting.replace(self.start(unknown, Source::Resync, since))).await;
         }
@@ -118,7 +118,7 @@ impl Inspections<'_> {
             }
         }
         if let Some(cri) = cri {
-            pods::learn(self.containers, cri, &containers_of(&alive)).await;
+            pods::learn_requests(self.containers, cri, &containers_of(&alive)).await;
         }
         if !alive.is_empty() {
             finished(Some(self.start(alive, Source::Resync, since))).await;
@@ -138,7 +138,7 @@ impl Inspections<'_> {
         }
         let stage = Occasion::Listed(found.container.state).stage();
         if let Some(container) = specified(id, found) {
-            pods::learn(self.containers, cri, &[&container]).await;
+            pods::learn_requests(self.containers, cri, &[&container]).await;
             finished(Some(self.start(vec![(container, stage)], Source::Resync, since))).await;
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Inspections<'_> {
     pub(super) async fn one(&self, cri: &Cri, id: &CriId, occasion: Occasion, since: Instant) {
         match self.specification(Some(cri), id).await {
             Ok(Some(container)) => {
-                pods::learn(self.containers, cri, &[&container]).await;
+                pods::learn_requests(self.containers, cri, &[&container]).await;
                 finished(Some(self.start(vec![(container, occasion.stage())], Source::Cri, since))).await;
             }
             Ok(None) => {}

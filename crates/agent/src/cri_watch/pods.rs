@@ -94,7 +94,7 @@ pub(super) async fn review(containers: &Containers, cri: &Cri) {
 
 /// Learns the requests of these containers' pods, once for each pod: from its annotations and, for a
 /// container in the host's user namespace, whether the pod asked for one of its own.
-pub(super) async fn learn(all: &Containers, cri: &Cri, containers: &[&Container]) {
+pub(super) async fn learn_requests(all: &Containers, cri: &Cri, containers: &[&Container]) {
     let pods = all.pods();
     let mut asked = HashSet::new();
     for container in containers {

@@ -160,7 +160,7 @@ impl Follow {
         let (mut lines, mut writer) = launched::connect(path).await?;
         let hello = FromAgent::Hello { protocol: PROTOCOL, version: self.version.clone() };
         writer.write(&hello.render()).await?;
-        let mut heard = Instant::now();
+        let mut last_line = Instant::now();
         let mut pings = 0;
         let mut last = 0;
         let mut beat = interval(PING);
@@ -169,7 +169,7 @@ impl Follow {
             tokio::select! {
                 line = lines.next() => {
                     let Some(line) = line? else { return Ok(()) };
-                    heard = Instant::now();
+                    last_line = Instant::now();
                     match FromPlugin::parse(&line) {
                         FromPlugin::Hello(hello) => self.introduced(path, hello, known),
                         FromPlugin::Report(report) => {
@@ -195,7 +195,7 @@ impl Follow {
                     }
                 }
                 _ = beat.tick() => {
-                    if heard.elapsed() >= HANGS {
+                    if last_line.elapsed() >= HANGS {
                         self.responds(false, known);
                     }
                     // CRI may lead to another runtime by now.

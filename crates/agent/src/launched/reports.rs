@@ -141,7 +141,7 @@ impl Reports {
         if !first.is_some_and(|line| matches!(FromAgent::parse(&line), FromAgent::Hello { .. })) {
             return Ok(());
         }
-        let place = Place::take(self);
+        let place = Position::take(self);
         Agent { reports: self, place, writer, lines, busy, hello: None, sent: 0, seen: 0, until: None }
             .serve()
             .await
@@ -149,24 +149,24 @@ impl Reports {
 }
 
 /// An agent's place in the order of connected agents; dropping it gives the place up.
-struct Place<'a> {
+struct Position<'a> {
     reports: &'a Reports,
     number: u64,
 }
 
-impl<'a> Place<'a> {
-    fn take(reports: &'a Reports) -> Place<'a> {
+impl<'a> Position<'a> {
+    fn take(reports: &'a Reports) -> Position<'a> {
         let mut state = reports.lock();
         state.coming += 1;
         let number = state.coming;
         state.agents.insert(number);
         drop(state);
         reports.changed.send_replace(());
-        Place { reports, number }
+        Position { reports, number }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Position<'_> {
     fn drop(&mut self) {
         let mut state = self.reports.lock();
         state.agents.remove(&self.number);
@@ -179,7 +179,7 @@ impl Drop for Place<'_> {
 /// An agent's connection.
 struct Agent<'a> {
     reports: &'a Reports,
-    place: Place<'a>,
+    place: Position<'a>,
     writer: Writer,
     lines: Lines,
     busy: &'a (dyn Fn() -> Duration + Send + Sync),
@@ -217,7 +217,7 @@ impl Agent<'_> {
             tokio::select! {
                 line = self.lines.next() => match line? {
                     None => return Ok(()),
-                    Some(line) => self.hear(&line).await?,
+                    Some(line) => self.receive(&line).await?,
                 },
                 _ = changed.changed() => {}
                 () = over => self.give_up_turn(),
@@ -280,7 +280,7 @@ impl Agent<'_> {
         self.reports.changed.send_replace(());
     }
 
-    async fn hear(&mut self, line: &str) -> Result<(), LinkError> {
+    async fn receive(&mut self, line: &str) -> Result<(), LinkError> {
         match FromAgent::parse(line) {
             FromAgent::Seen { number } => {
                 // Only reports that were sent to this agent count, and only while it has the turn.

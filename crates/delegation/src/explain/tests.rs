@@ -2,7 +2,7 @@ use super::*;
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::words::Word as _;
 
-fn story(now: Now) -> ExplainFacts {
+fn facts(now: PresentPlan) -> ExplainFacts {
     ExplainFacts {
         namespace: "default".into(),
         pod: "web".into(),
@@ -17,8 +17,8 @@ fn story(now: Now) -> ExplainFacts {
     }
 }
 
-fn chown() -> Now {
-    Now::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
+fn chown() -> PresentPlan {
+    PresentPlan::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
 }
 
 fn inspected(outcome: &str, reason: Option<&str>) -> AgentRecord {
@@ -32,36 +32,42 @@ fn inspected(outcome: &str, reason: Option<&str>) -> AgentRecord {
 #[test]
 fn every_reason_is_explained_and_followed_by_a_step() {
     for skip in Skip::ALL {
-        let why = Why::of(&story(Now::Skip(skip, None)));
-        assert!(!why.because.is_empty(), "{skip}");
+        let diagnosis = Diagnosis::of(&facts(PresentPlan::Skip(skip, None)));
+        assert!(!diagnosis.because.is_empty(), "{skip}");
         let is_right = matches!(
             skip,
             Skip::HostUserNamespace | Skip::ReadOnlyMount | Skip::NoCgroupMount | Skip::BeingMade
         );
-        assert_eq!(why.problems.is_empty(), is_right, "{skip}: {why:?}");
-        assert!(skip == Skip::NoCgroupMount || !why.next.is_empty(), "{skip}");
+        assert_eq!(diagnosis.problems.is_empty(), is_right, "{skip}: {diagnosis:?}");
+        assert!(skip == Skip::NoCgroupMount || !diagnosis.next.is_empty(), "{skip}");
     }
 }
 
 #[test]
 fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
-    let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
+    let right = facts(PresentPlan::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
     for agent in [inspected("delegated", None), inspected("already_right", None), AgentRecord::Unaware] {
-        let why = Why::of(&ExplainFacts { agent, ..right.clone() });
-        assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
+        let diagnosis = Diagnosis::of(&ExplainFacts { agent, ..right.clone() });
+        assert!(diagnosis.problems.is_empty() && diagnosis.next.is_empty(), "{diagnosis:?}");
     }
-    let why = Why::of(&ExplainFacts { bounded: false, ..right });
-    assert_eq!(why.problems, ["nothing limits the cgroups that the pod may create"]);
-    assert_eq!(why.next, [START_AGENT]);
+    let diagnosis = Diagnosis::of(&ExplainFacts { bounded: false, ..right });
+    assert_eq!(diagnosis.problems, ["nothing limits the cgroups that the pod may create"]);
+    assert_eq!(diagnosis.next, [START_AGENT]);
 }
 
 #[test]
 fn a_profile_that_forbids_mounts_is_named() {
-    let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
-    let why = Why::of(&ExplainFacts { forbids_mounts: Some("crio-default".into()), ..right });
-    assert!(why.problems.is_empty(), "the cgroup is right: {why:?}");
-    assert!(why.because.iter().any(|line| line.contains("AppArmor profile crio-default forbids")), "{why:?}");
-    assert!(why.next.iter().any(|line| line.contains("localhostProfile: usernsd-systemd")), "{why:?}");
+    let right = facts(PresentPlan::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
+    let diagnosis = Diagnosis::of(&ExplainFacts { forbids_mounts: Some("crio-default".into()), ..right });
+    assert!(diagnosis.problems.is_empty(), "the cgroup is right: {diagnosis:?}");
+    assert!(
+        diagnosis.because.iter().any(|line| line.contains("AppArmor profile crio-default forbids")),
+        "{diagnosis:?}"
+    );
+    assert!(
+        diagnosis.next.iter().any(|line| line.contains("localhostProfile: usernsd-systemd")),
+        "{diagnosis:?}"
+    );
 }
 
 #[test]
@@ -70,16 +76,20 @@ fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
     let unknown = [Skip::NotUnified, Skip::Closed, Skip::Gone, Skip::Unproven];
     for skip in Skip::ALL {
         for opt_in in [OptInResult::Nothing, OptInResult::Missed] {
-            let story = ExplainFacts { opt_in, ..story(Now::Skip(skip, None)) };
-            let is_problem = story.assessment().is_problem() || unknown.contains(&skip);
-            assert_eq!(!Why::of(&story).problems.is_empty(), is_problem, "{skip} {:?}", story.opt_in);
+            let facts = ExplainFacts { opt_in, ..facts(PresentPlan::Skip(skip, None)) };
+            let is_problem = facts.assessment().is_problem() || unknown.contains(&skip);
+            assert_eq!(!Diagnosis::of(&facts).problems.is_empty(), is_problem, "{skip} {:?}", facts.opt_in);
         }
     }
-    let right = || Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
-    for now in [right(), chown(), Now::Failed("EIO".into())] {
+    let right = || PresentPlan::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
+    for now in [right(), chown(), PresentPlan::Failed("EIO".into())] {
         for (bounded, isolation) in [(true, Verdict::Good), (false, Verdict::Good), (true, Verdict::Lost)] {
-            let story = ExplainFacts { bounded, isolation, ..story(now.clone()) };
-            assert_eq!(!Why::of(&story).problems.is_empty(), story.assessment().is_problem(), "{story:?}");
+            let facts = ExplainFacts { bounded, isolation, ..facts(now.clone()) };
+            assert_eq!(
+                !Diagnosis::of(&facts).problems.is_empty(),
+                facts.assessment().is_problem(),
+                "{facts:?}"
+            );
         }
     }
 }
@@ -92,19 +102,20 @@ fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
         (inspected("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
         (inspected("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
     ] {
-        let why = Why::of(&ExplainFacts { agent, ..story(chown()) });
-        assert_eq!(why.problems, ["the cgroup should belong to host user 200000 and does not"]);
-        assert!(why.because.join(" ").contains(because), "{why:?}");
-        assert_eq!(why.next.first().map(String::as_str), next);
+        let diagnosis = Diagnosis::of(&ExplainFacts { agent, ..facts(chown()) });
+        assert_eq!(diagnosis.problems, ["the cgroup should belong to host user 200000 and does not"]);
+        assert!(diagnosis.because.join(" ").contains(because), "{diagnosis:?}");
+        assert_eq!(diagnosis.next.first().map(String::as_str), next);
     }
 }
 
 #[test]
 fn a_container_that_restarts_needs_no_new_pod() {
-    let running = ExplainFacts { opt_in: OptInResult::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
-    assert!(Why::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
+    let running =
+        ExplainFacts { opt_in: OptInResult::Missed, ..facts(PresentPlan::Skip(Skip::ReadOnlyMount, None)) };
+    assert!(Diagnosis::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
     let ended = Ended { code: 255, reason: String::new() };
-    let ended = Why::of(&ExplainFacts { ended: Some(ended), now: None, ..running });
+    let ended = Diagnosis::of(&ExplainFacts { ended: Some(ended), now: None, ..running });
     assert!(
         ended.next.iter().any(|next| next.starts_with("wait for the container's next restart")),
         "{ended:?}"
@@ -116,12 +127,12 @@ fn a_container_that_restarts_needs_no_new_pod() {
 fn a_pod_without_a_container_is_explained_by_what_is_missing() {
     let waiting = |has_sandbox, ids| {
         let (namespace, pod) = ("default".to_owned(), "web".to_owned());
-        Why::of_waiting(&Waiting { namespace, pod, has_sandbox, ids })
+        Diagnosis::of_waiting(&Waiting { namespace, pod, has_sandbox, ids })
     };
-    let why = waiting(false, ChosenIds::Range { first: 131_072, count: 65_536 });
-    assert_eq!(why.problems, ["no sandbox"]);
-    assert_eq!(why.because[1], "The kubelet assigned the host IDs 131072 to 196607 to it.");
-    assert!(why.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", why.next);
+    let diagnosis = waiting(false, ChosenIds::Range { first: 131_072, count: 65_536 });
+    assert_eq!(diagnosis.problems, ["no sandbox"]);
+    assert_eq!(diagnosis.because[1], "The kubelet assigned the host IDs 131072 to 196607 to it.");
+    assert!(diagnosis.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", diagnosis.next);
     assert_eq!(waiting(true, ChosenIds::None).problems, ["no container yet"]);
     assert!(waiting(false, ChosenIds::None).because[1].contains("hostUsers: false"));
     // A fact that cannot be seen is not reported as missing.
@@ -131,33 +142,34 @@ fn a_pod_without_a_container_is_explained_by_what_is_missing() {
 
 #[test]
 fn lost_isolation_outweighs_everything() {
-    let why = Why::of(&ExplainFacts {
+    let diagnosis = Diagnosis::of(&ExplainFacts {
         isolation: Verdict::Lost,
-        ..story(Now::Skip(Skip::HostUserNamespace, None))
+        ..facts(PresentPlan::Skip(Skip::HostUserNamespace, None))
     });
-    assert_eq!(why.problems, ["isolation lost"]);
-    assert_eq!(why.next, ["kubectl -n default delete pod web"]);
+    assert_eq!(diagnosis.problems, ["isolation lost"]);
+    assert_eq!(diagnosis.next, ["kubectl -n default delete pod web"]);
 }
 
 #[test]
 fn an_opt_in_without_effect_is_a_problem() {
-    let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
-    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Missed, ..read_only.clone() });
-    assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
-    assert_eq!(why.next, [START_AGENT, "kubectl -n default delete pod web"]);
+    let read_only = facts(PresentPlan::Skip(Skip::ReadOnlyMount, None));
+    let diagnosis = Diagnosis::of(&ExplainFacts { opt_in: OptInResult::Missed, ..read_only.clone() });
+    assert_eq!(diagnosis.problems, ["asked for a writable cgroup in vain"]);
+    assert_eq!(diagnosis.next, [START_AGENT, "kubectl -n default delete pod web"]);
     let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Ungranted(namespace), ..read_only.clone() });
+    let diagnosis =
+        Diagnosis::of(&ExplainFacts { opt_in: OptInResult::Ungranted(namespace), ..read_only.clone() });
     assert_eq!(
-        why.because,
+        diagnosis.because,
         ["Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
                  (optIn.namespaces)."]
     );
     let declined =
         DecidingAnnotation { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
-    let why = Why::of(&ExplainFacts { opt_in: OptInResult::Declined(declined), ..read_only });
-    assert!(why.problems.is_empty());
+    let diagnosis = Diagnosis::of(&ExplainFacts { opt_in: OptInResult::Declined(declined), ..read_only });
+    assert!(diagnosis.problems.is_empty());
     assert_eq!(
-        why.because,
+        diagnosis.because,
         ["/sys/fs/cgroup is read-only in it: annotation cgroup.usernsd.io/container.app is \"read-only\"."]
     );
 }
@@ -165,10 +177,10 @@ fn an_opt_in_without_effect_is_a_problem() {
 #[test]
 fn the_end_of_a_container_is_explained_with_the_runtimes_reason() {
     let ended = Ended { code: 255, reason: "Error".into() };
-    let story = ExplainFacts { now: None, ended: Some(ended), ..story(chown()) };
-    let why = Why::of(&story);
-    assert_eq!(why.problems, ["ended with exit code 255"]);
-    assert_eq!(why.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
-    let well = ExplainFacts { ended: Some(Ended { code: 0, reason: String::new() }), ..story };
-    assert!(Why::of(&well).problems.is_empty());
+    let facts = ExplainFacts { now: None, ended: Some(ended), ..facts(chown()) };
+    let diagnosis = Diagnosis::of(&facts);
+    assert_eq!(diagnosis.problems, ["ended with exit code 255"]);
+    assert_eq!(diagnosis.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
+    let well = ExplainFacts { ended: Some(Ended { code: 0, reason: String::new() }), ..facts };
+    assert!(Diagnosis::of(&well).problems.is_empty());
 }

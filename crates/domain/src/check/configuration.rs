@@ -141,7 +141,7 @@ fn range(pending: &Probe<Vec<Unread>>, has_pods_outside: bool) -> Checked {
             let restart = format!("systemctl restart {}", unread.unit);
             // With such a pod the kubelet would not start.
             let remedy = if has_pods_outside { format!("drain the node, then: {restart}") } else { restart };
-            Check::KubeletRangeRead.failed(unread.what(), &remedy)
+            Check::KubeletRangeRead.failed(unread.describe(), &remedy)
         }
     }
 }
@@ -162,7 +162,7 @@ fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
                     Service::Crio => format!("see crio_restart, then: systemctl restart {unit}"),
                     Service::Containerd | Service::Kubelet => format!("systemctl restart {unit}"),
                 };
-                Problem { what: unread.what(), remedy }
+                Problem { what: unread.describe(), remedy }
             });
             Checked { check: Check::RestartPending, outcome: CheckOutcome::Failed(problems.collect()) }
         }
@@ -176,12 +176,12 @@ mod tests {
     use crate::crio::drop_in;
     use crate::idplan::ACCOUNT_FILES;
     use crate::kernel::SYSCTL_FILE;
-    use crate::oci_hook::{self, DIRECTORIES, When};
+    use crate::oci_hook::{self, DIRECTORIES, HookCondition};
     use crate::paths::SUBUID;
 
     #[test]
     fn every_written_file_belongs_to_a_part() {
-        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
+        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &HookCondition::Always);
         let hook: Vec<String> = hook.files.into_iter().map(|file| file.path).collect();
         let of = |path: &str| ConfigFile::of(&HostPath::parse(path).unwrap());
         assert_eq!(of(drop_in::PATH), Some(ConfigFile::Crio));

@@ -26,14 +26,14 @@ pub fn checks(facts: Probe<&IdFacts>) -> Vec<Checked> {
 
 impl IdFacts {
     fn check(&self, check: Check) -> Checked {
-        if let Some(why) = self.is_moot(check) {
+        if let Some(why) = self.not_applicable(check) {
             return check.skipped(why);
         }
         check.judged(&self.findings, self.seen(check))
     }
 
     /// Why a check does not apply to this node; `None` if it does.
-    fn is_moot(&self, check: Check) -> Option<&'static str> {
+    fn not_applicable(&self, check: Check) -> Option<&'static str> {
         if let Some(why) = self.has_no_file(check) {
             return Some(why);
         }
@@ -70,7 +70,7 @@ impl IdFacts {
         }
         let asks_elsewhere =
             kubelet.nsswitch_subid.as_deref().is_some_and(|from| !kubelet::reads_files(from));
-        if of_line && asks_elsewhere && kubelet.getsubids_said.is_none() {
+        if of_line && asks_elsewhere && kubelet.getsubids_output.is_none() {
             return Some("getsubids reads another source, see subid_nsswitch");
         }
         let unusable = || self.findings.iter().any(|finding| finding.check() == Some(Check::SubidKubelet));
@@ -110,9 +110,9 @@ impl IdFacts {
             None => format!("no {path}"),
         };
         let [uid_file, gid_file] = &files;
-        let line = match &kubelet.getsubids_said {
-            Some(said) => {
-                said.as_ref().map_or_else(Clone::clone, |window| format!("getsubids: kubelet {window}"))
+        let line = match &kubelet.getsubids_output {
+            Some(output) => {
+                output.as_ref().map_or_else(Clone::clone, |window| format!("getsubids: kubelet {window}"))
             }
             None => kubelet::lines_of(uid_file, accounts)
                 .first()
@@ -142,11 +142,11 @@ impl IdFacts {
                 let of = |value: Option<u64>, default: u64| value.unwrap_or(default);
                 let pods = of(kubelet.max_pods, kubelet::DEFAULT_MAX_PODS);
                 let ids = of(kubelet.ids_per_pod, kubelet::DEFAULT_IDS_PER_POD);
-                let said = format!("{pods} pods of {ids} IDs");
+                let output = format!("{pods} pods of {ids} IDs");
                 if kubelet.max_pods.is_some() {
-                    said
+                    output
                 } else {
-                    format!("none is visible here; by default {said}")
+                    format!("none is visible here; by default {output}")
                 }
             }
             Check::KubeletGate => match &kubelet.gate {
@@ -165,7 +165,7 @@ mod tests {
     use crate::check::{CheckOutcome, Summary};
     use crate::finding::FindingId;
     use crate::idplan::{DesiredIds, examine};
-    use crate::kubelet::{FeatureGate, PodIdsRecord, Surroundings};
+    use crate::kubelet::{FeatureGate, KubeletEnvironment, PodIdsRecord};
     use crate::ranges::Window;
 
     fn node() -> NodeIds {
@@ -176,7 +176,7 @@ mod tests {
             subgid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
             account_files: [const { Some(Vec::new()) }; 4],
             accounts,
-            kubelet: Surroundings {
+            kubelet: KubeletEnvironment {
                 is_present: true,
                 getsubids: true,
                 getent: true,
@@ -185,7 +185,7 @@ mod tests {
                     pod: "a".into(),
                     window: Ok(Window { start: 327_155_712, count: 65_536 }),
                 }],
-                ..Surroundings::default()
+                ..KubeletEnvironment::default()
             },
             ..NodeIds::default()
         }
@@ -293,7 +293,7 @@ mod tests {
         let without = NodeIds {
             subuid: None,
             subgid: None,
-            kubelet: Surroundings { has_nsswitch: false, ..Surroundings::default() },
+            kubelet: KubeletEnvironment { has_nsswitch: false, ..KubeletEnvironment::default() },
             ..NodeIds::default()
         };
         let findings = examine(&without, &DesiredIds::default());

@@ -364,9 +364,9 @@ mod tests {
         for (index, (spoil, want, word)) in cases.iter().enumerate() {
             let mut facts = good();
             spoil(&mut facts);
-            let said = sentences(&facts);
-            assert!(said.contains(word), "case {index}: {said}");
-            assert_eq!(words(&facts), *want, "case {index}: {said}");
+            let output = sentences(&facts);
+            assert!(output.contains(word), "case {index}: {output}");
+            assert_eq!(words(&facts), *want, "case {index}: {output}");
         }
     }
 }

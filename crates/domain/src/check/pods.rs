@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn without_pods_in_user_namespaces_the_checks_say_so() {
+    fn without_pods_in_user_namespaces_the_checks_report_that() {
         let facts = PodFacts { pods: &[], space_is_known: true, asked: Err("x".into()) };
         assert!(checks(Ok(&facts)).iter().all(|one| one.word() == "skip"));
         assert!(checks(Err("no runtime".into())).iter().all(|one| one.word() == "skip"));

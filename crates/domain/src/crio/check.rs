@@ -23,7 +23,7 @@ pub type Programs<'a> = &'a dyn Fn(&str) -> Option<bool>;
 
 /// The [`Programs`] for callers that cannot check.
 #[must_use]
-pub fn unseen(_: &str) -> Option<bool> {
+pub fn unchecked(_: &str) -> Option<bool> {
     None
 }
 

@@ -14,7 +14,7 @@ fn failing(name: &str, error: &str) -> PodEventFacts {
     PodEventFacts { subject: subject(name), shared: vec![], containers: vec![container], misfits: vec![] }
 }
 
-fn said(journal: &mut PostedNotices, node: &NodeFacts, pods: &[PodEventFacts]) -> Vec<(&'static str, u32)> {
+fn posted(journal: &mut PostedNotices, node: &NodeFacts, pods: &[PodEventFacts]) -> Vec<(&'static str, u32)> {
     let present = pods.iter().map(|pod| pod.subject.clone()).collect();
     let occurred = journal.turn(notices(node, pods), &present, SystemTime::UNIX_EPOCH);
     occurred.iter().for_each(|one| journal.record_posted(one));
@@ -26,14 +26,14 @@ fn a_notice_occurs_once_and_again_after_it_ended() {
     let mut journal = PostedNotices::default();
     let node = NodeFacts { ready: Some(true), ..NodeFacts::default() };
     let (bad, good) = ([failing("a", "x")], [PodEventFacts { containers: vec![], ..failing("a", "") }]);
-    assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 1)]);
-    assert!(said(&mut journal, &node, &bad).is_empty());
+    assert_eq!(posted(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 1)]);
+    assert!(posted(&mut journal, &node, &bad).is_empty());
     // Another error is the same notice.
-    assert!(said(&mut journal, &node, &[failing("a", "y")]).is_empty());
-    assert!(said(&mut journal, &node, &good).is_empty());
-    assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 2)]);
+    assert!(posted(&mut journal, &node, &[failing("a", "y")]).is_empty());
+    assert!(posted(&mut journal, &node, &good).is_empty());
+    assert_eq!(posted(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 2)]);
     // A deleted pod is forgotten.
-    assert!(said(&mut journal, &node, &[]).is_empty());
+    assert!(posted(&mut journal, &node, &[]).is_empty());
     assert!(journal.posted.is_empty());
 }
 
@@ -90,9 +90,11 @@ fn namespaces_take_turns_and_urgent_notices_come_first() {
 fn a_pool_is_low_from_nine_tenths_until_it_is_below_eight() {
     let mut journal = PostedNotices::default();
     let with = |used| NodeFacts { pools: vec![("kubelet".into(), used, 100)], ..NodeFacts::default() };
-    let mut turn = |used| said(&mut journal, &with(used), &[]).len();
+    let mut turn = |used| posted(&mut journal, &with(used), &[]).len();
     assert_eq!([turn(85), turn(90), turn(85), turn(90), turn(79), turn(85), turn(91)], [0, 1, 0, 0, 0, 0, 1]);
-    assert!(said(&mut journal, &NodeFacts { pools: vec![("crio".into(), 0, 0)], ..with(0) }, &[]).is_empty());
+    assert!(
+        posted(&mut journal, &NodeFacts { pools: vec![("crio".into(), 0, 0)], ..with(0) }, &[]).is_empty()
+    );
 }
 
 #[test]

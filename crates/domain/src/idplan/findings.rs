@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::CONTAINERS;
 use crate::accounts::Accounts;
 use crate::finding::{Finding, FindingId};
-use crate::kubelet::{self, NextPool, Stranded, Surroundings};
+use crate::kubelet::{self, KubeletEnvironment, NextPool, Stranded};
 use crate::ranges::{Convention, FIRST, Placed, Window};
 use crate::subid::{Flaw, SubidFile};
 use crate::work::step;
@@ -47,8 +47,8 @@ pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Findi
 }
 
 /// The finding that `getsubids` and `newuidmap` do not read the files.
-pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> Option<Finding> {
-    let source = surroundings.nsswitch_subid.as_deref().filter(|source| !kubelet::reads_files(source))?;
+pub(super) fn of_nsswitch(environment: &KubeletEnvironment, accounts: &Accounts) -> Option<Finding> {
+    let source = environment.nsswitch_subid.as_deref().filter(|source| !kubelet::reads_files(source))?;
     // If the user exists, the kubelet's own finding covers this.
     accounts.user(kubelet::USER).is_none().then(|| {
         Finding::warning(
@@ -186,8 +186,8 @@ pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Opti
 }
 
 /// A line whose size is a guess, because the number of pods is unknown.
-pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
-    (!is_said).then(|| Finding {
+pub(super) fn of_line(window: Window, is_configured: bool) -> Option<Finding> {
+    (!is_configured).then(|| Finding {
         remedy: "set bootstrap.kubelet.maxPods if it is more".to_owned(),
         ..Finding::note(
             FindingId::KubeletPodsUnsaid,

@@ -9,7 +9,7 @@ impl Planner<'_> {
     /// The kubelet's new line; `None` if it has a line that works.
     pub(super) fn kubelet(&self) -> Result<Option<WantedWindow>, PlanError> {
         let [uids, gids] = self.ranges(kubelet::USER);
-        let is_known = self.is_said() || self.node.kubelet.has_config;
+        let is_known = self.max_pods_is_configured() || self.node.kubelet.has_config;
         let flaws = |window| self.demand.flaws(window);
         let needed = self.demand.count();
         if let Some(start) = self.desired.kubelet.start
@@ -38,7 +38,7 @@ impl Planner<'_> {
             .min_by_key(|window| NextPool::Line(*window, self.demand).stranded(records).len());
         let start = match (self.desired.kubelet.start, good) {
             (Some(start), _) => Start::Fixed(start),
-            (None, Some(window)) => Start::Kept(window.start),
+            (None, Some(window)) => Start::Unchanged(window.start),
             (None, None) => Start::Free,
         };
         if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
@@ -61,7 +61,7 @@ impl Planner<'_> {
     }
 
     /// Whether the number of pods that the kubelet may run is configured anywhere.
-    pub(super) fn is_said(&self) -> bool {
+    pub(super) fn max_pods_is_configured(&self) -> bool {
         self.desired.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some()
     }
 
@@ -76,10 +76,10 @@ impl Planner<'_> {
         let is_new = |one: &WantedWindow| {
             one.owner == kubelet::USER
                 && one.count == needed
-                && !matches!(one.start, Start::Kept(_))
+                && !matches!(one.start, Start::Unchanged(_))
                 && !is_named
         };
-        let Some(index) = wanted.iter().position(is_new).filter(|_| !self.is_said()) else {
+        let Some(index) = wanted.iter().position(is_new).filter(|_| !self.max_pods_is_configured()) else {
             return Ok(enough);
         };
         let split = |placed: &[Placed]| {

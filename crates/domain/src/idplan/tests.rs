@@ -23,12 +23,12 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> NodeIds {
         running: Vec::new(),
         sandboxes: Vec::new(),
         unlisted: None,
-        kubelet: Surroundings {
+        kubelet: KubeletEnvironment {
             is_present: true,
             getsubids: true,
             getent: true,
             max_pods: Some(110),
-            ..Surroundings::default()
+            ..KubeletEnvironment::default()
         },
         reads_containers: true,
     }
@@ -359,9 +359,9 @@ fn a_process_that_maps_one_id_does_not_block_a_range() {
         vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
     let plan = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&plan, "etc/subuid").unwrap(), "containers:200000:268435456\n");
-    let said = plan.findings.iter().find(|finding| finding.id == FindingId::RangeInUse).unwrap();
-    assert!(said.what.contains("process 41 has mapped the ID 300000"), "{}", said.what);
-    assert!(said.what.ends_with("the range of containers, and 1 more are like it"), "{}", said.what);
+    let output = plan.findings.iter().find(|finding| finding.id == FindingId::RangeInUse).unwrap();
+    assert!(output.what.contains("process 41 has mapped the ID 300000"), "{}", output.what);
+    assert!(output.what.ends_with("the range of containers, and 1 more are like it"), "{}", output.what);
 }
 
 /// Unlisted pods may have any IDs.

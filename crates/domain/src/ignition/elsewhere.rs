@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::bytes::base64;
-use super::{Carried, Ignition, NodeConfig, NodeFile, Out, is_block, scalar};
+use super::{FileEncoding, Ignition, NodeConfig, NodeFile, Out, is_block, scalar};
 
 impl NodeConfig {
     /// A Butane document (`fcos`, docs: "Upgrading configs"); `None` if there are kernel arguments and that version
@@ -41,9 +41,11 @@ impl NodeConfig {
             out.line(3, "overwrite: true");
             out.line(3, "contents:");
             match std::str::from_utf8(&file.content) {
-                Ok(text) if is_block(text) && file.carried == Carried::Plain => out.text(4, "inline", text),
+                Ok(text) if is_block(text) && file.encoding == FileEncoding::Plain => {
+                    out.text(4, "inline", text)
+                }
                 _ => {
-                    if let Carried::Gzip(_) = file.carried {
+                    if let FileEncoding::Gzip(_) = file.encoding {
                         out.line(4, "compression: gzip");
                     }
                     out.line(4, &format!("source: {}", file.source()));

@@ -3,8 +3,8 @@ use crate::finding::FindingId;
 
 const DEMAND: Demand = Demand { max_pods: 110, ids_per_pod: 65_536 };
 
-fn here() -> Surroundings {
-    Surroundings { is_present: true, getsubids: true, getent: true, ..Surroundings::default() }
+fn here() -> KubeletEnvironment {
+    KubeletEnvironment { is_present: true, getsubids: true, getent: true, ..KubeletEnvironment::default() }
 }
 
 fn with_user() -> Accounts {
@@ -14,13 +14,13 @@ fn with_user() -> Accounts {
 }
 
 fn ids(
-    surroundings: &Surroundings,
+    environment: &KubeletEnvironment,
     accounts: &Accounts,
     uids: &str,
     gids: &str,
 ) -> (NextPool, Vec<FindingId>) {
     let files = [uids, gids].map(|text| SubidFile::parse(text.as_bytes()));
-    let (pool, findings) = forecast(surroundings, accounts, [&files[0], &files[1]], DEMAND);
+    let (pool, findings) = forecast(environment, accounts, [&files[0], &files[1]], DEMAND);
     (pool, findings.iter().map(|finding| finding.id).collect())
 }
 
@@ -65,7 +65,7 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     let none = Accounts::default();
     let default = NextPool::Default(DEMAND);
     assert_eq!(ids(&here(), &none, "", ""), (default, vec![FindingId::KubeletDefaultPool]));
-    assert_eq!(ids(&Surroundings::default(), &none, "", ""), (default, vec![]));
+    assert_eq!(ids(&KubeletEnvironment::default(), &none, "", ""), (default, vec![]));
     assert_eq!(
         ids(&here(), &none, line, line),
         (default, vec![FindingId::KubeletDefaultPool, FindingId::KubeletLineUnused])
@@ -89,11 +89,11 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     let wraps = "kubelet:327680:4294836224\n";
     let (pool, found) = ids(&here(), &user, wraps, wraps);
     assert!(matches!(pool, NextPool::Line(..)) && found == [FindingId::KubeletPastEnd]);
-    let sss = Surroundings { nsswitch_subid: Some("sss".into()), ..here() };
+    let sss = KubeletEnvironment { nsswitch_subid: Some("sss".into()), ..here() };
     assert_eq!(ids(&sss, &user, line, line), (NextPool::CannotTell, vec![FindingId::KubeletNsswitch]));
-    let files = Surroundings { nsswitch_subid: Some("files".into()), ..here() };
+    let files = KubeletEnvironment { nsswitch_subid: Some("files".into()), ..here() };
     assert_eq!(ids(&files, &user, line, line).1, vec![]);
-    let bare = Surroundings { getsubids: false, getent: false, ..here() };
+    let bare = KubeletEnvironment { getsubids: false, getent: false, ..here() };
     assert_eq!(
         ids(&bare, &user, line, line),
         (NextPool::WontStart, vec![FindingId::KubeletNoGetent, FindingId::KubeletNoGetsubids])
@@ -101,7 +101,7 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
 }
 
 #[test]
-fn a_missing_program_is_looked_for_where_the_unit_says() {
+fn a_missing_program_is_looked_for_in_the_path_of_the_unit() {
     let mut accounts = Accounts::default();
     accounts.add_users(b"kubelet:x:991:991::/:/bin/sh\n");
     let file = SubidFile::parse(b"kubelet:65536:7208960\n");
@@ -114,7 +114,7 @@ fn a_missing_program_is_looked_for_where_the_unit_says() {
             "NixOS: path = [ pkgs.shadow ]",
         ),
     ] {
-        let bare = Surroundings { getsubids: false, search_path, ..here() };
+        let bare = KubeletEnvironment { getsubids: false, search_path, ..here() };
         let (pool, found) = forecast(&bare, &accounts, [&file, &file], DEMAND);
         assert_eq!(pool, NextPool::WontStart);
         let [finding] = found.as_slice() else { panic!("{found:?}") };
@@ -139,7 +139,7 @@ fn a_record_outside_the_pool_is_stranded() {
         record("askew", 196_609, 65_536),
         bad.clone(),
     ];
-    let said: Vec<String> = pool.stranded(&records).iter().map(ToString::to_string).collect();
+    let output: Vec<String> = pool.stranded(&records).iter().map(ToString::to_string).collect();
     let want = [
         "askew: its first ID 196609 is not a multiple of 65536",
         "bad: not JSON",
@@ -149,7 +149,7 @@ fn a_record_outside_the_pool_is_stranded() {
         "long: it has 131072 IDs, not 65536",
         "low: its IDs 65536:65536 (65536 to 131071) are outside the pool",
     ];
-    assert_eq!(said, want);
+    assert_eq!(output, want);
     // The default pool contains nearly all IDs.
     assert_eq!(NextPool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
     assert_eq!(NextPool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
@@ -158,11 +158,11 @@ fn a_record_outside_the_pool_is_stranded() {
 
 #[test]
 fn a_node_without_users_may_keep_a_kubelet_from_starting() {
-    let bare = Surroundings { no_passwd: true, ..here() };
+    let bare = KubeletEnvironment { no_passwd: true, ..here() };
     let (_, found) = ids(&bare, &Accounts::default(), "", "");
     assert_eq!(found, [FindingId::PasswdMissing, FindingId::KubeletDefaultPool]);
     // In the agent's pod the file may not be mounted.
-    let hidden = Surroundings { is_hidden: true, ..bare };
+    let hidden = KubeletEnvironment { is_hidden: true, ..bare };
     assert!(!ids(&hidden, &Accounts::default(), "", "").1.contains(&FindingId::PasswdMissing));
 }
 
@@ -176,19 +176,22 @@ fn nsswitch_is_parsed() {
 
 #[test]
 fn a_directory_may_have_the_user_and_its_range() {
-    let unasked = Surroundings { directory: Directory::Unasked("files sss".into()), ..here() };
+    let unasked = KubeletEnvironment { directory: Directory::Unasked("files sss".into()), ..here() };
     assert_eq!(
         ids(&unasked, &Accounts::default(), "", ""),
         (NextPool::CannotTell, vec![FindingId::KubeletUserUnknown])
     );
     let line = "kubelet:327680:7208960\n";
     let window = Window { start: 327_680, count: 7_208_960 };
-    let found = Surroundings { directory: Directory::HasUser("files sss".into()), ..here() };
+    let found = KubeletEnvironment { directory: Directory::HasUser("files sss".into()), ..here() };
     let pool = NextPool::Line(window, DEMAND);
     assert_eq!(ids(&found, &with_user(), line, line), (pool, vec![FindingId::KubeletUserElsewhere]));
 
-    let elsewhere =
-        |said| Surroundings { nsswitch_subid: Some("sss".into()), getsubids_said: Some(said), ..here() };
+    let elsewhere = |output| KubeletEnvironment {
+        nsswitch_subid: Some("sss".into()),
+        getsubids_output: Some(output),
+        ..here()
+    };
     // The files differ, and are not read.
     assert_eq!(ids(&elsewhere(Ok(window)), &with_user(), "", ""), (pool, vec![FindingId::KubeletNsswitch]));
     let few = Window { start: 327_680, count: 65_536 };

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> ConfigChange {
-        ConfigChange { what: ChangedPart::File(path.to_owned()), how: super::super::merge::How::New }
+        ConfigChange { what: ChangedPart::File(path.to_owned()), how: super::super::merge::Difference::New }
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
             ChangedPart::System("the OS image".into()),
             ChangedPart::Unit("a.service".into()),
         ] {
-            let change = ConfigChange { what: what.clone(), how: super::super::merge::How::New };
+            let change = ConfigChange { what: what.clone(), how: super::super::merge::Difference::New };
             assert_eq!(
                 consequence(&[change], &policies, Vec::new()),
                 Consequence::Reboot(vec![what.to_string()])

@@ -62,7 +62,7 @@ pub enum ChangedPart {
 
 /// How it is different.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub enum Difference {
     New,
     Removed,
     /// These fields are.
@@ -73,7 +73,7 @@ pub enum How {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigChange {
     pub what: ChangedPart,
-    pub how: How,
+    pub how: Difference,
 }
 
 /// A file or unit that another MachineConfig has with other fields.
@@ -157,9 +157,9 @@ fn differences(old: &Items, new: &Items, name: fn(String) -> ChangedPart) -> Vec
     let change = |key: &String| {
         let how = match (old.get(key), new.get(key)) {
             (Some(old), Some(new)) if old == new => return None,
-            (Some(old), Some(new)) => How::Fields(differing(old, new)),
-            (Some(_), None) => How::Removed,
-            (None, _) => How::New,
+            (Some(old), Some(new)) => Difference::Fields(differing(old, new)),
+            (Some(_), None) => Difference::Removed,
+            (None, _) => Difference::New,
         };
         Some(ConfigChange { what: name(key.clone()), how })
     };
@@ -201,17 +201,21 @@ pub fn changes(pool: &ConfigPool, ours: &ComparedConfig) -> Vec<ConfigChange> {
             arguments.iter().filter(|one| !old.kernel_arguments.contains(one)).map(|one| format!("+{one}"));
         found.push(ConfigChange {
             what: ChangedPart::KernelArguments,
-            how: How::Fields(gone.chain(added).collect()),
+            how: Difference::Fields(gone.chain(added).collect()),
         });
     }
     if ours.users.iter().any(|(key, value)| old.users.get(key) != Some(value)) {
         // Without the keys themselves.
         let kinds: BTreeSet<&str> = ours.users.keys().filter_map(|key| key.split('.').next()).collect();
-        let how = How::Fields(kinds.into_iter().map(str::to_owned).collect());
+        let how = Difference::Fields(kinds.into_iter().map(str::to_owned).collect());
         found.push(ConfigChange { what: ChangedPart::Users, how });
     }
     for (key, value) in ours.system.iter().filter(|(key, value)| old.system.get(*key) != Some(value)) {
-        let how = if old.system.contains_key(key) { How::Fields(vec![value.clone()]) } else { How::New };
+        let how = if old.system.contains_key(key) {
+            Difference::Fields(vec![value.clone()])
+        } else {
+            Difference::New
+        };
         found.push(ConfigChange { what: ChangedPart::System(key.clone()), how });
     }
     found
@@ -301,8 +305,10 @@ mod tests {
             &[("mode", "420"), (SOURCE, "data:;base64,YQ=="), ("overwrite", "true")];
         let pool =
             ConfigPool { rendered: config("rendered-worker-1", "", &[("/x", encoded)]), sources: Vec::new() };
-        let want =
-            ConfigChange { what: ChangedPart::File("/x".into()), how: How::Fields(vec![SOURCE.into()]) };
+        let want = ConfigChange {
+            what: ChangedPart::File("/x".into()),
+            how: Difference::Fields(vec![SOURCE.into()]),
+        };
         assert_eq!(changes(&pool, &ours()), [want]);
     }
 
@@ -327,7 +333,7 @@ mod tests {
             };
             assert_eq!(conflicts(&pool, &ours(), &no_content), [conflict]);
             let changed = if stronger.is_some() { vec!["mode"] } else { vec![SOURCE, "mode"] };
-            let how = How::Fields(changed.into_iter().map(str::to_owned).collect());
+            let how = Difference::Fields(changed.into_iter().map(str::to_owned).collect());
             assert_eq!(changes(&pool, &ours()), [ConfigChange { what: ChangedPart::File("/x".into()), how }]);
         }
     }
@@ -339,7 +345,7 @@ mod tests {
             rendered: config("rendered-worker-1", "", &[("/x", OURS), ("/y", OURS)]),
             sources: vec![previous],
         };
-        let removed = ConfigChange { what: ChangedPart::File("/y".into()), how: How::Removed };
+        let removed = ConfigChange { what: ChangedPart::File("/y".into()), how: Difference::Removed };
         assert_eq!(changes(&pool, &ours()), [removed]);
         pool.sources.push(config("50-worker", "worker", &[("/y", OURS)]));
         assert_eq!(changes(&pool, &ours()), Vec::new());
@@ -377,7 +383,7 @@ mod tests {
         let rendered = with("rendered-worker-1", &["a", "psi=1", "b"]);
         let pool = ConfigPool { rendered, sources: vec![with("99-worker-usernsd", &["psi=1"])] };
         assert_eq!(changes(&pool, &with("99-worker-usernsd", &["psi=1"])), Vec::new());
-        let how = How::Fields(vec!["-psi=1".into(), "+psi=0".into()]);
+        let how = Difference::Fields(vec!["-psi=1".into(), "+psi=0".into()]);
         let want = ConfigChange { what: ChangedPart::KernelArguments, how };
         assert_eq!(changes(&pool, &with("99-worker-usernsd", &["psi=0"])), [want]);
         assert_eq!(kernel_arguments(&pool, &ours()), ["a", "b"]);

@@ -18,7 +18,7 @@ fn kubelet(pods: u64) -> WantedWindow {
 }
 
 fn user(start: u64, count: u64) -> Taken {
-    Taken { window: Window { start, count }, by: By::User("alice".into()), except: None }
+    Taken { window: Window { start, count }, by: RangeUser::User("alice".into()), except: None }
 }
 
 fn starts(wanted: &[WantedWindow], taken: &[Taken]) -> Vec<(String, u64)> {
@@ -139,7 +139,7 @@ fn kubelet_takes(start: u64, count: u64, ids_per_pod: u64, max_pods: u64) -> boo
 fn some_start() -> impl Strategy<Value = Start> {
     prop_oneof![
         any::<u32>().prop_map(|start| Start::Fixed(start.into())),
-        any::<u32>().prop_map(|start| Start::Kept(start.into())),
+        any::<u32>().prop_map(|start| Start::Unchanged(start.into())),
         any::<u32>().prop_map(|start| Start::Rather(start.into())),
         Just(Start::Free),
     ]
@@ -150,7 +150,7 @@ fn some_taken() -> impl Strategy<Value = Vec<Taken>> {
     let count = prop_oneof![1..70_000_u64, 1..400_000_000_u64, Just(u64::MAX)];
     let one = (start, count, 0..4_u8).prop_map(|(start, count, whose)| Taken {
         window: Window { start: start.into(), count },
-        by: By::Pod(format!("{start}")),
+        by: RangeUser::Pod(format!("{start}")),
         except: (whose == 0).then(|| "kubelet".into()),
     });
     proptest::collection::vec(one, 0..8)
@@ -181,7 +181,7 @@ proptest! {
             prop_assert_eq!(one.window.count, asked.count);
             match asked.start {
                 Start::Fixed(start) => prop_assert_eq!(first, start),
-                Start::Kept(start) | Start::Rather(start) if first == start => {}
+                Start::Unchanged(start) | Start::Rather(start) if first == start => {}
                 _ => prop_assert!(first.is_multiple_of(asked.align)),
             }
             let others = placed.iter().skip(index + 1).map(|other| (other.window, None));

@@ -2,7 +2,7 @@
 
 use super::stop::Stop;
 use super::{Delegator, Inspection};
-use usernsd_delegation::bounds::{self, Held};
+use usernsd_delegation::bounds::{self, ChildCgroup};
 use usernsd_domain::cgroup::descendants_of_stat;
 use usernsd_domain::container::CgroupMount;
 use usernsd_domain::delegation::{Limit, Limits};
@@ -139,8 +139,8 @@ fn most_held(cgroup: &Cgroup, pod: u32) -> Result<Contained, CgroupError> {
     Ok(contained(most.max(held.most(pod))))
 }
 
-fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
-    Ok(Held { used: descendants(cgroup)?, bound: read_limit(cgroup, Limits::DESCENDANTS_FILE)? })
+fn held(cgroup: &Cgroup) -> Result<ChildCgroup, CgroupError> {
+    Ok(ChildCgroup { used: descendants(cgroup)?, bound: read_limit(cgroup, Limits::DESCENDANTS_FILE)? })
 }
 
 /// The number of cgroups below this one.

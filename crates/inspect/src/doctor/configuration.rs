@@ -46,7 +46,7 @@ impl Doctor {
             sandboxes: Sandboxes::NoRuntime,
             // Whether the plugin is required for all pods is not decided again here.
             system_pods: None,
-            ask: self.ask(),
+            run_programs: self.run_programs(),
             is_tried: false,
         };
         Ok(match preparation.plan(&self.root) {

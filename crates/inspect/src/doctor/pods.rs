@@ -44,18 +44,18 @@ struct RuntimeAnswers {
 
 impl Doctor {
     pub(super) async fn pods(&self, cri: Option<&Cri>, place: &PodPlace) -> Vec<Checked> {
-        let looked = match (self.is_running(), cri) {
+        let checked = match (self.is_running(), cri) {
             (Err(why), _) => Err(why),
             (Ok(()), None) => Err("the runtime does not answer".to_owned()),
             (Ok(()), Some(cri)) => match ask_runtime(cri, &place.bundles).await {
-                Ok(answers) => self.look_at(&answers, place),
+                Ok(answers) => self.check_pod(&answers, place),
                 Err(error) => Err(error),
             },
         };
-        looked.unwrap_or_else(|why| checks(Err(why)))
+        checked.unwrap_or_else(|why| checks(Err(why)))
     }
 
-    fn look_at(&self, answers: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
+    fn check_pod(&self, answers: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
         let root = &self.place.root;
         let inspector = Inspector::open(root, place.rules, place.limits).map_err(|error| chain(&error))?;
         let of =
@@ -94,11 +94,11 @@ impl Doctor {
 
     /// The annotations of each sandbox that can ask for a writable cgroup, if its pod has any.
     pub(super) async fn asked(cri: &Cri) -> Probe<Annotations> {
-        Ok(asked_of(cri.sandboxes().await.map_err(|error| chain(&error))?))
+        Ok(annotations_of(cri.sandboxes().await.map_err(|error| chain(&error))?))
     }
 }
 
-fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
+fn annotations_of(sandboxes: Vec<CriSandbox>) -> Annotations {
     let of = |mut sandbox: CriSandbox| {
         sandbox.annotations.retain(|key, _| asks_by(key));
         (!sandbox.annotations.is_empty()).then(|| (sandbox.id.to_string(), sandbox.annotations))
@@ -114,7 +114,7 @@ async fn ask_runtime(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
         .map(|sandbox| (sandbox.id.to_string(), Arc::new(sandbox.annotations.clone())))
         .collect();
     let mut answers =
-        RuntimeAnswers { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new() };
+        RuntimeAnswers { containers: Vec::new(), asked: annotations_of(sandboxes), requests: HashMap::new() };
     for listed in cri.containers().await.map_err(|error| chain(&error))? {
         if !matches!(listed.state, ContainerState::Created | ContainerState::Running) {
             continue;

@@ -54,7 +54,7 @@ impl Rounds {
                     let now = self.store.snapshot();
                     let joined = runtime::joined(&now.peers.nri, now.start_path, now.mismatch.as_ref());
                     put(&mut examined.checked, joined);
-                    tell(&examined.checked, &mut reported);
+                    report(&examined.checked, &mut reported);
                     self.store.set_examined(examined);
                 }
                 Err(error) => {
@@ -123,7 +123,7 @@ fn put(checked: &mut Vec<Checked>, one: Checked) {
 }
 
 /// Logs one line for each error that the round before did not have.
-fn tell(checked: &[Checked], reported: &mut BTreeSet<Check>) {
+fn report(checked: &[Checked], reported: &mut BTreeSet<Check>) {
     debug!(summary = %Summary::of(checked).verdict(), "checked the node");
     reported
         .retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));

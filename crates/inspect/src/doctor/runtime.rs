@@ -70,8 +70,9 @@ impl Doctor {
     pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Probe<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
         let mut ends = neighbour::Ends::default();
-        let sight = neighbour::observe(cri, &pods.bundles, &mut ends).await.map_err(|error| chain(&error))?;
-        Ok(sight.refusal)
+        let join_facts =
+            neighbour::observe(cri, &pods.bundles, &mut ends).await.map_err(|error| chain(&error))?;
+        Ok(join_facts.refusal)
     }
 
     /// Whether the node has another runtime, whose NRI an agent would join.
@@ -112,9 +113,9 @@ impl Doctor {
         };
         let (runtime, findings) = choose(&self.place.runtime, &runtimes.seen);
         let Some(runtime) = runtime else {
-            let said = findings.into_iter().next();
-            let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
-            return (Err(said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
+            let printed = findings.into_iter().next();
+            let printed = printed.map(|finding| format!("{}; {}", finding.what, finding.remedy));
+            return (Err(printed.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
         };
         if !runtimes.seen.has(runtime.kind()) {
             let title = runtime.kind().title();
@@ -333,14 +334,14 @@ fn located(name: String, conf: &ConfRoot) -> String {
 }
 
 fn ask_program(path: String) -> OciRuntime {
-    let said = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
-        Ok(said) if said.success => Ok(said.stdout),
-        Ok(said) => Err(said.stderr.lines().next().unwrap_or("it prints nothing").to_owned()),
+    let printed = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
+        Ok(printed) if printed.success => Ok(printed.stdout),
+        Ok(printed) => Err(printed.stderr.lines().next().unwrap_or("it prints nothing").to_owned()),
         Err(ProgramError::Start { error, .. }) => Err(chain(&error)),
         Err(error) => Err(chain(&error)),
     };
-    let version = said("--version").map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
-    let idmap = said("features").and_then(|text| idmap_of(&text));
+    let version = printed("--version").map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+    let idmap = printed("features").and_then(|text| idmap_of(&text));
     OciRuntime { version, idmap, path }
 }
 

@@ -19,7 +19,7 @@ pub struct Explanation {
     /// The container that is explained.
     pub container: Subject,
     /// The request of its pod; `null` if the runtime does not report it.
-    pub asked: Option<Asked>,
+    pub asked: Option<RequestedByPod>,
     /// The result on the node; `null` if the container does not run.
     pub got: Option<Observed>,
     /// Whether the cgroup's owner is right; `None` if the question does not apply.
@@ -82,7 +82,7 @@ pub struct Subject {
 /// The request of the pod, from the runtime's record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Asked {
+pub struct RequestedByPod {
     /// The pod's user namespace: `own` or `host`; `null` if the runtime does not report it.
     pub user_namespace: Option<&'static str>,
     /// The runtime handler; empty for the default one.
@@ -121,7 +121,7 @@ pub struct Observed {
     /// Number of processes that are not listed, because there are too many.
     pub more_processes: usize,
     /// Capabilities and filters of the init process.
-    pub security: GotSecurity,
+    pub security: ObservedSecurity,
     /// The sysctls that matter to user namespaces.
     pub sysctls: Vec<Sysctl>,
     /// The root file system and the volumes.
@@ -257,7 +257,7 @@ pub struct ProcessRow {
 /// The kernel's restrictions of the init process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct GotSecurity {
+pub struct ObservedSecurity {
     /// The effective capabilities, in the process's user namespace.
     pub effective: Vec<String>,
     /// The bounding set of capabilities.

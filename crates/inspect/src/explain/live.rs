@@ -17,8 +17,8 @@ use usernsd_linux::cgroupfs::Cgroup as Directory;
 use usernsd_linux::proc::{InnerFile, NAMESPACES, Process};
 
 use super::document::{
-    Cgroup, DirectoryOwner, Extent, FileOwner, GotSecurity, Limits, Namespace, Observed, ProcessRow, Sysctl,
-    Volume, number,
+    Cgroup, DirectoryOwner, Extent, FileOwner, Limits, Namespace, Observed, ObservedSecurity, ProcessRow,
+    Sysctl, Volume, number,
 };
 use super::mount_name;
 
@@ -60,28 +60,29 @@ pub(super) struct LiveContainer<'a> {
 
 impl LiveContainer<'_> {
     pub(super) fn observe(&self, unseen: &mut Vec<String>) -> Observed {
-        let mut saw = |what: &str, error: &dyn std::fmt::Display| unseen.push(format!("{what}: {error}"));
+        let mut on_error =
+            |what: &str, error: &dyn std::fmt::Display| unseen.push(format!("{what}: {error}"));
         let or_empty = |map: &Option<IdMap>| map.clone().unwrap_or_default();
         let (uids, gids) = (or_empty(&self.seen.uid_map), or_empty(&self.seen.gid_map));
         let mounts = match self.process.mount_table() {
             Ok(text) => ContainerMounts::parse(&text),
             Err(error) => {
-                saw("mounts", &error);
+                on_error("mounts", &error);
                 ContainerMounts::default()
             }
         };
-        let namespaces = self.namespaces(&mut saw);
+        let namespaces = self.namespaces(&mut on_error);
         // In the host's cgroup namespace the mount shows the whole node's tree.
         let in_hosts = namespaces.iter().any(|namespace| namespace.kind == "cgroup" && namespace.host);
         let inner = match &self.seen.cgroup {
             Some(path) if in_hosts => format!("{CGROUP_MOUNT}{path}"),
             _ => CGROUP_MOUNT.to_owned(),
         };
-        let files = self.files(&inner, &mounts, &mut saw);
+        let files = self.files(&inner, &mounts, &mut on_error);
         let inside = files.get(&inner).copied();
-        let cgroup = self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, inside, &mut saw));
+        let cgroup = self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, inside, &mut on_error));
         let (processes, more_processes) = self.processes(&uids, &gids);
-        let sysctls = self.sysctls(&gids, &mut saw);
+        let sysctls = self.sysctls(&gids, &mut on_error);
         Observed {
             user_namespace: namespaces.iter().find(|namespace| namespace.kind == "user").cloned(),
             uid_map: Extent::of(&uids, |first, count| (self.pool_of)(IdType::Uid, first, count)),
@@ -90,7 +91,7 @@ impl LiveContainer<'_> {
             namespaces: namespaces.into_iter().filter(|namespace| namespace.kind != "user").collect(),
             processes,
             more_processes,
-            security: self.security(&mut saw),
+            security: self.security(&mut on_error),
             sysctls,
             volumes: self.volumes(&uids, &mounts, &files),
         }
@@ -110,12 +111,12 @@ impl LiveContainer<'_> {
         all
     }
 
-    fn namespaces(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Namespace> {
+    fn namespaces(&self, on_error: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Namespace> {
         let mut found = Vec::new();
         for kind in NAMESPACES {
             match (self.process.namespace(kind), self.handles.proc.host_namespace(kind)) {
                 (Ok(inode), Ok(hosts)) => found.push(Namespace { kind, inode, host: inode == hosts }),
-                (Err(error), _) | (_, Err(error)) => saw("namespaces", &error),
+                (Err(error), _) | (_, Err(error)) => on_error("namespaces", &error),
             }
         }
         found
@@ -126,10 +127,10 @@ impl LiveContainer<'_> {
         path: &CgroupPath,
         uids: &IdMap,
         inside_it: Option<InnerFile>,
-        saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
+        on_error: &mut dyn FnMut(&str, &dyn std::fmt::Display),
     ) -> Cgroup {
         let place = |inode, owner: u32| DirectoryOwner { inode, owner, owner_inside: inside(uids, owner) };
-        let own = self.handles.cgroups.open_cgroup(path).map_err(|error| saw("cgroup", &error)).ok();
+        let own = self.handles.cgroups.open_cgroup(path).map_err(|error| on_error("cgroup", &error)).ok();
         let file = |own: &Directory, name: &str| own.file_owner(name).ok().flatten();
         let files = own.iter().flat_map(|own| {
             let owned = |name: &str| Some(FileOwner { name: name.to_owned(), owner: file(own, name)?.0 });
@@ -230,9 +231,9 @@ impl LiveContainer<'_> {
         })
     }
 
-    fn security(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> GotSecurity {
-        let status = self.process.status().map_err(|error| saw("status", &error)).unwrap_or_default();
-        GotSecurity {
+    fn security(&self, on_error: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> ObservedSecurity {
+        let status = self.process.status().map_err(|error| on_error("status", &error)).unwrap_or_default();
+        ObservedSecurity {
             effective: status.effective.names(),
             bounding: status.bounding.names(),
             no_new_privileges: status.no_new_privileges,
@@ -241,10 +242,10 @@ impl LiveContainer<'_> {
         }
     }
 
-    fn sysctls(&self, gids: &IdMap, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Sysctl> {
+    fn sysctls(&self, gids: &IdMap, on_error: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Sysctl> {
         let dotted = |name: &str| name.replace('/', ".");
         let values = self.handles.proc.network_sysctls(self.process, &NETWORK).unwrap_or_else(|error| {
-            saw("sysctls of its network", &error);
+            on_error("sysctls of its network", &error);
             Vec::new()
         });
         let network = NETWORK.iter().zip(values).filter_map(|(name, value)| Some((*name, value?)));
@@ -268,19 +269,23 @@ impl LiveContainer<'_> {
         &self,
         inner: &str,
         mounts: &ContainerMounts,
-        saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
+        on_error: &mut dyn FnMut(&str, &dyn std::fmt::Display),
     ) -> BTreeMap<String, InnerFile> {
         let is_mounted = mounts.at(CGROUP_MOUNT).is_some_and(|mount| mount.kind == "cgroup2");
         let cgroup = is_mounted.then(|| inner.to_owned());
         let volumes = mounts.volumes().map(|mount| mount.point.clone());
-        let paths: Vec<String> =
-            cgroup.into_iter().chain(volumes).filter(|path| mounts.may_look(path)).take(MAX_FILES).collect();
-        let found = self.handles.proc.look_inside(self.process, &paths, Path::new(PROGRAM));
+        let paths: Vec<String> = cgroup
+            .into_iter()
+            .chain(volumes)
+            .filter(|path| mounts.never_blocks(path))
+            .take(MAX_FILES)
+            .collect();
+        let found = self.handles.proc.examine_inside(self.process, &paths, Path::new(PROGRAM));
         let mut files = BTreeMap::new();
         for (path, found) in paths.into_iter().zip(found) {
             match found {
                 Ok(file) => drop(files.insert(path, file)),
-                Err(error) => saw(&path, &error),
+                Err(error) => on_error(&path, &error),
             }
         }
         files

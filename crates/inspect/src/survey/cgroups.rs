@@ -29,25 +29,25 @@ pub(super) struct PodCgroups {
     root: CgroupRoot,
     watches: Option<CgroupWatches>,
     /// By the path of the pod's cgroup; only of the pods of the last survey.
-    kept: Mutex<HashMap<CgroupPath, Kept>>,
+    kept: Mutex<HashMap<CgroupPath, CachedPod>>,
     /// See [`KEPT`].
     keeps: Duration,
 }
 
 /// Facts about a pod that are kept between two surveys.
 #[derive(Debug)]
-struct Kept {
+struct CachedPod {
     since: Instant,
     of: Vec<Arc<Record>>,
     limit: Option<Limit>,
     /// In the order of `of`.
     limits: Vec<Option<Limit>>,
-    quiet: Option<Quiet>,
+    quiet: Option<PodWithoutChildren>,
 }
 
 /// A pod whose containers have created no cgroups.
 #[derive(Debug)]
-struct Quiet {
+struct PodWithoutChildren {
     /// Number of cgroups directly below the pod's.
     children: u64,
     found: PodCgroup,
@@ -55,11 +55,11 @@ struct Quiet {
     watches: Vec<CgroupWatch>,
 }
 
-// === impl Kept ===
+// === impl CachedPod ===
 
-impl Kept {
-    fn new(pod: &Pod) -> Kept {
-        Kept {
+impl CachedPod {
+    fn new(pod: &Pod) -> CachedPod {
+        CachedPod {
             since: Instant::now(),
             of: pod.containers.clone(),
             limit: None,
@@ -107,7 +107,7 @@ impl PodCgroups {
                 Some((path, one)) if one.is_usable_for(pod, self.keeps) => (path, one),
                 other => {
                     other.iter().for_each(|(_, one)| self.unwatch(one.watches()));
-                    (path.clone(), Kept::new(pod))
+                    (path.clone(), CachedPod::new(pod))
                 }
             };
             let is_watched =
@@ -131,16 +131,16 @@ impl PodCgroups {
         &self,
         pod: &Pod,
         path: &CgroupPath,
-        kept: &mut Kept,
+        kept: &mut CachedPod,
         free: &mut usize,
         succeeded: &mut bool,
     ) -> Option<PodCgroup> {
         self.unwatch(kept.watches());
-        if let Some(Quiet { children, found, .. }) = kept.quiet.take() {
+        if let Some(PodWithoutChildren { children, found, .. }) = kept.quiet.take() {
             // Watched first, so that no change is missed in between.
             let watches = self.watch(pod, path, free);
-            if self.is_still_quiet(pod, path, children) {
-                kept.quiet = Some(Quiet { children, found: found.clone(), watches });
+            if self.is_unchanged(pod, path, children) {
+                kept.quiet = Some(PodWithoutChildren { children, found: found.clone(), watches });
                 return Some(found);
             }
             self.unwatch(&watches);
@@ -183,7 +183,7 @@ impl PodCgroups {
             }
         }
         let found = PodCgroup { descendants, limit, fullest };
-        kept.quiet = children.filter(|_| are_empty).map(|children| Quiet {
+        kept.quiet = children.filter(|_| are_empty).map(|children| PodWithoutChildren {
             children,
             found: found.clone(),
             watches: Vec::new(),
@@ -219,7 +219,7 @@ impl PodCgroups {
 
     /// Whether the pod's cgroup still has as many children, and its containers' still have none. A container can create
     /// a cgroup further down only after one directly below its own, so it cannot hide any.
-    fn is_still_quiet(&self, pod: &Pod, path: &CgroupPath, children: u64) -> bool {
+    fn is_unchanged(&self, pod: &Pod, path: &CgroupPath, children: u64) -> bool {
         let has = |path: &CgroupPath, count: u64| {
             self.root.children_of(path).is_ok_and(|children| children == Some(count))
         };

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use usernsd_domain::cgroup::{Ancestor, CgroupPath};
 
 use super::{
-    Cgroup, CgroupError, DIRECTORY, Held, ancestor, directories_in, is_dot, is_marked_as_delegated,
+    Cgroup, CgroupError, DIRECTORY, HeldAncestor, ancestor, directories_in, is_dot, is_marked_as_delegated,
     open_below,
 };
 
@@ -72,8 +72,8 @@ impl CgroupRoot {
         // In a nested node the root itself may have another owner.
         let root = ancestor(CgroupPath::root(), &fstat(&self.dir).map_err(opening)?);
         check(&root)?;
-        let mut above: Vec<Held> = Vec::new();
-        let mut here: Option<Held> = None;
+        let mut above: Vec<HeldAncestor> = Vec::new();
+        let mut here: Option<HeldAncestor> = None;
         let mut children = None;
         for name in path.components() {
             if let Some(held) = here.take() {
@@ -90,7 +90,8 @@ impl CgroupRoot {
                 return Err(CgroupError::Escapes(path.clone()));
             }
             let Some(path) = path_here else { return Err(CgroupError::Escapes(path.clone())) };
-            here = Some(Held { found: ancestor(path, &stat), dir: Arc::new(dir), inode: stat.st_ino });
+            here =
+                Some(HeldAncestor { found: ancestor(path, &stat), dir: Arc::new(dir), inode: stat.st_ino });
             children = directories_in(&stat);
         }
         // The root itself is no container's cgroup.

@@ -111,7 +111,7 @@ fn an_interface_file_is_read_to_its_end() {
     // Not a cgroup tree, but read by the same calls: as a file of a cgroup that is held.
     let dir = Arc::new(OwnedFd::from(fs::File::open(directory.path()).unwrap()));
     let found = ancestor(CgroupPath::parse("/a").unwrap(), &fstat(&dir).unwrap());
-    let held = Cgroup::new(Held { found: found.clone(), dir, inode: 1 }, None, found, Vec::new());
+    let held = Cgroup::new(HeldAncestor { found: found.clone(), dir, inode: 1 }, None, found, Vec::new());
     for length in [0, 1, WHOLE - 1, WHOLE, 4095, 4096, 4097, 100_000] {
         let text = "x".repeat(length);
         fs::write(directory.path().join("file"), &text).unwrap();

@@ -52,7 +52,7 @@ struct Processes {
 }
 
 /// The result of one attempt.
-enum Try {
+enum Attempt {
     Locked,
     Held(u32),
 }
@@ -79,11 +79,11 @@ impl HostRoot {
                 errno => HostError::Call { doing: "locking", path: self.shown(path), errno },
             })?;
             match tried {
-                Try::Locked => break,
-                Try::Held(pid) if start.elapsed() >= limit => {
+                Attempt::Locked => break,
+                Attempt::Held(pid) if start.elapsed() >= limit => {
                     return Err(HostError::Locked { path: shown(), pid, seconds: limit.as_secs() });
                 }
-                Try::Held(_) => std::thread::sleep(PAUSE),
+                Attempt::Held(_) => std::thread::sleep(PAUSE),
             }
         }
         sweep(&dir, path.name(), &processes);
@@ -191,7 +191,7 @@ impl Drop for ShadowLock {
 }
 
 /// Tries to take the lock once. `EINVAL` means a lock without a holder.
-fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Try, Errno> {
+fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Attempt, Errno> {
     let own = processes.own;
     let temporary = format!("{file}.{own}");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -200,7 +200,7 @@ fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Res
         held.write_all(format!("{own}\0").as_bytes()).map_err(|error| errno_of(&error)).and_then(|()| {
             match link(dir, &temporary, lock, &held) {
                 Err(Errno::EXIST) => take_over(dir, &temporary, lock, &held, processes),
-                done => done.map(|()| Try::Locked),
+                done => done.map(|()| Attempt::Locked),
             }
         });
     let _ = unlinkat(dir, &temporary, AtFlags::empty());
@@ -219,19 +219,19 @@ fn take_over(
     lock: &str,
     held: &File,
     processes: &Processes,
-) -> Result<Try, Errno> {
-    let Some(pid) = holder(dir, lock)? else { return Ok(Try::Held(0)) };
+) -> Result<Attempt, Errno> {
+    let Some(pid) = holder(dir, lock)? else { return Ok(Attempt::Held(0)) };
     // This process holds none: a lock with its PID is of an earlier process.
     if pid != processes.own && processes.is_alive(pid) {
-        return Ok(Try::Held(pid));
+        return Ok(Attempt::Held(pid));
     }
     match unlinkat(dir, lock, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
     match link(dir, temporary, lock, held) {
-        Err(Errno::EXIST) => Ok(Try::Held(0)),
-        done => done.map(|()| Try::Locked),
+        Err(Errno::EXIST) => Ok(Attempt::Held(0)),
+        done => done.map(|()| Attempt::Locked),
     }
 }
 

@@ -44,7 +44,7 @@ static INSTALLED: OnceLock<Reader> = OnceLock::new();
 
 /// The requested file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum RequestedKind {
     /// A file's contents.
     File,
     /// A directory's names.
@@ -69,13 +69,13 @@ pub enum ReaderError {
     Refused(String),
 }
 
-// === impl What ===
+// === impl RequestedKind ===
 
-impl What {
+impl RequestedKind {
     const fn letter(self) -> u8 {
         match self {
-            What::File => b'f',
-            What::Directory => b'd',
+            RequestedKind::File => b'f',
+            RequestedKind::Directory => b'd',
         }
     }
 }
@@ -118,7 +118,7 @@ impl Reader {
     ///
     /// # Errors
     /// The kernel's error; EACCES for files that the agent may not read, and EPIPE if the reader does not answer.
-    pub fn read(&self, what: What, path: &str) -> Result<Vec<u8>, Errno> {
+    pub fn read(&self, what: RequestedKind, path: &str) -> Result<Vec<u8>, Errno> {
         let mut socket = lock(&self.socket);
         let length = u16::try_from(path.len()).map_err(|_| Errno::NAMETOOLONG)?;
         let mut question = vec![what.letter()];
@@ -229,7 +229,7 @@ impl ReaderServer {
             resolve |= ResolveFlags::NO_SYMLINKS;
         }
         let open = |flags| openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-        if letter == What::Directory.letter() {
+        if letter == RequestedKind::Directory.letter() {
             return Ok(names_in(open(OFlags::RDONLY | OFlags::DIRECTORY)?)?.join("\0").into_bytes());
         }
         // Opening a FIFO must not block.

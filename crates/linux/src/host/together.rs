@@ -9,7 +9,7 @@ use super::{Beside, HostError, HostRoot, names_in};
 use usernsd_domain::provision::HostPath;
 
 /// The old file under another name. Dropping it removes that name.
-struct Kept<'a> {
+struct Backup<'a> {
     beside: &'a Beside,
     name: String,
     /// Whether there was an old file.
@@ -25,7 +25,7 @@ impl HostRoot {
         let several = if all.len() > 1 { all } else { &[] };
         let kept = several
             .iter()
-            .map(|beside| keep(beside).map_err(|errno| call(beside, errno)))
+            .map(|beside| back_up(beside).map_err(|errno| call(beside, errno)))
             .collect::<Result<Vec<_>, _>>()?;
         for (index, beside) in all.iter().enumerate() {
             if let Err(errno) = renameat(&beside.from, &beside.name, &beside.dir, beside.path.name()) {
@@ -36,7 +36,7 @@ impl HostRoot {
     }
 
     /// Restores the files that were replaced already.
-    fn put_back(&self, replaced: &[Kept<'_>], error: HostError) -> HostError {
+    fn put_back(&self, replaced: &[Backup<'_>], error: HostError) -> HostError {
         let mut restored = Vec::new();
         for kept in replaced {
             let Beside { dir, path, .. } = kept.beside;
@@ -80,7 +80,7 @@ impl HostRoot {
     }
 }
 
-impl Drop for Kept<'_> {
+impl Drop for Backup<'_> {
     fn drop(&mut self) {
         // If it was restored, there is nothing to remove.
         let _ = unlinkat(&self.beside.dir, &self.name, AtFlags::empty());
@@ -102,7 +102,7 @@ fn name_of(path: &HostPath) -> String {
     format!(".{}.usernsd-old", path.name())
 }
 
-fn keep(beside: &Beside) -> Result<Kept<'_>, Errno> {
+fn back_up(beside: &Beside) -> Result<Backup<'_>, Errno> {
     let Beside { dir, path, .. } = beside;
     let name = name_of(path);
     match unlinkat(dir, &name, AtFlags::empty()) {
@@ -116,5 +116,5 @@ fn keep(beside: &Beside) -> Result<Kept<'_>, Errno> {
         Err(Errno::XDEV) => return Err(Errno::BUSY),
         Err(errno) => return Err(errno),
     };
-    Ok(Kept { beside, name, is_there })
+    Ok(Backup { beside, name, is_there })
 }

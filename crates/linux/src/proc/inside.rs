@@ -21,8 +21,8 @@ use super::{Proc, ProcError, Process};
 /// The namespaces that a container may have of its own (namespaces(7)).
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
-/// The argument that makes a process call [`look`].
-pub const LOOK: &str = "look-inside";
+/// The argument that makes a process call [`examine`].
+pub const EXAMINE: &str = "look-inside";
 /// What the process prints once it runs, before it looks.
 const RUNS: char = '+';
 /// Time limit for one file, from when the process that looks runs. Local file systems answer in microseconds.
@@ -78,7 +78,7 @@ impl Process {
     }
 
     /// A file or directory by its path in the container. Links cannot lead out of it. This may block forever.
-    fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
+    fn examine_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
         let file = "root";
         let found = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -133,7 +133,7 @@ impl Proc {
     ///
     /// # Errors
     /// For each path a sentence.
-    pub fn look_inside(
+    pub fn examine_inside(
         &self,
         process: &Process,
         paths: &[String],
@@ -143,21 +143,23 @@ impl Proc {
         let mut found: Vec<Result<InnerFile, String>> =
             paths.iter().map(|_| Err("other file systems of it did not answer".to_owned())).collect();
         let mut waiting = paths.iter().zip(&mut found);
-        let mut looking: Vec<Looking<'_>> = Vec::new();
+        let mut running: Vec<Examination<'_>> = Vec::new();
         loop {
-            while looking.len() < AT_ONCE
+            while running.len() < AT_ONCE
                 && begun.elapsed() < ALL
                 && let Some((path, found)) = waiting.next()
             {
-                match self.start_look(process, path, program) {
-                    Ok(child) => looking.push(Looking { child, runs: false, since: Instant::now(), found }),
+                match self.start_examination(process, path, program) {
+                    Ok(child) => {
+                        running.push(Examination { child, runs: false, since: Instant::now(), found })
+                    }
                     Err(error) => *found = Err(format!("starting {}: {error}", program.display())),
                 }
             }
-            if looking.is_empty() {
+            if running.is_empty() {
                 break;
             }
-            looking.retain_mut(|one| !one.is_over());
+            running.retain_mut(|one| !one.is_over());
             std::thread::sleep(Duration::from_millis(1));
         }
         // If it has ended in the meantime, its PID may have been another's.
@@ -168,9 +170,9 @@ impl Proc {
         found
     }
 
-    fn start_look(&self, process: &Process, path: &str, program: &Path) -> std::io::Result<Child> {
+    fn start_examination(&self, process: &Process, path: &str, program: &Path) -> std::io::Result<Child> {
         Command::new(program)
-            .arg(LOOK)
+            .arg(EXAMINE)
             .arg(&self.root)
             .args([&process.pid.to_string(), "--", path])
             .env_clear()
@@ -182,7 +184,7 @@ impl Proc {
 }
 
 /// A process that reads the attributes of a file.
-struct Looking<'a> {
+struct Examination<'a> {
     child: Child,
     /// Whether it has begun to look.
     runs: bool,
@@ -191,7 +193,7 @@ struct Looking<'a> {
     found: &'a mut Result<InnerFile, String>,
 }
 
-impl Looking<'_> {
+impl Examination<'_> {
     /// Whether it has reported a result, or was abandoned.
     fn is_over(&mut self) -> bool {
         if !self.runs && self.has_printed() {
@@ -236,7 +238,7 @@ impl Looking<'_> {
     }
 }
 
-/// Parses the output of [`look`]: four numbers, or a sentence.
+/// Parses the output of [`examine`]: four numbers, or a sentence.
 fn parse(printed: &str) -> Result<InnerFile, String> {
     let numbers: Option<Vec<u64>> = printed.split(' ').map(|number| number.parse().ok()).collect();
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -253,10 +255,10 @@ fn parse(printed: &str) -> Result<InnerFile, String> {
 ///
 /// # Errors
 /// The standard output is closed.
-pub fn look(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
+pub fn examine(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout();
     stdout.write_all(RUNS.to_string().as_bytes()).and_then(|()| stdout.flush())?;
-    let found = Proc::new(proc).open(pid).and_then(|process| process.look_inside(path));
+    let found = Proc::new(proc).open(pid).and_then(|process| process.examine_inside(path));
     let printed = match found {
         Ok(InnerFile { inode, uid, gid, mode }) => format!("{inode} {uid} {gid} {mode}\n"),
         Err(error) => format!("{error}\n"),
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(process.status().unwrap().uid.unwrap().0, rustix::process::geteuid().as_raw());
         assert!(process.command_line().unwrap().contains("usernsd"));
         assert!(process.mount_table().unwrap().contains(" / "));
-        let error = process.look_inside("/no/such/file").unwrap_err().to_string();
+        let error = process.examine_inside("/no/such/file").unwrap_err().to_string();
         assert!(error.contains("No such file"), "{error}");
         for kind in NAMESPACES {
             let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();

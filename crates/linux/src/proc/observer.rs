@@ -185,11 +185,11 @@ impl Line {
     }
 
     fn ask(&self, pids: &[u32], link: &str) -> Result<Vec<Result<LinkTarget, Errno>>, Errno> {
-        let what = what(link)?;
+        let link_number = link_number(link)?;
         let mut found = Vec::with_capacity(pids.len());
         for batch in pids.chunks(BATCH) {
             let mut state = self.lock();
-            let answers = state.send(batch, what).and_then(|()| state.receive(batch.len()));
+            let answers = state.send(batch, link_number).and_then(|()| state.receive(batch.len()));
             found.extend(answers.map_err(|errno| state.lost(errno))?);
         }
         Ok(found)
@@ -197,16 +197,16 @@ impl Line {
 }
 
 /// The number of a link in a question.
-fn what(link: &str) -> Result<u32, Errno> {
-    let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::INVAL)?;
-    u32::try_from(what).map_err(|_| Errno::INVAL)
+fn link_number(link: &str) -> Result<u32, Errno> {
+    let link_number = LINKS.iter().position(|known| *known == link).ok_or(Errno::INVAL)?;
+    u32::try_from(link_number).map_err(|_| Errno::INVAL)
 }
 
 // === impl State ===
 
 impl State {
     /// Sends questions, after the answers that are owed have arrived. EAGAIN if they do not.
-    fn send(&mut self, pids: &[u32], what: u32) -> Result<(), Errno> {
+    fn send(&mut self, pids: &[u32], link_number: u32) -> Result<(), Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         let mut answers = [0; BATCH * ANSWER];
         while self.owed > 0 {
@@ -216,7 +216,7 @@ impl State {
         let mut questions = Vec::with_capacity(BATCH * QUESTION);
         for pid in pids {
             questions.extend(pid.to_ne_bytes());
-            questions.extend(what.to_ne_bytes());
+            questions.extend(link_number.to_ne_bytes());
         }
         send(socket, &questions, SendFlags::NOSIGNAL).map(drop)
     }
@@ -369,10 +369,10 @@ impl ObserverServer {
 
     fn answer(&self, question: &[u8; QUESTION]) -> Result<LinkTarget, Errno> {
         let (numbers, _) = question.as_chunks::<4>();
-        let &[pid, what] = numbers else { return Err(Errno::INVAL) };
+        let &[pid, link_number] = numbers else { return Err(Errno::INVAL) };
         let pid = u32::from_ne_bytes(pid);
-        let what = usize::try_from(u32::from_ne_bytes(what)).map_err(|_| Errno::INVAL)?;
-        let link = LINKS.get(what).ok_or(Errno::INVAL)?;
+        let link_number = usize::try_from(u32::from_ne_bytes(link_number)).map_err(|_| Errno::INVAL)?;
+        let link = LINKS.get(link_number).ok_or(Errno::INVAL)?;
         let stat = statat(&self.proc_root, format!("{pid}/{link}").as_str(), AtFlags::empty())?;
         Ok(LinkTarget { device: stat.st_dev, inode: stat.st_ino })
     }

@@ -121,7 +121,7 @@ fn a_cgroup_of_a_v1_controller_is_not_to_be_handed_over() {
 }
 
 #[test]
-fn a_device_is_told_from_what_a_container_has_of_its_own_in_dev() {
+fn a_device_is_distinguished_from_a_containers_own_files_in_dev() {
     are(&[
         ("Could not access KVM kernel module: Unable to open /dev/kvm: Permission denied", "device-denied"),
         ("libguestfs: error: could not open /dev/vda: Permission denied", "device-denied"),
@@ -155,7 +155,7 @@ fn further_programs_in_a_pod_are_known() {
 }
 
 #[test]
-fn denials_of_selinux_are_told_by_what_is_denied() {
+fn selinux_denials_are_recognised_by_the_denied_access() {
     are(&[
         // secureblue/secureblue#754
         (

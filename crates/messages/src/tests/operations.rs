@@ -7,7 +7,7 @@ use crate::log::{Step, Understood};
 fn mean(lines: &[(&str, Step, &str)]) {
     let other = |(line, step, usual): &(&str, Step, &str)| {
         let of = Understood::of(line);
-        let is_said = of.usual.is_some_and(|said| said.contains(usual));
+        let is_said = of.usual.is_some_and(|output| output.contains(usual));
         let is_known = found(line).is_some();
         (of.step != Some(*step) || !is_said || is_known)
             .then(|| format!("{:?}, {:?}, {:?}: {line}", of.step, of.usual, found(line)))
@@ -333,7 +333,7 @@ fn where_to_look_next_belongs_to_the_step() {
         ("tool: write /sys/fs/cgroup/x/memory.max: no such file or directory", "cgroup.controllers"),
     ] {
         let of = Understood::of(line);
-        assert!(of.next.is_some_and(|said| said.contains(next)), "{line}: {of:?}");
+        assert!(of.next.is_some_and(|output| output.contains(next)), "{line}: {of:?}");
     }
     // Nothing is said of what is not understood.
     assert_eq!(Understood::of("tool: something odd happened").next, None);

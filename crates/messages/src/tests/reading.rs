@@ -59,7 +59,7 @@ fn a_line_that_is_not_known_is_understood_in_part() {
         ("crio[1]: panic: index out of range", log::Step::Crash, "fault of the program"),
     ] {
         assert_eq!(of(line).step, Some(step), "{line}");
-        assert!(of(line).usual.is_some_and(|said| said.contains(usual)), "{line}: {:?}", of(line).usual);
+        assert!(of(line).usual.is_some_and(|output| output.contains(usual)), "{line}: {:?}", of(line).usual);
     }
     // A line about another program's end, or about something that is done without, sends to other lines.
     for (line, step, usual) in [
@@ -117,7 +117,7 @@ fn a_line_that_is_not_known_is_understood_in_part() {
         ),
     ] {
         assert_eq!(of(line).step, Some(step), "{line}");
-        assert!(of(line).usual.is_some_and(|said| said.contains(usual)), "{line}: {:?}", of(line).usual);
+        assert!(of(line).usual.is_some_and(|output| output.contains(usual)), "{line}: {:?}", of(line).usual);
     }
     assert_eq!(
         of("systemd-nspawn[9]: Failed to map ids for bind mount /x: Invalid argument").program,
@@ -131,7 +131,7 @@ fn a_line_that_is_not_known_is_understood_in_part() {
     // No word names what was refused.
     let refused = of("tool: could not open /data/x: permission denied");
     assert_eq!(refused.step, Some(log::Step::Refused));
-    assert!(refused.usual.is_some_and(|said| said.contains("65534")), "{refused:?}");
+    assert!(refused.usual.is_some_and(|output| output.contains("65534")), "{refused:?}");
     assert!(of("tool: could not open /data/x: no such file or directory").is_nothing());
 
     // A word that ends with another is not that one.

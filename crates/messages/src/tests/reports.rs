@@ -404,7 +404,7 @@ fn what_has_no_power_over_a_file_is_known() {
 
 /// Lines of reports that a count after the others took at random.
 #[test]
-fn lines_of_a_third_look_are_known() {
+fn lines_of_a_third_count_are_known() {
     are(&[
         // for-linux#836
         (
@@ -468,7 +468,7 @@ fn lines_of_a_third_look_are_known() {
 
 /// Lines of further public reports; the comment names the report.
 #[test]
-fn lines_of_a_second_look_are_known() {
+fn lines_of_a_second_count_are_known() {
     are(&[
         // containerd#9160
         (
@@ -789,7 +789,7 @@ fn lines_of_a_second_look_are_known() {
 }
 
 #[test]
-fn lines_of_a_fourth_look_are_known() {
+fn lines_of_a_fourth_count_are_known() {
     are(&[
         // sysbox#872
         (

@@ -21,9 +21,9 @@ use super::{
 };
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
-use usernsd_domain::heeded;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::protobuf::{self, FieldValue, Fields, Malformed};
+use usernsd_domain::relevant;
 use usernsd_domain::repair::RESTART_COUNT;
 
 /// The most items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
@@ -72,7 +72,7 @@ struct SandboxSpec {
     annotations: Option<BTreeMap<String, Option<String>>>,
 }
 
-/// Parses a list of sandboxes (`ListPodSandboxResponse`). Only annotations that usernsd reads ([`heeded`])
+/// Parses a list of sandboxes (`ListPodSandboxResponse`). Only annotations that usernsd reads ([`relevant`])
 /// are kept, up to [`ANNOTATIONS`] bytes in total.
 pub(super) fn listed_sandboxes(call: &'static str, message: &Bytes) -> Result<Vec<CriSandbox>, CriError> {
     let mut items = Vec::new();
@@ -146,8 +146,14 @@ struct Shape {
     at_most: usize,
 }
 
-const IN_LIST: Shape =
-    Shape { linux: 0, labels: 5, annotations: 6, runtime_handler: 7, keep: heeded::annotation, at_most: 32 };
+const IN_LIST: Shape = Shape {
+    linux: 0,
+    labels: 5,
+    annotations: 6,
+    runtime_handler: 7,
+    keep: relevant::annotation,
+    at_most: 32,
+};
 const IN_STATUS: Shape =
     Shape { linux: 6, labels: 7, annotations: 8, runtime_handler: 9, keep: |_| true, at_most: 8192 };
 

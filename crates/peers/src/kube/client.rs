@@ -255,7 +255,7 @@ impl Kube {
 
 /// Waits for an answer, for at most [`PATIENCE`].
 pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, KubeError>>) -> Result<T, KubeError> {
-    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(KubeError::silent()))
+    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(KubeError::timed_out()))
 }
 
 /// Reads a body of at most `most` bytes.
@@ -279,7 +279,7 @@ fn retry_after<B>(response: &hyper::Response<B>) -> Option<Duration> {
 // === impl KubeError ===
 
 impl KubeError {
-    pub(super) fn silent() -> KubeError {
+    pub(super) fn timed_out() -> KubeError {
         KubeError::Away(format!("no answer within {} s", PATIENCE.as_secs()))
     }
 

@@ -26,7 +26,7 @@ use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 use super::client::{Kube, KubeError, MAX_OBJECT, brief, in_time};
-use lenient::{Entry, Field, Into as IntoField, object};
+use lenient::{Entry, Field, FieldSeed, object};
 use usernsd_domain::chain::chain;
 use usernsd_domain::scc;
 use usernsd_domain::user_mapping::PodSpec;
@@ -290,7 +290,7 @@ impl Decoder for Lines {
 impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Item, D::Error> {
         let (mut pod, is_odd) = (Pod::default(), Cell::new(false));
-        IntoField { field: &mut pod, is_odd: &is_odd }.deserialize(deserializer)?;
+        FieldSeed { field: &mut pod, is_odd: &is_odd }.deserialize(deserializer)?;
         let Meta { name, namespace, uid, resource_version, .. } = &pod.metadata;
         let is_named = [name, namespace, uid, resource_version].iter().all(|text| !text.is_empty());
         Ok(Item((is_named && !is_odd.get()).then_some(pod)))

@@ -33,11 +33,11 @@ pub struct Proxy {
 
 impl Kubectl {
     /// Starts `kubectl proxy` for the paths of the API server that match the regular expression `paths`. Only this user
-    /// can reach its socket. `tell` gets each line of kubectl's standard error.
+    /// can reach its socket. `on_line` gets each line of kubectl's standard error.
     ///
     /// # Errors
     /// kubectl could not be started, or ends at once.
-    pub fn proxy(&self, paths: &str, tell: fn(&str)) -> Result<Proxy, KubectlError> {
+    pub fn proxy(&self, paths: &str, on_line: fn(&str)) -> Result<Proxy, KubectlError> {
         let dir = private_directory()?;
         let socket = dir.join("api");
         let mut keeper = Command::new("sh")
@@ -58,7 +58,7 @@ impl Kubectl {
         let proxy = Proxy { keeper, socket };
         if let Some(errors) = errors {
             // The thread ends with kubectl.
-            thread::Builder::new().name("kubectl".to_owned()).spawn(move || lines(errors, &tell))?;
+            thread::Builder::new().name("kubectl".to_owned()).spawn(move || lines(errors, &on_line))?;
         }
         // It prints the address once it listens.
         let mut address = String::new();

@@ -103,10 +103,10 @@ fn all_sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// The socket has no listener, or its listener runs as another user.
 pub async fn connect(path: &Path) -> Result<(Lines, Writer), LinkError> {
     let stream = timeout(PATIENCE, UnixStream::connect(path)).await.map_err(|_| LinkError::Slow)??;
-    halves(stream)
+    split(stream)
 }
 
-fn halves(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
+fn split(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != geteuid().as_raw() {
         return Err(LinkError::Foreigner(uid));
@@ -165,7 +165,7 @@ impl PluginListener {
     /// Another user connected (the connection is closed), or the system call failed.
     pub async fn accept(&self) -> Result<(Lines, Writer), LinkError> {
         let (stream, _) = self.0.accept().await?;
-        halves(stream)
+        split(stream)
     }
 }
 

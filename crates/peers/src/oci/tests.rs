@@ -167,7 +167,7 @@ fn a_joined_namespace_does_not_count_as_own() {
 }
 
 #[test]
-fn only_heeded_variable_names_are_kept() {
+fn only_relevant_variable_names_are_kept() {
     let json = r#"{"process":{"env":["A=1","container=\u003coci>","C","=x"],"user":{"uid":4294967295}}}"#;
     let spec = parse_spec(json).unwrap();
     assert_eq!(spec.env_names, ["container"]);
@@ -278,7 +278,7 @@ fn the_init_process_is_read_from_the_bundle() {
 }
 
 #[test]
-fn binds_are_told_from_other_mounts() {
+fn bind_mounts_are_distinguished_from_other_mounts() {
     let json = r#"{"mounts":[
         {"destination":"/proc","type":"proc","source":"proc"},
         {"destination":"/data","type":"bind","source":"/srv/data","options":["rbind"]},

@@ -53,7 +53,7 @@ struct Bytes(OwnedReadHalf);
 
 /// How a message is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Treatment {
     /// It is read, or refused by `zbus` if it is malformed.
     Taken,
     /// It is skipped. It has this length, in bytes.
@@ -62,24 +62,24 @@ enum Fate {
     Fatal(u64),
 }
 
-// === impl Fate ===
+// === impl Treatment ===
 
-impl Fate {
+impl Treatment {
     /// The fate of a message that starts with this header.
-    fn of(header: [u8; HEADER], most_reply: u64) -> Fate {
+    fn of(header: [u8; HEADER], most_reply: u64) -> Treatment {
         let [order, kind, _, _, b0, b1, b2, b3, _, _, _, _, f0, f1, f2, f3] = header;
         let number = match order {
             b'l' => u32::from_le_bytes,
             b'B' => u32::from_be_bytes,
-            _ => return Fate::Taken,
+            _ => return Treatment::Taken,
         };
         let (body, fields) = (number([b0, b1, b2, b3]), number([f0, f1, f2, f3]));
         let length = (HEADER as u64 + u64::from(fields)).next_multiple_of(8) + u64::from(body);
         match kind {
-            METHOD_RETURN | ERROR if length > most_reply => Fate::Fatal(length),
-            METHOD_RETURN | ERROR => Fate::Taken,
-            _ if length > MOST => Fate::Skipped(length),
-            _ => Fate::Taken,
+            METHOD_RETURN | ERROR if length > most_reply => Treatment::Fatal(length),
+            METHOD_RETURN | ERROR => Treatment::Taken,
+            _ if length > MOST => Treatment::Skipped(length),
+            _ => Treatment::Taken,
         }
     }
 }
@@ -123,13 +123,13 @@ impl ReadHalf for Receiver {
                 self.fill(received).await?;
                 continue;
             };
-            match Fate::of(*header, self.most_reply) {
-                Fate::Taken => return self.bytes.receive_message(seq, received, descriptors).await,
-                Fate::Skipped(length) => {
+            match Treatment::of(*header, self.most_reply) {
+                Treatment::Taken => return self.bytes.receive_message(seq, received, descriptors).await,
+                Treatment::Skipped(length) => {
                     debug!(length, "a message on the system bus is too long and not read");
                     self.skip(length, received).await?;
                 }
-                Fate::Fatal(length) => {
+                Treatment::Fatal(length) => {
                     let most = self.most_reply;
                     return Err(zbus::Error::Failure(format!(
                         "a reply of {length} bytes, of at most {most}"
@@ -216,24 +216,24 @@ mod tests {
         for order in [b'l', b'B'] {
             for fields in [0, 1, 100, 8_000] {
                 for kind in [1, 4, 9] {
-                    assert_eq!(Fate::of(header(order, kind, fields, MOST), REPLY), Fate::Taken);
-                    let long = Fate::of(header(order, kind, fields, MOST + 1), REPLY);
-                    assert_eq!(long, Fate::Skipped(MOST + 1), "{kind} {fields}");
+                    assert_eq!(Treatment::of(header(order, kind, fields, MOST), REPLY), Treatment::Taken);
+                    let long = Treatment::of(header(order, kind, fields, MOST + 1), REPLY);
+                    assert_eq!(long, Treatment::Skipped(MOST + 1), "{kind} {fields}");
                 }
                 for kind in [METHOD_RETURN, ERROR] {
-                    assert_eq!(Fate::of(header(order, kind, fields, REPLY), REPLY), Fate::Taken);
-                    let long = Fate::of(header(order, kind, fields, REPLY + 1), REPLY);
-                    assert_eq!(long, Fate::Fatal(REPLY + 1));
+                    assert_eq!(Treatment::of(header(order, kind, fields, REPLY), REPLY), Treatment::Taken);
+                    let long = Treatment::of(header(order, kind, fields, REPLY + 1), REPLY);
+                    assert_eq!(long, Treatment::Fatal(REPLY + 1));
                 }
             }
         }
         // The lengths of all bits: nothing wraps, and zbus is not asked for so much room.
         let all = [b'l', 4, 0, 1, 255, 255, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255];
         assert_eq!(
-            Fate::of(all, REPLY),
-            Fate::Skipped((16 + u64::from(u32::MAX)).next_multiple_of(8) + u64::from(u32::MAX))
+            Treatment::of(all, REPLY),
+            Treatment::Skipped((16 + u64::from(u32::MAX)).next_multiple_of(8) + u64::from(u32::MAX))
         );
-        assert_eq!(Fate::of([0; HEADER], REPLY), Fate::Taken, "zbus reports the error");
+        assert_eq!(Treatment::of([0; HEADER], REPLY), Treatment::Taken, "zbus reports the error");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use usernsd_domain::crio::config::Effective;
 use usernsd_domain::crio::drop_in::{CrioOptions, PATH};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin;
-use usernsd_domain::oci_hook::{self, DIRECTORIES, HookInstall, HookOptions, JSON_NAME, When};
+use usernsd_domain::oci_hook::{self, DIRECTORIES, HookCondition, HookInstall, HookOptions, JSON_NAME};
 use usernsd_domain::owned_files::{self, Digests, whole};
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::runtime::Runtime;
@@ -74,7 +74,7 @@ pub fn plan(
                 &desired.program,
                 desired.config.as_deref(),
                 &observed.directories,
-                &When::Always,
+                &HookCondition::Always,
             );
             part.findings.extend(plan.findings.iter().cloned());
             let path = HostPath::parse(&desired.program)?;

@@ -14,7 +14,7 @@ use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, NodeIds};
 use usernsd_domain::kubelet::{
-    DEFAULT_MAX_PODS, Directory, PodIdsRecord, SearchPath, Surroundings, USER, has_others, nsswitch,
+    DEFAULT_MAX_PODS, Directory, KubeletEnvironment, PodIdsRecord, SearchPath, USER, has_others, nsswitch,
     of_getsubids, reads_files,
 };
 use usernsd_domain::paths::{IMAGE_GROUP, IMAGE_PASSWD, KUBELETS, PASSWD, PODS, PROC, SUBGID, SUBUID};
@@ -43,11 +43,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether programs may be run to find out what no file contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum RunPrograms {
     /// Run the programs that the kubelet runs, if the root is this system's.
-    Programs,
+    Yes,
     /// Run no programs, as the agent.
-    Nobody,
+    No,
 }
 
 /// The pods of the runtimes. A running pod implies a kubelet, wherever it keeps its files.
@@ -72,10 +72,10 @@ pub fn plan(
     desired: &DesiredIds,
     reads_containers: bool,
     sandboxes: Sandboxes<'_>,
-    ask: Ask,
+    run_programs: RunPrograms,
 ) -> Result<Part, BootstrapError> {
     let with_passwords = desired.kubelet.user == KubeletUser::Create;
-    let (node, mut findings) = observe(root, with_passwords, desired, sandboxes, ask)?;
+    let (node, mut findings) = observe(root, with_passwords, desired, sandboxes, run_programs)?;
     let node = NodeIds { reads_containers, ..node };
     match idplan::plan(&node, desired) {
         Ok(plan) => {
@@ -98,7 +98,7 @@ pub(super) fn plan_lines(
     desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, false, desired, sandboxes, Ask::Programs)?;
+    let (node, mut findings) = observe(root, false, desired, sandboxes, RunPrograms::Yes)?;
     let plan = idplan::plan_lines(&node, lines, &desired.kubelet)
         .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
     findings.extend(plan.findings);
@@ -109,8 +109,12 @@ pub(super) fn plan_lines(
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn examine(root: &HostRoot, desired: &DesiredIds, ask: Ask) -> Result<IdFacts, BootstrapError> {
-    let (node, mut findings) = observe_files(root, false, desired, ask)?;
+pub fn examine(
+    root: &HostRoot,
+    desired: &DesiredIds,
+    run_programs: RunPrograms,
+) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root, false, desired, run_programs)?;
     findings.extend(idplan::examine(&node, desired));
     Ok(IdFacts { node, findings })
 }
@@ -124,7 +128,7 @@ pub(super) fn check_undo(
     changes: &[FileChange],
     first: &[(HostPath, Option<Vec<u8>>)],
 ) -> Result<Vec<Finding>, BootstrapError> {
-    let (before, _) = observe(root, true, desired, sandboxes, Ask::Programs)?;
+    let (before, _) = observe(root, true, desired, sandboxes, RunPrograms::Yes)?;
     let mut of_changes = changes.iter().map(|change| (&change.path, &change.new));
     let after = with_files(root, &before, &mut of_changes)?;
     let first = with_files(root, &before, &mut first.iter().map(|(path, old)| (path, old)))?;
@@ -182,7 +186,7 @@ pub(super) fn has_kubelet(
     desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<bool, BootstrapError> {
-    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, desired)?.0.is_present)
+    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || kubelet_environment(root, desired)?.0.is_present)
 }
 
 /// How many pods the kubelet may run, from the options or from its own configuration.
@@ -200,9 +204,9 @@ fn observe(
     with_passwords: bool,
     desired: &DesiredIds,
     sandboxes: Sandboxes<'_>,
-    ask: Ask,
+    run_programs: RunPrograms,
 ) -> Result<(NodeIds, Vec<Finding>), BootstrapError> {
-    let (mut node, findings) = observe_files(root, with_passwords, desired, ask)?;
+    let (mut node, findings) = observe_files(root, with_passwords, desired, run_programs)?;
     node.kubelet.is_present |= !matches!(sandboxes, Sandboxes::NoRuntime);
     let (sandboxes, unlisted) = match sandboxes {
         Sandboxes::NoRuntime => (Vec::new(), None),
@@ -219,7 +223,7 @@ fn observe_files(
     root: &HostRoot,
     with_passwords: bool,
     desired: &DesiredIds,
-    ask: Ask,
+    run_programs: RunPrograms,
 ) -> Result<(NodeIds, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
     for (bytes, (file, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
@@ -227,10 +231,14 @@ fn observe_files(
             *bytes = root.read(path)?;
         }
     }
-    let (mut kubelet, findings) = surroundings(root, desired)?;
+    let (mut kubelet, findings) = kubelet_environment(root, desired)?;
     let mut accounts = accounts(root, &account_files)?;
-    ask_directory(root, ask, &mut kubelet, &mut accounts)?;
-    if ask == Ask::Programs && kubelet.gate.is_none() && kubelet.is_present && is_running_system(root) {
+    ask_directory(root, run_programs, &mut kubelet, &mut accounts)?;
+    if run_programs == RunPrograms::Yes
+        && kubelet.gate.is_none()
+        && kubelet.is_present
+        && is_running_system(root)
+    {
         let output = program::run(Path::new("kubelet"), &["--version"], PATIENCE).ok();
         kubelet.version = output.and_then(|output| usernsd_domain::kubelet::version(&output.stdout));
     }
@@ -261,11 +269,11 @@ fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, B
 /// Looks up the kubelet's user and range as the kubelet does, if no file of the node has them.
 fn ask_directory(
     root: &HostRoot,
-    ask: Ask,
-    kubelet: &mut Surroundings,
+    run_programs: RunPrograms,
+    kubelet: &mut KubeletEnvironment,
     accounts: &mut Accounts,
 ) -> Result<(), BootstrapError> {
-    let may_ask = ask == Ask::Programs && is_running_system(root);
+    let may_ask = run_programs == RunPrograms::Yes && is_running_system(root);
     let sources = root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "passwd"));
     if let Some(sources) = sources.filter(|sources| has_others(sources, &IN_FILES))
         && accounts.user(USER).is_none()
@@ -291,15 +299,15 @@ fn ask_directory(
             Err(error) => Err(chain(&error)),
         };
         let both = of(&[USER]).and_then(|uids| Ok((uids, of(&["-g", USER])?)));
-        kubelet.getsubids_said = Some(both.and_then(|(uids, gids)| of_getsubids(&uids, &gids)));
+        kubelet.getsubids_output = Some(both.and_then(|(uids, gids)| of_getsubids(&uids, &gids)));
     }
     Ok(())
 }
 
-fn surroundings(
+fn kubelet_environment(
     root: &HostRoot,
     desired: &DesiredIds,
-) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+) -> Result<(KubeletEnvironment, Vec<Finding>), BootstrapError> {
     let (settings, findings) = kubelet::settings(root)?;
     let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(settings.root_dirs).collect();
     let configured = desired.kubelet.root_dir.clone();
@@ -339,7 +347,7 @@ fn surroundings(
         getent &= with_getent;
     }
     let nsswitch_file = root.read(&NSSWITCH)?;
-    let surroundings = Surroundings {
+    let environment = KubeletEnvironment {
         is_present,
         is_hidden,
         no_passwd: !root.has(&PASSWD)?,
@@ -349,7 +357,7 @@ fn surroundings(
         in_container: kubelet::unit_in_container(root)?,
         has_nsswitch: nsswitch_file.is_some(),
         nsswitch_subid: nsswitch_file.and_then(|text| nsswitch(&text, "subid")),
-        getsubids_said: None,
+        getsubids_output: None,
         directory: Directory::Nothing,
         max_pods: settings.max_pods,
         ids_per_pod: settings.ids_per_pod,
@@ -359,7 +367,7 @@ fn surroundings(
         version: None,
         records,
     };
-    Ok((surroundings, findings))
+    Ok((environment, findings))
 }
 
 /// Whether a kubelet with this search path, by default that of systemd, finds a program.

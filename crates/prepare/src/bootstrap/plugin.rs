@@ -103,7 +103,7 @@ pub fn observe(
         remedy: remedy.to_owned(),
         ..Finding::note(FindingId::PluginNotLaunched, what)
     };
-    let unsaid = "which container runtime the node has is not known";
+    let unknown = "which container runtime the node has is not known";
     let (decision, missing, finding) = match (runtime, &observed.conf) {
         _ if desired.install == PluginInstall::Never => {
             (PluginChange::Remove, "bootstrap.nri.plugin is never".into(), None)
@@ -113,7 +113,7 @@ pub fn observe(
             let what = format!("the runtime does not launch usernsd as an NRI plugin: {why}");
             (PluginChange::Remove, why.to_owned(), Some(note(what, "")))
         }
-        (None, _) => (PluginChange::Leave(unsaid.into()), unsaid.into(), None),
+        (None, _) => (PluginChange::Leave(unknown.into()), unknown.into(), None),
         (Some(_), None) => {
             let why = "the runtime's configuration cannot be read";
             (PluginChange::Leave(why.into()), why.into(), None)
@@ -125,7 +125,7 @@ pub fn observe(
                 (PluginChange::Remove, why.clone(), Some(note(format!("{what}: {why}"), "")))
             }
             None if !conf.on => (PluginChange::Remove, "NRI is off".into(), None),
-            None => match look(root, desired, &conf.clone(), &mut observed) {
+            None => match examine_directories(root, desired, &conf.clone(), &mut observed) {
                 Ok(()) => {
                     observed.decision = PluginChange::Install;
                     return Ok(observed);
@@ -165,7 +165,7 @@ impl From<HostError> for CannotInstall {
 }
 
 /// Whether the plugin can be installed.
-fn look(
+fn examine_directories(
     root: &HostRoot,
     desired: &PluginOptions,
     conf: &NriConf,

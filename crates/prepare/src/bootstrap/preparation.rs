@@ -1,6 +1,6 @@
 //! All that prepares a node: `usernsd bootstrap` applies it; doctor and agent only plan it, to see what would change.
 
-use super::ids::{self, Ask, Sandboxes};
+use super::ids::{self, RunPrograms, Sandboxes};
 use super::runtime::{self, WantedSettings, reads_containers};
 use super::{BootstrapError, Part, PlanStep, hook, kernel, plugin};
 use usernsd_domain::crio::drop_in::CrioOptions;
@@ -32,7 +32,7 @@ pub struct Preparation<'a> {
     /// The node's system pods; `None` if the runtime does not answer or runs no pod.
     pub system_pods: Option<&'a [SystemPod]>,
     /// Whether programs may be run to find out what no file contains.
-    pub ask: Ask,
+    pub run_programs: RunPrograms,
     /// Whether the plan is tried: the runtime's own program reads its files, and the node's file systems are mounted
     /// with mapped IDs. Otherwise usernsd's rules alone decide.
     pub is_tried: bool,
@@ -73,7 +73,7 @@ impl Preparation<'_> {
 
     fn plan_ids(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
         let reads_containers = reads_containers(root, self.runtime, self.crio)?;
-        ids::plan(root, self.ids, reads_containers, self.sandboxes, self.ask)
+        ids::plan(root, self.ids, reads_containers, self.sandboxes, self.run_programs)
     }
 
     fn plan_kernel(&self, root: &HostRoot) -> Result<Part, BootstrapError> {

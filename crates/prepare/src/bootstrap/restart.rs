@@ -311,8 +311,8 @@ pub fn unread(
             differences: of(service),
         })
         .collect();
-    let is_said = unread.iter().any(|one| one.service == Service::Crio);
-    if !is_said && differences.as_ref().is_some_and(|found| !found.is_empty()) {
+    let is_reported = unread.iter().any(|one| one.service == Service::Crio);
+    if !is_reported && differences.as_ref().is_some_and(|found| !found.is_empty()) {
         unread.insert(
             0,
             Unread { service: Service::Crio, unit: Service::Crio.unit(), files: Vec::new(), differences },
@@ -329,14 +329,14 @@ pub fn finding(unread: &Unread) -> Finding {
             "restart it before any such pod starts here: systemctl restart {}, or usernsd bootstrap --restart",
             unread.unit
         );
-        return Finding::error(FindingId::KubeletRangeUnread, unread.what(), &remedy);
+        return Finding::error(FindingId::KubeletRangeUnread, unread.describe(), &remedy);
     }
     let remedy = match unread.service {
         _ if unread.files.is_empty() => SET_ELSEWHERE,
         Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
         Service::Containerd | Service::Kubelet => "usernsd bootstrap --restart does it",
     };
-    Finding::warning(FindingId::RestartPending, unread.what(), remedy)
+    Finding::warning(FindingId::RestartPending, unread.describe(), remedy)
 }
 
 /// All relevant files, with the time of their last change.

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::ids::Sandboxes;
 use super::restart::concerned;
 use super::{
-    BootstrapError, JOURNAL, Left, Part, SHADOWS, content, ids, journal, kept_by_others, lock, release_dead,
-    unlabelled, write_all,
+    BootstrapError, JOURNAL, NotRestored, Part, SHADOWS, content, ids, journal, lock, managed_by_others,
+    release_dead, unlabelled, write_all,
 };
 use crate::journal::{Journal, Written};
 use usernsd_domain::chain::chain;
@@ -84,7 +84,7 @@ pub fn undo(
     write_items(root, &mut items, &mut |change| say(&format!("{}: taken back", change.path)));
     part.findings.extend(unlabelled(root));
     part.left.retain(|left| HostPath::parse(&left.path).is_err());
-    part.left.extend(left_of(&items));
+    part.left.extend(not_restored(&items));
     for run in &mut journal.runs {
         let stays = |written: &Written| {
             written.path().is_err() || items.iter().any(|(path, item)| item.is_err() && is(written, path))
@@ -94,7 +94,7 @@ pub fn undo(
         for name in run.made.iter().rev() {
             let Ok(path) = HostPath::parse(name) else { continue };
             if let Err(error) = root.remove_dir(&path) {
-                part.left.push(Left { path: path.to_string(), why: chain(&error) });
+                part.left.push(NotRestored { path: path.to_string(), why: chain(&error) });
             }
             if root.has(&path)? {
                 made.insert(0, name.clone());
@@ -128,7 +128,7 @@ fn is(written: &Written, path: &HostPath) -> bool {
 
 /// Adds a finding for each file that stays.
 fn report_left(part: &mut Part) {
-    let finding = |left: &Left| {
+    let finding = |left: &NotRestored| {
         let what = format!("{} was not taken back: {}", left.path, left.why);
         Finding::error(LEFT, what, "correct that and run \"usernsd bootstrap --undo\" again")
     };
@@ -184,9 +184,9 @@ fn is_of_ids(path: &HostPath) -> bool {
     SHADOWS.contains(path)
 }
 
-fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
+fn not_restored(items: &[Item]) -> impl Iterator<Item = NotRestored> {
     items.iter().filter_map(|(path, item)| {
-        item.as_ref().err().map(|why| Left { path: path.to_string(), why: why.clone() })
+        item.as_ref().err().map(|why| NotRestored { path: path.to_string(), why: why.clone() })
     })
 }
 
@@ -206,7 +206,7 @@ fn plan(
             continue;
         }
         // A file of the rendered MachineConfig is never changed.
-        if let Some(kept) = kept_by_others(root, std::slice::from_ref(change))? {
+        if let Some(kept) = managed_by_others(root, std::slice::from_ref(change))? {
             *item = Err(format!("{}; {}", kept.what, kept.remedy));
         }
     }
@@ -237,7 +237,7 @@ fn plan(
             Vec::new()
         }
     };
-    left.extend(left_of(&items));
+    left.extend(not_restored(&items));
     Ok((Part { changes, findings, left, ..Part::default() }, items))
 }
 
@@ -260,7 +260,7 @@ fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
 
 /// The items to undo: each file that differs from its previous content, in the reverse order of writing, and
 /// the journal entries that name no valid path.
-fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
+fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<NotRestored>) {
     // A file that several runs wrote has the position of the first write: the kubelet's ranges go after its
     // user, a hook's program after the files that name it.
     let mut files: Vec<(HostPath, Vec<&Written>)> = Vec::new();
@@ -274,7 +274,10 @@ fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
                 files.push((path, entries));
             }
             Err(error) => {
-                nowhere.push(Left { path: root.shown(&JOURNAL).display().to_string(), why: chain(&error) });
+                nowhere.push(NotRestored {
+                    path: root.shown(&JOURNAL).display().to_string(),
+                    why: chain(&error),
+                });
             }
         }
     }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use super::pool::{self, ClusterPolicies, Ours, OursError, PoolError, PoolState, reads_ignition};
+use super::pool::{
+    self, ClusterPolicies, PlannedConfig, PlannedConfigError, PoolError, PoolState, reads_ignition,
+};
 use super::read::decoded;
 use usernsd_domain::mco::disruption::{Consequence, DisruptionAction, DisruptionPolicies, consequence};
 use usernsd_domain::mco::merge::{
-    COMPRESSION, ConfigChange, Conflict, How, SOURCE, SetFields, changes, conflicts,
+    COMPRESSION, ConfigChange, Conflict, Difference, SOURCE, SetFields, changes, conflicts,
 };
 
 /// How many nodes are listed by name.
@@ -32,7 +34,7 @@ pub struct ConfigReport {
 /// # Errors
 /// One of the two cannot be read.
 pub fn check(pool_text: &str, role: &str, ours: &str) -> Result<ConfigReport, CheckError> {
-    let ours = pool::ours(ours).map_err(CheckError::Ours)?;
+    let ours = pool::ours(ours).map_err(CheckError::PlannedConfig)?;
     let state = pool::read(pool_text, role).map_err(CheckError::Pool)?;
     let (policies, mut notes) = policies(&state, &ours);
     let found = changes(&state.pool, &ours.config);
@@ -69,11 +71,11 @@ pub fn check(pool_text: &str, role: &str, ours: &str) -> Result<ConfigReport, Ch
 #[derive(Debug, PartialEq, Eq)]
 pub enum CheckError {
     Pool(PoolError),
-    Ours(OursError),
+    PlannedConfig(PlannedConfigError),
 }
 
 /// The policies in effect once ours are applied, and what they are based on.
-fn policies(state: &PoolState, ours: &Ours) -> (DisruptionPolicies, Vec<String>) {
+fn policies(state: &PoolState, ours: &PlannedConfig) -> (DisruptionPolicies, Vec<String>) {
     let mut notes = Vec::new();
     let policies = match &state.policies {
         ClusterPolicies::Known { effective, set } => {
@@ -116,7 +118,7 @@ fn is_before_policies(release: &str) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(Some(4)), Some(Some(0..=16))))
 }
 
-fn refused(state: &PoolState, ours: &Ours) -> Vec<String> {
+fn refused(state: &PoolState, ours: &PlannedConfig) -> Vec<String> {
     let mut refused = ours.config.refused.clone();
     let version = ours.ignition.as_deref();
     if let (Some(release), Some(version)) = (&state.release, version)
@@ -134,7 +136,7 @@ fn refused(state: &PoolState, ours: &Ours) -> Vec<String> {
     refused
 }
 
-fn notes_on_pool(state: &PoolState, ours: &Ours, role: &str) -> Vec<String> {
+fn notes_on_pool(state: &PoolState, ours: &PlannedConfig, role: &str) -> Vec<String> {
     let mut notes = Vec::new();
     if !ours.config.role.is_empty() && ours.config.role != state.name {
         notes.push(format!(
@@ -176,8 +178,8 @@ fn nodes(state: &PoolState) -> String {
 }
 
 /// Whether only the encoding of a file's content changes.
-fn encoding_of(change: &ConfigChange, state: &PoolState, ours: &Ours) -> Option<&'static str> {
-    let How::Fields(fields) = &change.how else { return None };
+fn encoding_of(change: &ConfigChange, state: &PoolState, ours: &PlannedConfig) -> Option<&'static str> {
+    let Difference::Fields(fields) = &change.how else { return None };
     let key = change.what.to_string();
     let (old, new) = (state.pool.rendered.files.get(&key)?, ours.config.files.get(&key)?);
     let encoded = fields.iter().all(|field| field == SOURCE || field == COMPRESSION);
@@ -216,7 +218,7 @@ fn action(action: &DisruptionAction) -> String {
 impl ConfigReport {
     /// Whether no node reboots, nothing is refused and no file is in dispute.
     #[must_use]
-    pub fn is_smooth(&self) -> bool {
+    pub fn needs_no_attention(&self) -> bool {
         self.conflicts.is_empty() && matches!(self.consequence, Consequence::Nothing | Consequence::Live(_))
     }
 }
@@ -227,9 +229,9 @@ impl fmt::Display for ConfigReport {
         writeln!(f, "\nchanges:")?;
         for (ConfigChange { what, how }, encoding) in &self.changes {
             match how {
-                How::New => writeln!(f, "  new      {what}")?,
-                How::Removed => writeln!(f, "  removed  {what}")?,
-                How::Fields(names) => writeln!(f, "  changed  {what} ({})", fields(names))?,
+                Difference::New => writeln!(f, "  new      {what}")?,
+                Difference::Removed => writeln!(f, "  removed  {what}")?,
+                Difference::Fields(names) => writeln!(f, "  changed  {what} ({})", fields(names))?,
             }
             if let Some(encoding) = encoding {
                 writeln!(f, "           {encoding}")?;

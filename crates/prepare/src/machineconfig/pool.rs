@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::read::{self, ReadConfigError, documents, objects, says_nothing};
+use super::read::{self, ReadConfigError, documents, is_blank, objects};
 use usernsd_domain::chain::chain;
 use usernsd_domain::ignition::Ignition;
 use usernsd_domain::ignition::install::is_unit;
@@ -47,7 +47,7 @@ pub enum PoolError {
 
 /// Why the MachineConfig that is to be applied was not read.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum OursError {
+pub enum PlannedConfigError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error("holds no MachineConfig; usernsd machineconfig prints one")]
@@ -94,7 +94,7 @@ pub(super) enum ClusterPolicies {
 
 /// The MachineConfig that is to be applied.
 #[derive(Debug, Clone)]
-pub(super) struct Ours {
+pub(super) struct PlannedConfig {
     pub config: ComparedConfig,
     /// The version of Ignition; `None` if the MachineConfig has no such part.
     pub ignition: Option<String>,
@@ -309,22 +309,22 @@ fn actions(entry: &Value) -> Result<Vec<DisruptionAction>, PoolError> {
 /// Reads the MachineConfig that is to be applied.
 ///
 /// # Errors
-/// See [`OursError`].
-pub(super) fn ours(text: &str) -> Result<Ours, OursError> {
+/// See [`PlannedConfigError`].
+pub(super) fn ours(text: &str) -> Result<PlannedConfig, PlannedConfigError> {
     let source = Source { text };
     let found = all_objects(text)?;
     let configs: Vec<&Value> = found.iter().filter(|one| kind(one) == "MachineConfig").collect();
     let [one] = configs.as_slice() else {
         let names: Vec<&str> = configs.iter().map(|one| name(one)).take(5).collect();
         return Err(if names.is_empty() {
-            OursError::None
+            PlannedConfigError::None
         } else {
-            OursError::Several(short(&names.join(", ")))
+            PlannedConfigError::Several(short(&names.join(", ")))
         });
     };
     let of_cluster = found.iter().find(|one| kind(one) == "MachineConfiguration");
     let set = of_cluster.and_then(|object| get(object, &["spec", "nodeDisruptionPolicy"]));
-    Ok(Ours {
+    Ok(PlannedConfig {
         config: source.config(one)?,
         ignition: string(one, &["spec", "config", "ignition", "version"]).map(short),
         policies: set.map(policy_lists).transpose()?.unwrap_or_default(),
@@ -432,7 +432,7 @@ impl Source<'_> {
             &["passwd", "groups"],
             &["kernelArguments"],
         ] {
-            if get(ignition, path).is_some_and(|value| !says_nothing(value)) {
+            if get(ignition, path).is_some_and(|value| !is_blank(value)) {
                 config
                     .refused
                     .push(format!("spec.config.{} cannot be changed on a node that runs", path.join(".")));
@@ -443,7 +443,7 @@ impl Source<'_> {
 
     /// What the operator refuses in a file (isConfigReconcilable, validateIgn3FileModes).
     fn file(&self, file: &Value, path: &str, refused: &mut Vec<String>) {
-        if get(file, &["append"]).is_some_and(|value| !says_nothing(value)) {
+        if get(file, &["append"]).is_some_and(|value| !is_blank(value)) {
             refused.push(format!("{path}: append is not supported"));
         }
         if get(file, &["mode"]).is_some_and(|mode| mode.as_u64().is_none_or(|mode| mode > 0o777)) {
@@ -458,7 +458,7 @@ impl Source<'_> {
 /// SSH keys and password; the operator changes nothing else of a user, and no user but `core` (verifyUserFields).
 fn users(user: &Value, config: &mut ComparedConfig) {
     let user_name = string(user, &["name"]).unwrap_or_default();
-    for (key, value) in user.as_object().into_iter().flatten().filter(|(_, value)| !says_nothing(value)) {
+    for (key, value) in user.as_object().into_iter().flatten().filter(|(_, value)| !is_blank(value)) {
         match (key.as_str(), value) {
             ("name", _) => {}
             ("sshAuthorizedKeys", Value::Array(keys)) if user_name == "core" => {

@@ -13,7 +13,7 @@ use usernsd_domain::chain::chain;
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::bytes::from_data_url;
 use usernsd_domain::ignition::install::is_unit;
-use usernsd_domain::ignition::{Carried, Ignition, NodeFile};
+use usernsd_domain::ignition::{FileEncoding, Ignition, NodeFile};
 use usernsd_domain::mco::Managed;
 use usernsd_domain::mco::merge::{COMPRESSION, SOURCE, SetFields};
 
@@ -204,12 +204,12 @@ fn other_kind(document: &Value) -> String {
 }
 
 /// Whether a value is empty: `oc get -o yaml` prints fields that nobody has set.
-pub(super) fn says_nothing(value: &Value) -> bool {
+pub(super) fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(says_nothing),
+        Value::Object(fields) => fields.values().all(is_blank),
         Value::Bool(true) | Value::Number(_) => false,
     }
 }
@@ -233,7 +233,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
     };
     for key in ["extensions", "kernelType", "fips", "osImageURL"] {
         let is_default = |value: &Value| key == "kernelType" && value.as_str() == Some("default");
-        if spec.get(key).is_some_and(|value| !says_nothing(value) && !is_default(value)) {
+        if spec.get(key).is_some_and(|value| !is_blank(value) && !is_default(value)) {
             parsed.findings.push(left_out(format!("spec.{key}")));
         }
     }
@@ -242,7 +242,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
         [("storage", "files"), ("systemd", "units"), ("ignition", "version"), ("passwd", "")]
     {
         for (key, value) in config.get(section).and_then(Value::as_object).into_iter().flatten() {
-            if key != known && !says_nothing(value) {
+            if key != known && !is_blank(value) {
                 parsed.findings.push(left_out(format!("config.{section}.{key}")));
             }
         }
@@ -327,8 +327,8 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadConfigError
     }
     let contents = value.get("contents");
     let source = contents.and_then(|contents| contents.get("source")).and_then(Value::as_str);
-    let entry = |content, carried| FileEntry {
-        node: NodeFile { path: path.clone(), mode, content, carried },
+    let entry = |content, encoding| FileEntry {
+        node: NodeFile { path: path.clone(), mode, content, encoding },
         overwrite: value.get("overwrite").and_then(Value::as_bool),
         has_contents: source.is_some(),
     };
@@ -340,13 +340,13 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadConfigError
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
         None | Some("") => {
             verify(&bytes)?;
-            Ok(entry(bytes, Carried::Plain))
+            Ok(entry(bytes, FileEncoding::Plain))
         }
         Some("gzip") => {
             let content = unpack(&bytes, budget.bytes).ok_or_else(|| wrong("is no gzip"))?;
             budget.take_bytes(content.len())?;
             verify(&content)?;
-            Ok(entry(content, Carried::Gzip(bytes)))
+            Ok(entry(content, FileEncoding::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),
     }

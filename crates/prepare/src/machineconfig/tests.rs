@@ -348,7 +348,7 @@ proptest! {
     /// Any path and content survive rendering and parsing the YAML.
     #[test]
     fn any_content_survives_yaml(path in "/[^\u{0}]{0,40}", content in any::<Vec<u8>>(), mode in 0u32..=0o777, text in any::<String>(), argument in any::<String>()) {
-        let file = NodeFile { path, mode: Some(mode), content, carried: Carried::Plain };
+        let file = NodeFile { path, mode: Some(mode), content, encoding: FileEncoding::Plain };
         let unit = usernsd_domain::ignition::NodeUnit { name: "a.service".into(), enabled: false, text: Some(text) };
         let config = NodeConfig {
             name: "x".into(), role: "worker".into(), ignition: Ignition::V3_4,

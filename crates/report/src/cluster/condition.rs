@@ -43,7 +43,7 @@ pub(super) async fn run(
     let mut is_own = false;
     let mut absent_since = None;
     loop {
-        if let (_, Some(change)) = clock.look() {
+        if let (_, Some(change)) = clock.read() {
             info!(
                 seconds = change.shift.distance().as_secs(),
                 "the clock was set; the Node condition is written again"

@@ -41,7 +41,7 @@ pub fn node_facts(state: &State) -> NodeFacts {
 
 /// The document, with the user mapping problems added to its pods.
 #[must_use]
-pub fn with_misfits(state: &State, misfits: &[PodMappingProblems]) -> State {
+pub fn with_mapping_problems(state: &State, misfits: &[PodMappingProblems]) -> State {
     let mut state = state.clone();
     for pod in &mut state.pods {
         let found = misfits.iter().find(|found| found.uid == pod.uid);

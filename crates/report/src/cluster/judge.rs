@@ -22,7 +22,7 @@ use usernsd_domain::rate_limit::{Bucket, Limiter};
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::IdType;
-use usernsd_domain::user_mapping::{IDS_PER_POD, OnNode, PodMappingProblems, misfits, node_uid};
+use usernsd_domain::user_mapping::{IDS_PER_POD, OnNode, PodMappingProblems, mapping_problems, node_uid};
 use usernsd_domain::utc::rfc3339;
 
 /// The limit of all Events of a node: a burst of ten, then one each six seconds.
@@ -137,14 +137,14 @@ impl Judge {
                 in_hosts: in_hosts(containers),
                 ids_per_pod,
             };
-            let misfits = misfits(pod, &node, ranges.get(&pod.namespace));
+            let misfits = mapping_problems(pod, &node, ranges.get(&pod.namespace));
             if !misfits.is_empty() {
                 let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
                 found.insert(uid, PodMappingProblems { namespace, name, uid: uid.to_owned(), misfits });
             }
         }
         let all: Vec<PodMappingProblems> = found.values().cloned().collect();
-        self.cluster.metrics.misfits(&all);
+        self.cluster.metrics.set_mapping_problems(&all);
         self.misfits.send_if_modified(|before| {
             let is_news = **before != all;
             *before = Arc::new(all);
@@ -157,13 +157,13 @@ impl Judge {
                 // The API server's UID of a pod that the node identifies by another one.
                 let mirrors: BTreeMap<&str, &str> =
                     pods.values().map(|pod| (node_uid(pod, &names), pod.uid.as_str())).collect();
-                self.say(state, &mirrors, &on_node, &found)
+                self.report(state, &mirrors, &on_node, &found)
             }
             None => true,
         }
     }
 
-    fn say(
+    fn report(
         &mut self,
         state: &State,
         mirrors: &BTreeMap<&str, &str>,
@@ -188,16 +188,16 @@ impl Judge {
                 PodEventFacts { subject, shared: overlaps(pod), containers, misfits: vec![] },
             );
         }
-        for (event, container) in self.lately(state) {
+        for (event, container) in self.recent_ends(state) {
             let pod = &event.pod;
             let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
             let of_none = PodEventFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
             facts.entry(&pod.uid).or_insert(of_none).containers.push(container);
         }
-        for (uid, misfit) in found {
-            let Some(subject) = subject(&misfit.namespace, &misfit.name, uid) else { continue };
+        for (uid, problem) in found {
+            let Some(subject) = subject(&problem.namespace, &problem.name, uid) else { continue };
             let of_none = PodEventFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
-            facts.entry(uid).or_insert(of_none).misfits.clone_from(&misfit.misfits);
+            facts.entry(uid).or_insert(of_none).misfits.clone_from(&problem.misfits);
         }
         let facts: Vec<PodEventFacts> = facts.into_values().collect();
         let present: BTreeSet<EventSubject> = facts.iter().map(|pod| pod.subject.clone()).collect();
@@ -208,7 +208,7 @@ impl Judge {
     /// Containers that the agent refused or ended. Those from before this process's start count, unless an
     /// Event of that age would not be posted any more: the agent starts first, and immediately ends
     /// containers that were missed while it was away.
-    fn lately<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
+    fn recent_ends<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
         let oldest = rfc3339(SystemTime::now() - self.cluster.pace.event_age);
         let is_old = |event: &&Event| event.at < oldest;
         let last = || state.events.iter().filter(is_old).map(|event| event.number).max().unwrap_or_default();

@@ -19,7 +19,7 @@ use usernsd_peers::kube::KubeError;
 /// The ID ranges of each namespace, from its annotations.
 pub(super) type Ranges = BTreeMap<String, Result<NamespaceRanges, RangeError>>;
 
-struct Asked {
+struct Fetched {
     at: Instant,
     pods: BTreeSet<String>,
 }
@@ -29,7 +29,7 @@ pub(super) async fn run(
     mut pods: channel::Receiver<Arc<Pods>>,
     known_ranges: channel::Sender<Arc<Ranges>>,
 ) {
-    let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
+    let mut asked: BTreeMap<String, Fetched> = BTreeMap::new();
     let mut backoff = cluster.backoff();
     while pods.changed().await.is_ok() {
         let mut wanted = wanted(&pods.borrow_and_update());
@@ -57,7 +57,7 @@ pub(super) async fn run(
             match answer {
                 Ok(ranges) => {
                     backoff.reset();
-                    asked.insert(name.clone(), Asked { at: Instant::now(), pods: uids });
+                    asked.insert(name.clone(), Fetched { at: Instant::now(), pods: uids });
                     known_ranges.send_modify(|all| {
                         Arc::make_mut(all).insert(name, ranges);
                     });

@@ -110,7 +110,7 @@ impl Service {
             Renewed::Yes => (self.report)(ServerEvent::CertificateRenewed),
             Renewed::Broken(error) => (self.report)(ServerEvent::CertificateBroken(error)),
         }
-        if let Some(in_use) = tls.news(SystemTime::now()) {
+        if let Some(in_use) = tls.change_of_validity(SystemTime::now()) {
             (self.report)(ServerEvent::Certificate(in_use));
         }
         let served = async {

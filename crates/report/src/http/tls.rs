@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, AlertDescription, ServerConfig};
 
-use usernsd_domain::certificate::{Certificate, Standing};
+use usernsd_domain::certificate::{Certificate, Validity};
 use usernsd_domain::lock::lock;
 
 /// Minimum time between two checks of the files, which are made only when a client connects.
@@ -79,7 +79,7 @@ pub struct InUse {
     /// The parsed certificate; `None` if it cannot be parsed although the TLS library accepts it.
     pub certificate: Option<Certificate>,
     /// Whether the certificate is valid now.
-    pub standing: Standing,
+    pub validity: Validity,
 }
 
 /// Identifies a file's version. Kubernetes replaces files by switching a link to a directory above them.
@@ -94,7 +94,7 @@ struct Current {
     config: Arc<ServerConfig>,
     certificate: Option<Certificate>,
     /// The state that was logged last; `None` before the first time.
-    reported: Option<Standing>,
+    reported: Option<Validity>,
     /// The versions of the files that were last tried, whether they were usable or not.
     marks: [Mark; 2],
     checked: Instant,
@@ -113,14 +113,14 @@ impl Tls {
 
     /// The certificate in use, if it is new or its validity has begun or ended. It is used in any case:
     /// clients have their own clocks, and this node's may be wrong.
-    pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
+    pub(super) fn change_of_validity(&self, now: SystemTime) -> Option<InUse> {
         let mut current = lock(&self.current);
-        let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
-        if current.reported.replace(standing) == Some(standing) {
+        let validity = current.certificate.as_ref().map_or(Validity::Valid, |one| one.validity(now));
+        if current.reported.replace(validity) == Some(validity) {
             return None;
         }
         let (file, certificate) = (self.files.certificate.clone(), current.certificate.clone());
-        Some(InUse { file, certificate, standing })
+        Some(InUse { file, certificate, validity })
     }
 
     /// The path and the content of the certificate.

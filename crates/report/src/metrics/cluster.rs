@@ -114,7 +114,7 @@ impl ClusterMetrics {
                 IntGaugeVec::new(Opts::new(POD_MISFITS.0, POD_MISFITS.1), &["namespace", "pod", "reason"])?,
             )?,
         };
-        metrics.misfits(&[]);
+        metrics.set_mapping_problems(&[]);
         Ok(metrics)
     }
 
@@ -140,7 +140,7 @@ impl ClusterMetrics {
 
     /// All present user mapping problems. Pods have their own series as far as the exposition permits; the
     /// names are the API server's.
-    pub fn misfits(&self, pods: &[PodMappingProblems]) {
+    pub fn set_mapping_problems(&self, pods: &[PodMappingProblems]) {
         let mut counts: BTreeMap<&str, i64> =
             MappingProblem::NAMES.into_iter().map(|name| (name, 0)).collect();
         self.pod_misfits.reset();

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{add, counters, increment, row};
 use crate::http::{Admission, InUse, ServerEvent};
-use usernsd_domain::certificate::{Certificate, Standing};
+use usernsd_domain::certificate::{Certificate, Validity};
 use usernsd_domain::chain::chain;
 use usernsd_domain::lock::lock;
 use usernsd_domain::utc::rfc3339;
@@ -111,8 +111,11 @@ impl HttpMetrics {
                 let mut logged = lock(&self.refusal_logged);
                 if logged.is_none_or(|at| at.elapsed() >= PAUSE) {
                     *logged = Some(Instant::now());
-                    let says = certificate.as_ref().map(says).unwrap_or_default();
-                    warn!("a client does not accept the certificate in {} ({why}){says}", file.display());
+                    let certificate_text = certificate.as_ref().map(certificate_text).unwrap_or_default();
+                    warn!(
+                        "a client does not accept the certificate in {} ({why}){certificate_text}",
+                        file.display()
+                    );
                 }
             }
             ServerEvent::Refused(Admission::Granted) => {}
@@ -122,7 +125,7 @@ impl HttpMetrics {
         }
     }
 
-    fn record_certificate(&self, InUse { file, certificate, standing }: &InUse) {
+    fn record_certificate(&self, InUse { file, certificate, validity }: &InUse) {
         let file = file.display();
         let Some(certificate) = certificate else {
             self.not_before.set(0);
@@ -135,16 +138,16 @@ impl HttpMetrics {
         let seconds = |time| i64::try_from(since(time)).unwrap_or(i64::MAX);
         self.not_before.set(seconds(certificate.not_before));
         self.not_after.set(seconds(certificate.not_after));
-        match standing {
-            Standing::Valid => {
+        match validity {
+            Validity::Valid => {
                 info!("the certificate in {file} expires at {}", rfc3339(certificate.not_after));
             }
-            Standing::NotYet => warn!(
+            Validity::NotYet => warn!(
                 "the certificate in {file} is valid only from {} on, and clients refuse it before; if that moment is \
                  past, this node's clock is wrong",
                 rfc3339(certificate.not_before)
             ),
-            Standing::Expired => warn!(
+            Validity::Expired => warn!(
                 "the certificate in {file} expired at {}, and clients refuse it; renew it",
                 rfc3339(certificate.not_after)
             ),
@@ -164,7 +167,7 @@ impl HttpMetrics {
 }
 
 /// The parts of the certificate that can be compared with the client's request.
-fn says(certificate: &Certificate) -> String {
+fn certificate_text(certificate: &Certificate) -> String {
     let names = match certificate.names.as_slice() {
         [] => "it names no host".to_owned(),
         names => format!("it is for {}", names.join(", ")),

@@ -228,8 +228,8 @@ fn the_number_of_problems_is_that_of_the_whole_document() {
     }
     let snapshot = store.snapshot();
     let about = About { node: String::new(), version: String::new(), uptime_at_start: None };
-    let verdict = verdict::NodeVerdict::of(&State::of(&about, &snapshot, &look(&snapshot)));
-    let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
+    let verdict = verdict::NodeVerdict::of(&State::of(&about, &snapshot, &survey_of(&snapshot)));
+    let text = Metrics::new(store, Arc::new(survey_of), Exposition::default()).unwrap().render();
     for (severity, tone) in [("error", verdict::Tone::Bad), ("warning", verdict::Tone::Warning)] {
         let count = verdict.problems.iter().filter(|problem| problem.tone == tone).count();
         assert!(count > 0, "{severity}");
@@ -255,7 +255,7 @@ fn host_ids() -> HostIds {
 }
 
 /// A survey like the surveyor's, without a node.
-fn look(snapshot: &Snapshot) -> Survey {
+fn survey_of(snapshot: &Snapshot) -> Survey {
     let pods = Pod::of(&snapshot.containers);
     let ids: Vec<_> = pods.iter().map(Pod::ids).collect();
     let space = Space::of(&host_ids(), &ids);
@@ -386,7 +386,7 @@ fn crowded(exposition: Exposition) -> Metrics {
     }
     store.up(Peer::Cri, NOW);
     store.set_runtime(CriRuntime { name: "cri-o".into(), version: "1.36.3".into(), endpoint: String::new() });
-    Metrics::new(store, Arc::new(look), exposition).unwrap()
+    Metrics::new(store, Arc::new(survey_of), exposition).unwrap()
 }
 
 #[test]
@@ -475,7 +475,7 @@ fn the_newest_container_has_the_series_if_several_have_its_name() {
     store.put(Record { mount: Some(CgroupMount::ReadOnly), ..container("p", "c", 0) });
     store.put(container("p", "c", 0));
     store.put(container("p", "Not A Name", 0));
-    let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
+    let text = Metrics::new(store, Arc::new(survey_of), Exposition::default()).unwrap().render();
     let series = "usernsd_container_cgroup_writable{namespace=\"team-a\",pod=\"p\",container=\"c\"}";
     assert_eq!(value(&text, series), Some(1.0), "{text}");
     assert_eq!(value(&text, "usernsd_metrics_containers_omitted"), Some(2.0));
@@ -524,7 +524,7 @@ fn many_containers_do_not_cost_the_scrape() {
             store.put(container(&format!("pod-{pod}"), &format!("c{index}"), pod));
         }
     }
-    let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
+    let text = Metrics::new(store, Arc::new(survey_of), Exposition::default()).unwrap().render();
     let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
     let link = Link { health: Health::new(NOW), last_document: None, documents: 0 };
     let exporter = ExporterMetrics::new(watch::Sender::new(link).subscribe()).unwrap();
@@ -553,7 +553,7 @@ fn many_containers_do_not_cost_the_scrape() {
 fn a_removed_container_leaves_no_series() {
     let store = store();
     store.put(container("p", "c", 0));
-    let metrics = Metrics::new(store.clone(), Arc::new(look), Exposition::default()).unwrap();
+    let metrics = Metrics::new(store.clone(), Arc::new(survey_of), Exposition::default()).unwrap();
     assert!(metrics.render().contains("pod=\"p\""));
     store.retain(|_| false);
     assert!(!metrics.render().contains("pod=\"p\""));
@@ -574,7 +574,7 @@ fn promtool_accepts_the_exposition() {
         return;
     };
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let said = promtool.wait_with_output().unwrap();
-    let words = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success() && words.trim().is_empty(), "{words}");
+    let output = promtool.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && words.trim().is_empty(), "{words}");
 }

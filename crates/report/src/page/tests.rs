@@ -14,23 +14,23 @@ fn small() -> State {
 
 #[test]
 fn the_title_is_the_verdict() {
-    let title = |seen: &Seen<'_>| {
+    let title = |seen: &PageInput<'_>| {
         let html = render(seen).html;
         html.split("<title>").nth(1).unwrap().split("</title>").next().unwrap().to_owned()
     };
     let now = SystemTime::now();
     let mut node = small();
     // A document of an agent that cannot read the files.
-    assert_eq!(title(&Seen::now(&node)), "n1: 1 problem");
+    assert_eq!(title(&PageInput::now(&node)), "n1: 1 problem");
     node.id_space = serde_json::from_value(serde_json::json!({
         "pools": [], "overlaps": {}, "subordinateRanges": [], "accounts": [],
     }))
     .unwrap();
-    assert_eq!(title(&Seen::now(&node)), "n1: all well");
-    let old = |age| Seen { state: Some(&node), age, now };
+    assert_eq!(title(&PageInput::now(&node)), "n1: all well");
+    let old = |age| PageInput { state: Some(&node), age, now };
     assert_eq!(title(&old(FRESH - Duration::from_secs(1))), "n1: all well");
     assert_eq!(title(&old(FRESH)), "n1: the agent does not answer");
-    let never = Seen { state: None, age: Duration::ZERO, now };
+    let never = PageInput { state: None, age: Duration::ZERO, now };
     assert_eq!(title(&never), "usernsd: the agent does not answer");
 }
 

@@ -97,7 +97,7 @@ fn a_runtime_that_is_not_joined_is_named_with_the_reason() {
 #[test]
 fn an_older_crio_that_is_installed_would_not_start() {
     let refuses = Finding::error(FindingId::CrioWorkload, "x.crio.io is not known".into(), "y");
-    let said = |older: Option<Older>, findings: Vec<Finding>| {
+    let output_of = |older: Option<Older>, findings: Vec<Finding>| {
         let mut facts = runtime("1.37.0");
         let crio = facts.crio.unwrap();
         facts.crio = Ok(Crio { older, findings, ..crio });
@@ -107,14 +107,14 @@ fn an_older_crio_that_is_installed_would_not_start() {
     let older = |is_installed| {
         Some(Older { version: CrioVersion::new(1, 34, 2), is_installed, refuses: refuses.clone() })
     };
-    let (word, text) = said(older(true), vec![]);
+    let (word, text) = output_of(older(true), vec![]);
     assert!(word == "fail" && text.contains("1.34.2 is installed") && text.contains("x.crio.io"), "{text}");
     assert!(text.contains("usernsd bootstrap --crio-version"), "{text}");
-    let (word, text) = said(older(false), vec![]);
+    let (word, text) = output_of(older(false), vec![]);
     assert!(word == "pass" && text.contains("after a downgrade to 1.34.2 or older it would not"), "{text}");
     // Problems that keep the running version from starting come first.
     let now = Finding::error(FindingId::CrioUndecodable, "broken now".into(), "z");
-    let (word, text) = said(older(true), vec![now]);
+    let (word, text) = output_of(older(true), vec![now]);
     assert!(word == "fail" && text.contains("broken now"), "{text}");
 }
 

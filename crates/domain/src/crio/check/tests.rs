@@ -10,7 +10,7 @@ fn v(text: &str) -> CrioVersion {
 }
 
 /// `severity: message` of each finding.
-fn said(version: &str, files: &[ConfFile], programs: Programs<'_>) -> Vec<String> {
+fn messages(version: &str, files: &[ConfFile], programs: Programs<'_>) -> Vec<String> {
     let found = check(v(version), files, programs);
     found.iter().map(|finding| format!("{}: {}", finding.severity.name(), finding.message)).collect()
 }
@@ -22,7 +22,7 @@ fn drop_in(pairs: &[(&str, Value)]) -> Vec<ConfFile> {
 #[test]
 fn an_empty_configuration_has_no_complaints() {
     for minor in 20..=37 {
-        assert_eq!(said(&format!("1.{minor}.0"), &[], &|_| Some(true)), Vec::<String>::new());
+        assert_eq!(messages(&format!("1.{minor}.0"), &[], &|_| Some(true)), Vec::<String>::new());
     }
 }
 
@@ -84,7 +84,7 @@ fn messages_are_those_of_cri_o() {
             )],
         ),
     ] {
-        assert_eq!(said("1.36.3", &drop_in(&pairs), &|_| Some(true)), want);
+        assert_eq!(messages("1.36.3", &drop_in(&pairs), &|_| Some(true)), want);
     }
 }
 
@@ -98,7 +98,7 @@ fn a_missing_program_is_fatal_for_the_default_handler_only() {
     ];
     let programs = |name: &str| Some(!matches!(name, "mycrun" | "/opt/other"));
     assert_eq!(
-        said("1.36.3", &drop_in(&pairs), &programs),
+        messages("1.36.3", &drop_in(&pairs), &programs),
         [
             "error: validating runtime config: runtime validation: \"mycrun\" not found in $PATH: exec: \"mycrun\": \
              executable file not found in $PATH",
@@ -106,8 +106,8 @@ fn a_missing_program_is_fatal_for_the_default_handler_only() {
              stat /opt/other: no such file or directory",
         ]
     );
-    assert!(said("1.20.0", &drop_in(&pairs), &programs).iter().all(|line| line.starts_with("error")));
-    assert_eq!(said("1.36.3", &drop_in(&pairs), &unseen), Vec::<String>::new());
+    assert!(messages("1.20.0", &drop_in(&pairs), &programs).iter().all(|line| line.starts_with("error")));
+    assert_eq!(messages("1.36.3", &drop_in(&pairs), &unchecked), Vec::<String>::new());
 }
 
 #[test]
@@ -119,15 +119,15 @@ fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
     let programs = |name: &str| Some(name != "conmon" && name != "new");
     let want = "error: validating runtime config: monitor fields translation: failed to translate monitor fields for \
                 runtime new: exec: \"conmon\": executable file not found in $PATH";
-    assert_eq!(said("1.36.3", &drop_in(&pairs), &programs), [want]);
+    assert_eq!(messages("1.36.3", &drop_in(&pairs), &programs), [want]);
     // The handler is ignored for another reason first.
-    let old = said("1.31.2", &drop_in(&pairs), &programs);
+    let old = messages("1.31.2", &drop_in(&pairs), &programs);
     assert!(old.len() == 1 && old[0].starts_with("warning: Runtime handler \"new\""), "{old:?}");
-    let before = said("1.23.0", &[], &programs);
+    let before = messages("1.23.0", &[], &programs);
     assert!(before.len() == 1 && before[0].contains("conmon validation: exec"), "{before:?}");
     let mut everyones = pairs.to_vec();
     everyones.push(("crio/runtime/conmon", text("/usr/libexec/crio/conmon")));
-    assert_eq!(said("1.36.3", &drop_in(&everyones), &programs), Vec::<String>::new());
+    assert_eq!(messages("1.36.3", &drop_in(&everyones), &programs), Vec::<String>::new());
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn drop_ins_of_openshifts_operator_are_not_stray_files() {
     ] {
         let path = format!("/etc/crio/crio.conf.d/{name}");
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
-        assert_eq!(check(v("1.36.3"), &[file], &unseen), Vec::new(), "{name}");
+        assert_eq!(check(v("1.36.3"), &[file], &unchecked), Vec::new(), "{name}");
     }
     for name in [
         "x.conf.bak",
@@ -162,7 +162,7 @@ fn drop_ins_of_openshifts_operator_are_not_stray_files() {
     ] {
         let path = format!("/etc/crio/crio.conf.d/{name}");
         let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
-        assert_eq!(check(v("1.36.3"), &[file], &unseen).len(), 1, "{name}");
+        assert_eq!(check(v("1.36.3"), &[file], &unchecked).len(), 1, "{name}");
     }
 }
 
@@ -187,13 +187,13 @@ fn stray_files_are_found() {
             "walk path: read /etc/crio/crio.conf.d/..data: is a directory",
         ),
     ] {
-        let found = check(v("1.36.3"), std::slice::from_ref(&stray), &unseen);
+        let found = check(v("1.36.3"), std::slice::from_ref(&stray), &unchecked);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].severity, severity);
         assert!(found[0].message.contains(word), "{:?}", found[0]);
         assert!(!found[0].remedy.is_empty());
     }
-    assert_eq!(check(v("1.36.3"), &[plain("/etc/crio/crio.conf", true)], &unseen), []);
+    assert_eq!(check(v("1.36.3"), &[plain("/etc/crio/crio.conf", true)], &unchecked), []);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_replaced_table_is_reported_with_the_keys_it_loses() {
         ),
     ];
     assert_eq!(
-        said("1.36.3", &files, &unseen),
+        messages("1.36.3", &files, &unchecked),
         ["warning: replaces the whole table [crio.runtime.runtimes.crun] of \
           /etc/crio/crio.conf.d/10-crio.conf and loses: monitor_path, runtime_path"]
     );
@@ -235,7 +235,7 @@ fn versions_that_refuse_new_or_double_names_do_not_start() {
         ("1.29.9", &[old, old], false),
         ("1.29.10", &[old, old], true),
     ] {
-        assert_eq!(said(version, &list(names), &unseen).is_empty(), good, "{version} {names:?}");
+        assert_eq!(messages(version, &list(names), &unchecked).is_empty(), good, "{version} {names:?}");
     }
 }
 
@@ -247,7 +247,7 @@ fn an_annotation_allowed_twice_breaks_pods_of_old_versions() {
         ("crio/runtime/workloads/x/allowed_annotations", Value::list(["io.kubernetes.cri-o.userns-mode"])),
     ]);
     for (version, good) in [("1.23.0", false), ("1.30.6", false), ("1.30.7", true), ("1.36.3", true)] {
-        assert_eq!(said(version, &both, &unseen).is_empty(), good, "{version}");
+        assert_eq!(messages(version, &both, &unchecked).is_empty(), good, "{version}");
     }
 }
 
@@ -258,8 +258,8 @@ fn duplicate_workloads_are_found() {
         ("crio/runtime/workloads/b/activation_annotation", text("y")),
         ("crio/runtime/workloads/b/allowed_annotations", Value::list(["io.containers.trace-syscall"])),
     ]);
-    let said = said("1.36.3", &twins, &unseen);
-    assert!(said.len() == 1 && said[0].contains("picks one at random"), "{said:?}");
+    let messages = messages("1.36.3", &twins, &unchecked);
+    assert!(messages.len() == 1 && messages[0].contains("picks one at random"), "{messages:?}");
 }
 
 /// okd-project/okd#2255: an old setting makes a handler the default whose program is no longer installed.
@@ -343,7 +343,7 @@ fn monitors_have_a_cgroup_that_the_manager_can_make() {
     ];
     for (version, pairs, good) in cases {
         let pairs: Vec<(&str, Value)> = pairs.iter().map(|(key, value)| (*key, text(value))).collect();
-        let found = said(version, &drop_in(&pairs), &unseen);
+        let found = messages(version, &drop_in(&pairs), &unchecked);
         assert_eq!(found.is_empty(), good, "{version} {pairs:?}: {found:?}");
         assert!(found.iter().all(|line| line.contains("conmon cgroup should be 'pod' or")), "{found:?}");
     }
@@ -366,7 +366,7 @@ fn values_that_cri_o_refuses_are_found() {
         ("crio/image/image_volumes", text("copy"), "unrecognized image volume type"),
     ] {
         let programs = |name: &str| Some(name != "/opt/pinns");
-        let found = said("1.36.3", &drop_in(&[(key, value)]), &programs);
+        let found = messages("1.36.3", &drop_in(&[(key, value)]), &programs);
         assert!(
             found.len() == 1 && found[0].starts_with("error") && found[0].contains(word),
             "{key}: {found:?}"
@@ -381,10 +381,10 @@ fn values_that_cri_o_refuses_are_found() {
         ("crio/runtime/seccomp_profile", text("/opt/seccomp.json")),
     ] {
         let programs = |name: &str| Some(name != "/opt/seccomp.json");
-        assert_eq!(said("1.36.3", &drop_in(&[(key, value)]), &programs), Vec::<String>::new(), "{key}");
+        assert_eq!(messages("1.36.3", &drop_in(&[(key, value)]), &programs), Vec::<String>::new(), "{key}");
     }
     let profile = drop_in(&[("crio/runtime/seccomp_profile", text("/opt/seccomp.json"))]);
-    let old = said("1.32.0", &profile, &|name| Some(name != "/opt/seccomp.json"));
+    let old = messages("1.32.0", &profile, &|name| Some(name != "/opt/seccomp.json"));
     assert!(old.len() == 1 && old[0].contains("unable to load seccomp profile"), "{old:?}");
 }
 
@@ -406,9 +406,9 @@ fn resources_of_a_workload_that_cri_o_refuses_are_found() {
         (vec![(period.as_str(), Value::Integer(5))], "cannot be less than 1000 microseconds"),
         (vec![(set.as_str(), text("0-"))], "unable to parse cpuset"),
     ] {
-        let found = said("1.36.3", &workload(&pairs), &unseen);
+        let found = messages("1.36.3", &workload(&pairs), &unchecked);
         assert!(found.len() == 1 && found[0].contains(word), "{pairs:?}: {found:?}");
     }
     let good = workload(&[(shares.as_str(), Value::Integer(2)), (set.as_str(), text("0-3,8"))]);
-    assert_eq!(said("1.36.3", &good, &unseen), Vec::<String>::new());
+    assert_eq!(messages("1.36.3", &good, &unchecked), Vec::<String>::new());
 }

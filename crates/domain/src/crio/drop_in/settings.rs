@@ -18,7 +18,7 @@ impl Draft<'_> {
                 let message =
                     "pod events stay off: before 1.28 a second listener takes them from the kubelet";
                 self.note(message, "update CRI-O");
-            } else if self.wants(&self.effective.pod_events.clone(), "enable_pod_events") {
+            } else if self.must_write(&self.effective.pod_events.clone(), "enable_pod_events") {
                 keys.push(("enable_pod_events".into(), Value::Bool(true)));
             }
         }
@@ -38,7 +38,7 @@ impl Draft<'_> {
     }
 
     /// Whether a flag is to be written: it is off, and no file switched it off.
-    fn wants(&mut self, setting: &Setting<bool>, name: &str) -> bool {
+    fn must_write(&mut self, setting: &Setting<bool>, name: &str) -> bool {
         match (&setting.file, setting.value) {
             (_, true) => false,
             (None, false) => true,
@@ -104,7 +104,7 @@ impl Draft<'_> {
             if !self.options.hook {
                 self.note("this CRI-O has no NRI", "install the OCI hook");
             }
-        } else if self.wants(&self.effective.nri.clone(), "enable_nri") {
+        } else if self.must_write(&self.effective.nri.clone(), "enable_nri") {
             let keys = vec![("enable_nri".into(), Value::Bool(true))];
             self.sections.push(Section { path: vec!["nri".into()], why: "", keys });
         }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::crio::check::unseen;
+use crate::crio::check::unchecked;
 use crate::crio::config::order;
 use crate::crio::config::tests::{file, text};
 use crate::finding::FindingId;
@@ -11,7 +11,10 @@ fn v(text: &str) -> CrioVersion {
 }
 
 fn planned(version: &str, files: &[ConfFile], options: CrioOptions) -> Result<DropIn, DropInError> {
-    plan(CrioNode { version: v(version), kubernetes: None, files: Some(files), programs: &unseen }, options)
+    plan(
+        CrioNode { version: v(version), kubernetes: None, files: Some(files), programs: &unchecked },
+        options,
+    )
 }
 
 fn written(version: &str, files: &[ConfFile], options: CrioOptions) -> String {
@@ -66,9 +69,9 @@ allowed_annotations = [
 
 #[test]
 fn the_text_names_what_keeps_an_older_version_from_starting() {
-    for (version, is_said) in [("1.34.11", false), ("1.35.0", true), ("1.37.0", true), ("1.38.0", true)] {
-        assert_eq!(notes(version, &[], ALL).contains("[crio-downgrade]"), is_said, "{version}");
-        assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_said, "{version}");
+    for (version, is_noted) in [("1.34.11", false), ("1.35.0", true), ("1.37.0", true), ("1.38.0", true)] {
+        assert_eq!(notes(version, &[], ALL).contains("[crio-downgrade]"), is_noted, "{version}");
+        assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_noted, "{version}");
     }
     let none = CrioOptions { writable_cgroup: false, userns_mode: Some(false), ..ALL };
     assert!(!notes("1.36.3", &[], none).contains(FindingId::CrioDowngrade.name()));
@@ -124,14 +127,14 @@ fn each_version_gets_what_it_supports() {
 fn an_unknown_version_is_refused() {
     assert_eq!(planned("1.19.9", &[], ALL), Err(DropInError::TooOld(v("1.19.9"))));
     assert_eq!(planned("2.0.0", &[], ALL), Err(DropInError::Unknown(v("2.0.0"))));
-    let node = CrioNode { version: v("1.22.5"), kubernetes: None, files: None, programs: &unseen };
+    let node = CrioNode { version: v("1.22.5"), kubernetes: None, files: None, programs: &unchecked };
     assert_eq!(plan(node, ALL), Err(DropInError::NeedsConfiguration(v("1.22.5"))));
 }
 
 #[test]
 fn userns_mode_follows_kubernetes_unless_configured() {
     let node =
-        |kubernetes| CrioNode { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
+        |kubernetes| CrioNode { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unchecked };
     let has = |kubernetes, wish| {
         let plan = plan(node(kubernetes), CrioOptions { userns_mode: wish, ..ALL }).unwrap();
         (
@@ -202,9 +205,9 @@ fn lists_are_merged_and_an_administrators_choices_stay() {
     )];
     let text = written("1.36.3", &off, ALL);
     assert!(!text.contains("enable_"), "{text}");
-    let said = notes("1.36.3", &off, ALL);
-    assert!(said.contains("enable_pod_events stays off, as set in /etc/crio/crio.conf"), "{said}");
-    assert!(said.contains("enable_nri stays off"), "{said}");
+    let output = notes("1.36.3", &off, ALL);
+    assert!(output.contains("enable_pod_events stays off, as set in /etc/crio/crio.conf"), "{output}");
+    assert!(output.contains("enable_nri stays off"), "{output}");
 }
 
 #[test]
@@ -295,8 +298,8 @@ fn a_workload_with_our_activation_annotation_is_kept() {
     };
     let text = written("1.34.0", &twin(&[CGROUP[0]]), ALL);
     assert!(!text.contains("workloads"), "{text}");
-    let said = notes("1.34.0", &twin(&[]), ALL);
-    assert!(said.contains("50-theirs.conf: workload \"theirs\""), "{said}");
+    let output = notes("1.34.0", &twin(&[]), ALL);
+    assert!(output.contains("50-theirs.conf: workload \"theirs\""), "{output}");
     let taken = [file(
         "/etc/crio/crio.conf.d/50-theirs.conf",
         &[("crio/runtime/workloads/usernsd/activation_annotation", Value::Text("x".into()))],
@@ -310,10 +313,10 @@ fn a_later_file_that_wins_is_named() {
         "/etc/crio/crio.conf.d/zz.conf",
         &[("crio/runtime/default_sysctls", Value::list(["net.x=1"]))],
     )];
-    let said = notes("1.36.3", &files, ALL);
+    let output = notes("1.36.3", &files, ALL);
     assert!(
-        said.contains("default_sysctls has no effect: /etc/crio/crio.conf.d/zz.conf comes later"),
-        "{said}"
+        output.contains("default_sysctls has no effect: /etc/crio/crio.conf.d/zz.conf comes later"),
+        "{output}"
     );
 }
 
@@ -381,7 +384,7 @@ proptest! {
         let [writable_cgroup, pod_events, nri, ping_group_range, hook] = flags;
         let options = CrioOptions { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook, validator: None };
         let version = CrioVersion::new(1, minor, patch);
-        let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unseen };
+        let node = CrioNode { version, kubernetes: None, files: Some(&files), programs: &unchecked };
         let plan = plan(node, options);
         prop_assert!(!matches!(plan, Err(DropInError::WouldNotStart(_))), "{plan:?}");
     }

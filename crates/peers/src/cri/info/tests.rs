@@ -62,7 +62,7 @@ fn the_error_names_the_unreadable_part() {
 }
 
 #[test]
-fn a_list_keeps_only_heeded_annotations_of_bounded_total_size() {
+fn a_list_keeps_only_relevant_annotations_of_bounded_total_size() {
     let pod = |index: usize, annotations: Vec<(String, String)>| v1::PodSandbox {
         id: format!("{index:x}"),
         annotations: annotations.into_iter().collect(),

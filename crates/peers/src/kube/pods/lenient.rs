@@ -44,7 +44,7 @@ pub(super) struct Entry<'a, A> {
 
 impl<'de, A: MapAccess<'de>> Entry<'_, A> {
     pub(super) fn read(self, field: &mut impl Field) -> Result<(), A::Error> {
-        self.object.next_value_seed(Into { field, is_odd: self.is_odd })
+        self.object.next_value_seed(FieldSeed { field, is_odd: self.is_odd })
     }
 
     pub(super) fn skip(self) -> Result<(), A::Error> {
@@ -53,13 +53,13 @@ impl<'de, A: MapAccess<'de>> Entry<'_, A> {
 }
 
 /// Reads a value into a field. `is_odd` is set if it, or a value in it, is of another type than expected.
-pub(super) struct Into<'a, F> {
+pub(super) struct FieldSeed<'a, F> {
     pub(super) field: &'a mut F,
     pub(super) is_odd: &'a Cell<bool>,
 }
 
-impl<F: Field> Into<'_, F> {
-    fn heed<E>(&self, is_expected: bool) -> Result<(), E> {
+impl<F: Field> FieldSeed<'_, F> {
+    fn note_type<E>(&self, is_expected: bool) -> Result<(), E> {
         if !is_expected {
             self.is_odd.set(true);
         }
@@ -67,7 +67,7 @@ impl<F: Field> Into<'_, F> {
     }
 }
 
-impl<'de, F: Field> DeserializeSeed<'de> for Into<'_, F> {
+impl<'de, F: Field> DeserializeSeed<'de> for FieldSeed<'_, F> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -75,7 +75,7 @@ impl<'de, F: Field> DeserializeSeed<'de> for Into<'_, F> {
     }
 }
 
-impl<'de, F: Field> Visitor<'de> for Into<'_, F> {
+impl<'de, F: Field> Visitor<'de> for FieldSeed<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,26 +84,26 @@ impl<'de, F: Field> Visitor<'de> for Into<'_, F> {
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
         let is_expected = self.field.text(text);
-        self.heed(is_expected)
+        self.note_type(is_expected)
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<(), E> {
         let is_expected = self.field.number(number);
-        self.heed(is_expected)
+        self.note_type(is_expected)
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<(), E> {
         let is_expected = i64::try_from(number).is_ok_and(|number| self.field.number(number));
-        self.heed(is_expected)
+        self.note_type(is_expected)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.heed(false)
+        self.note_type(false)
     }
 
     fn visit_bool<E>(self, flag: bool) -> Result<(), E> {
         let is_expected = self.field.flag(flag);
-        self.heed(is_expected)
+        self.note_type(is_expected)
     }
 
     /// `null` is the same as no value.
@@ -115,12 +115,12 @@ impl<'de, F: Field> Visitor<'de> for Into<'_, F> {
         while let Some(key) = object.next_key::<String>()? {
             self.field.entry(&key, Entry { object: &mut object, is_odd: self.is_odd })?;
         }
-        self.heed(F::IS_OBJECT)
+        self.note_type(F::IS_OBJECT)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while self.field.element(&mut list, self.is_odd)? {}
-        self.heed(F::IS_LIST)
+        self.note_type(F::IS_LIST)
     }
 }
 
@@ -156,7 +156,7 @@ impl<F: Field> Field for Vec<F> {
         is_odd: &Cell<bool>,
     ) -> Result<bool, A::Error> {
         let mut element = F::default();
-        let found = list.next_element_seed(Into { field: &mut element, is_odd })?.is_some();
+        let found = list.next_element_seed(FieldSeed { field: &mut element, is_odd })?.is_some();
         if found {
             self.push(element);
         }

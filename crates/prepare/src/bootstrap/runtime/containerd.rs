@@ -35,7 +35,7 @@ pub(super) fn plan(
 ) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let is_wanted = nri || validator.is_some();
-    let conf = match containerd_conf(root, release, Ours::Without)? {
+    let conf = match containerd_conf(root, release, OurDropIn::Without)? {
         Ok(files) => files.conf,
         Err(_) if !is_wanted => return Ok(Part::default()),
         Err(UnknownConf::Stops(why)) => {
@@ -76,7 +76,7 @@ pub(super) fn validate(root: &HostRoot, release: Release, change: &FileChange) -
     let Some(bytes) = change.new.as_deref() else { return Ok(()) };
     let Content::Toml(table) = parse(bytes) else { return Ok(()) };
     let path = change.path.to_string();
-    let Ok(files) = containerd_conf(root, release, Ours::Planned(&path, &table))? else { return Ok(()) };
+    let Ok(files) = containerd_conf(root, release, OurDropIn::Planned(&path, &table))? else { return Ok(()) };
     let (program, version) = (Path::new("containerd"), files.conf.version);
     let planned = Planned { path, bytes };
     match containerd_program::validate(program, version, &files.order, planned, Path::new(SCRATCH)) {
@@ -96,7 +96,7 @@ pub(super) fn nri_conf(
     nri: bool,
     with_ours: bool,
 ) -> Result<Option<NriConf>, BootstrapError> {
-    let ours = if with_ours { Ours::AsIs } else { Ours::Without };
+    let ours = if with_ours { OurDropIn::AsIs } else { OurDropIn::Without };
     let Ok(ContainerdFiles { conf, .. }) = containerd_conf(root, release, ours)? else {
         return Ok(None);
     };
@@ -121,7 +121,7 @@ enum UnknownConf {
 
 /// How usernsd's drop-in is treated when containerd's configuration is read.
 #[derive(Clone, Copy)]
-enum Ours<'a> {
+enum OurDropIn<'a> {
     /// The file is read like any other.
     AsIs,
     /// The file is left out.
@@ -135,7 +135,7 @@ enum Ours<'a> {
 fn containerd_conf(
     root: &HostRoot,
     release: Release,
-    ours: Ours<'_>,
+    ours: OurDropIn<'_>,
 ) -> Result<Result<ContainerdFiles, UnknownConf>, BootstrapError> {
     let files = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     let (layout, main_file) = containerd_files(root)?;
@@ -145,11 +145,11 @@ fn containerd_conf(
     let mut pending = VecDeque::from([main_file.clone()]);
     while let Some(path) = pending.pop_front() {
         let is_ours = path.ends_with(&format!("/{}", containerd::DROP_IN));
-        if order.contains(&path) || (is_ours && matches!(ours, Ours::Without)) {
+        if order.contains(&path) || (is_ours && matches!(ours, OurDropIn::Without)) {
             continue;
         }
         let content = match ours {
-            Ours::Planned(planned, table) if planned == path => Some(Content::Toml(table.clone())),
+            OurDropIn::Planned(planned, table) if planned == path => Some(Content::Toml(table.clone())),
             _ => files.toml(&path).map(|file| file.content),
         };
         let table = match content {
@@ -265,7 +265,7 @@ fn managed_directory(
 }
 
 /// The paths that match a pattern, in Go's order (`filepath.Glob`): sorted by each component in turn.
-fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<String>, BootstrapError> {
+fn glob(root: &HostRoot, components: &[String], ours: OurDropIn<'_>) -> Result<Vec<String>, BootstrapError> {
     let mut found = vec![String::new()];
     for component in components {
         let mut next = Vec::new();
@@ -279,7 +279,7 @@ fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<St
                 directory => HostPath::parse(directory)?,
             };
             let mut names = root.list(&path)?;
-            if let Ours::Planned(planned, _) = ours
+            if let OurDropIn::Planned(planned, _) = ours
                 && let Some((parent, name)) = planned.rsplit_once('/')
                 && parent == directory
             {
@@ -304,7 +304,9 @@ fn undone(
 ) -> Result<Option<Finding>, BootstrapError> {
     let Some((path, text)) = &plan.drop_in else { return Ok(None) };
     let Content::Toml(table) = parse(text.as_bytes()) else { return Ok(None) };
-    let Ok(files) = containerd_conf(root, release, Ours::Planned(path, &table))? else { return Ok(None) };
+    let Ok(files) = containerd_conf(root, release, OurDropIn::Planned(path, &table))? else {
+        return Ok(None);
+    };
     let nri = files.conf.nri_conf(release, false);
     let is_required = validator
         .is_none_or(|wanted| wanted.required.iter().all(|name| nri.validator.required.contains(name)));
