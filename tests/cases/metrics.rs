@@ -472,3 +472,19 @@ fn group_ids_and_missing_limits_are_reported() {
         assert_eq!(found[&series], f64::from(want), "{id_type}");
     }
 }
+
+/// Under the agent's list of system calls and its rights; without watches, each scrape would look at every cgroup.
+#[test]
+fn the_cgroup_of_a_quiet_pod_is_watched() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::joined(&node);
+    let container = pods.run(&pods.run_pod(&PodSpec::new("quiet")), &ContainerSpec::sleeping());
+    let inode = format!(" ino:{:x} ", fs::metadata(&container.pod_cgroup).unwrap().ino());
+    wait_for("a watch on the pod's cgroup", || {
+        agent.exposition();
+        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", agent.pid())).unwrap();
+        let mut texts = descriptors.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
+        texts.any(|text| text.contains("inotify wd:") && text.contains(&inode)).then_some(())
+    });
+}

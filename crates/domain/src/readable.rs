@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn files_of_each_layout_are_readable() {
-        // What is below /usr the agent reads by itself.
+        // The agent reads files below /usr by itself.
         let below = |path: &'static str| path.strip_prefix('/').filter(|path| !path.starts_with("usr/"));
         for layout in &DISTRIBUTIONS {
             let templates = layout.template.into_iter().flat_map(|template| template.paths);

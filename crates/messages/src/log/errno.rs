@@ -106,7 +106,7 @@ const SYMBOLS: [(&str, KernelError); 21] = [
     ("econnreset", KernelError::Closed),
 ];
 
-/// What programs print before an error's number: Python, Rust, and C.
+/// Texts before an error's number, as Python, Rust and C programs print it.
 const NUMBERED: [&str; 4] = ["errno ", "errno=", "errno: ", "os error "];
 
 /// Whether the words at that place are the kernel's: crun and podman add their own kind of error behind it.
@@ -184,7 +184,7 @@ mod tests {
             error("x: permission denied: y: operation not permitted"),
             Some(KernelError::NotPermitted)
         );
-        // What crun and podman add is no error of the kernel.
+        // "OCI permission denied", which crun and podman add, is no error of the kernel.
         for line in [
             "pivot_root: operation not permitted: oci permission denied",
             "cannot setns: operation not permitted: oci runtime permission denied error",

@@ -149,7 +149,7 @@ impl Words {
             is_near.then_some((sum, words.len(), *message))
         };
         let mut near: Vec<(f64, usize, &'static Message)> = self.of.iter().filter_map(nearness).collect();
-        // Of two that share as much, the one that says less besides.
+        // Of two that share as many words, the one with fewer other words.
         near.sort_by(|(one, size, _), (other, others, _)| other.total_cmp(one).then(size.cmp(others)));
         let best = near.first().map_or(0.0, |(sum, ..)| *sum);
         let mut shown = BTreeSet::new();

@@ -12,6 +12,7 @@ pub enum Step {
     KubeletStart,
     /// CRI-O or containerd starts.
     RuntimeStart,
+    /// Choosing or reading a range of host IDs.
     Range,
     /// Writing the mapping of a user namespace.
     Mapping,
@@ -97,10 +98,10 @@ pub enum Step {
     Refused,
 }
 
-/// What identifies a step. The narrower before the wider.
+/// A step and the texts that identify it. A narrower step comes before a wider one.
 type Marks = (Step, &'static [&'static str]);
 
-/// Whatever else the line names, these have their cause elsewhere.
+/// Texts of lines whose cause is elsewhere, even if the line names an operation.
 const ELSEWHERE: [(Step, &str); 6] = [
     (Step::Ignored, ", ignoring"),
     (Step::Ignored, ", skip setting it"),
@@ -429,7 +430,7 @@ const OPERATIONS: [Marks; 35] = [
     (Step::Device, &["/dev/"]),
 ];
 
-/// Steps of which only the texts of a whole line tell, if no operation in it is named.
+/// Texts that decide the step of a line that names no operation.
 const WIDER: [Marks; 3] = [
     (
         Step::Sandbox,
@@ -496,7 +497,7 @@ impl Step {
         let in_clauses =
             |text: &str| text.rsplit(": ").find_map(|clause| in_text(&format!("{clause}:"), &OPERATIONS));
         let named = in_text(line, &WHOLE).or_else(|| before.and_then(in_clauses));
-        // What follows the error, often fields of the log, only if nothing before it names a step.
+        // The text after the error, often fields of the log, counts only if nothing before it names a step.
         named.or_else(|| in_clauses(line)).or_else(|| in_text(line, &WIDER))
     }
 
