@@ -21,8 +21,8 @@ messages! { Application;
             "permission denied: AH00649",
         ],
         sample: "nginx: [alert] could not open error log file: open() \"/dev/stderr\" failed (13: Permission denied)",
-        cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc), or to the user the container started as, if the process has changed its user.",
-        fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user; chown of /dev/stdout can be omitted.",
+        cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc) or, if the process has changed its user, to the user with which the container started.",
+        fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user. The chown of /dev/stdout can be omitted.",
         // The standard streams are 0 to 2; other numbers are handles, by which engines name the targets of mounts.
         when: |between| crate::number(between).is_none_or(|stream| stream <= 2) && !between.contains("), flags"),
     }
@@ -40,7 +40,7 @@ messages! { Application;
             "cannot change owner and permissions of …: Invalid argument",
         ],
         sample: "chown: changing ownership of '/data': Invalid argument",
-        cause: "The new owner is not mapped. If it is below 65536, which every pod has, the program runs in a smaller mapping that a container engine inside the pod has made from /etc/subuid and /etc/subgid of its image. Otherwise the pod, which has the IDs 0 to 65535 by default, does not have it: users from a directory service (LDAP, Active Directory) often have larger IDs.",
+        cause: "The new owner is not mapped. If it is below 65536, which every pod has, the program runs in a smaller mapping that a container engine inside the pod has made from /etc/subuid and /etc/subgid of its image. Otherwise the pod does not have that ID; by default it has 0 to 65535. Users from a directory service (LDAP, Active Directory) often have larger IDs.",
         fix: "For an owner below 65536 write a range into the image's /etc/subuid and /etc/subgid (1001:64535 for user 1000) and run podman system migrate; cat /proc/self/uid_map there shows the mapping. For a larger one use an ID below 65536, or raise idsPerPod of the kubelet on a drained node.",
         page: "recipes/container-engine.md",
     }
@@ -92,8 +92,8 @@ messages! { Application;
             "cannot create …: Permission denied",
         ],
         sample: "mkdir: cannot create directory '/data/db': Permission denied",
-        cause: "The user of the process may not write to that directory. If it is root in a pod with hostUsers: false, the directory belongs to an ID that is not mapped (ls -n shows 65534), which is one of a volume without ID mapping. Otherwise it belongs to another user, such as root.",
-        fix: "usernsd explain POD shows which volumes are mapped, and their owners. For a user that is not root set fsGroup for volumes, and use an image that does not need other directories, or run it as root with hostUsers: false.",
+        cause: "The user of the process is not allowed to write to that directory. If that user is root in a pod with hostUsers: false, the directory is on a volume without ID mapping and belongs to an ID that is not mapped (ls -n shows 65534). Otherwise it belongs to another user, such as root.",
+        fix: "usernsd explain POD shows which volumes are mapped, and their owners. For a user other than root, set fsGroup for volumes, and use an image that writes to no other directories; or run it as root with hostUsers: false.",
         page: "runbooks/checks/idmapped_mounts.md",
         when: may_be_of_a_volume,
     }
@@ -105,8 +105,8 @@ messages! { Application;
             "exec user process caused: operation not permitted",
         ],
         sample: "fork/exec /usr/bin/virt-launcher: operation not permitted",
-        cause: "The kernel does not execute a program whose file has capabilities that the container has dropped (all of them, or those that a policy drops).",
-        fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
+        cause: "The program's file has capabilities that the container has dropped (all of them, or those that a policy drops). The kernel does not execute such a program.",
+        fix: "getcap FILE in the image shows these capabilities: add them to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
         when: is_program,
     }
     ShellExecDenied = "shell-exec-denied" {
@@ -115,8 +115,8 @@ messages! { Application;
             "sh: /…: Operation not permitted",
         ],
         sample: "bash: /usr/bin/ping: Operation not permitted",
-        cause: "The shell could not execute a program whose file has capabilities that the container has dropped (all of them, or those that a policy drops): the kernel does not execute it without them.",
-        fix: "getcap FILE in the image shows them: add these capabilities to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
+        cause: "The program's file has capabilities that the container has dropped (all of them, or those that a policy drops). The kernel does not execute such a program.",
+        fix: "getcap FILE in the image shows these capabilities: add them to the container, or remove them from the file when the image is built (setcap -r FILE). With hostUsers: false they apply in the pod only.",
         when: is_program_of_shell,
     }
     AuditDenied = "audit-denied" {
@@ -126,7 +126,7 @@ messages! { Application;
             "linux_audit_write_entry failed: Operation not permitted",
         ],
         sample: "sudo: unable to send audit message: Operation not permitted",
-        cause: "The container lacks the capability AUDIT_WRITE, which CRI-O and podman do not give by default. In a user namespace the message does not occur: there the kernel refuses in a way that sudo, su and sshd ignore.",
+        cause: "The container lacks the capability AUDIT_WRITE, which CRI-O and podman do not give by default. The message does not occur in a user namespace: there the kernel answers with another error, which sudo, su and sshd ignore.",
         fix: "Set hostUsers: false, or add the capability AUDIT_WRITE.",
     }
     ChrootDenied = "chroot-denied" {
@@ -143,7 +143,7 @@ messages! { Application;
     PamAccount = "pam-shadow-denied" {
         says: ["Authentication service cannot retrieve authentication info"],
         sample: "sudo: PAM account management error: Authentication service cannot retrieve authentication info",
-        cause: "unix_chkpwd of PAM cannot read /etc/shadow: the user has no line there, the file belongs to an ID that is not mapped, the container has dropped DAC_OVERRIDE, or an AppArmor profile named unix-chkpwd on the node takes the capability from it.",
+        cause: "unix_chkpwd of PAM cannot read /etc/shadow: the user has no line there, the file belongs to an ID that is not mapped, the container has dropped DAC_OVERRIDE, or an AppArmor profile named unix-chkpwd on the node denies it that capability.",
         fix: "ls -n /etc/shadow in the container shows the owner, which must be 0. If the kernel's log has profile=\"unix-chkpwd\" and capname=\"dac_override\", allow that capability in /etc/apparmor.d/local/unix-chkpwd on the node.",
     }
     AuditDaemon = "audit-daemon" {
@@ -153,13 +153,13 @@ messages! { Application;
             "Unable to set initial audit startup state to",
         ],
         sample: "auditd[306]: Error sending status request (Operation not permitted)",
-        cause: "auditd runs only in the machine's own user and process namespaces: the kernel has one audit log, and refuses it to containers.",
+        cause: "auditd runs only in the machine's own user and process namespaces: the kernel has a single audit log, which containers cannot read.",
         fix: "Disable the service in the image (systemctl disable auditd), and collect the audit log on the node.",
     }
     SysctlHidden = "sysctl-missing" {
         says: ["open /proc/sys/net/…: no such file or directory"],
         sample: "error during container init: open /proc/sys/net/core/somaxconn: no such file or directory",
-        cause: "The pod's network has no such sysctl. Older kernels hide those of net.core from network namespaces of user namespaces; others belong to the whole machine, or to a module that is not loaded.",
+        cause: "The pod's network has no such sysctl. Older kernels hide those of net.core in a network namespace that belongs to a user namespace; other sysctls exist only once for the machine, or belong to a module that is not loaded.",
         fix: "Remove the sysctl from securityContext.sysctls of pods with hostUsers: false and from the runtime's defaults, or update the kernel.",
     }
     BridgeFilter = "bridge-netfilter-missing" {
@@ -168,8 +168,8 @@ messages! { Application;
             "cannot stat /proc/sys/net/bridge/",
         ],
         sample: "Failed to set sysctl: open /proc/sys/net/bridge/bridge-nf-call-iptables: no such file or directory",
-        cause: "The kernel module br_netfilter is not loaded. A node that is itself a container cannot load it: modules belong to the machine below.",
-        fix: "Load it there: modprobe br_netfilter, and a line br_netfilter in a file below /etc/modules-load.d.",
+        cause: "The kernel module br_netfilter is not loaded. A node that is itself a container cannot load it: modules belong to the machine that runs it.",
+        fix: "Load it on that machine: modprobe br_netfilter, and a line br_netfilter in a file below /etc/modules-load.d.",
     }
     Conntrack = "conntrack-sysctl-denied" {
         says: [
@@ -178,8 +178,8 @@ messages! { Application;
             "net/netfilter/nf_conntrack_…: operation not permitted",
         ],
         sample: "F0624 07:38:23.053999      54 server.go:495] open /proc/sys/net/netfilter/nf_conntrack_max: permission denied",
-        cause: "kube-proxy adjusts the limits of connection tracking, which since Linux 5.13 can be set in the machine's own network namespace only. On a node that is a container it cannot.",
-        fix: "Let kube-proxy leave them as they are: conntrack.maxPerCore: 0 and conntrack.min: 0 in its configuration (k3s: --kube-proxy-arg conntrack-max-per-core=0); set net.netfilter.nf_conntrack_max on the machine below.",
+        cause: "kube-proxy adjusts the limits of connection tracking. Since Linux 5.13 they can be set only in the machine's own network namespace, so not on a node that is itself a container.",
+        fix: "Keep kube-proxy from changing them: conntrack.maxPerCore: 0 and conntrack.min: 0 in its configuration (k3s: --kube-proxy-arg conntrack-max-per-core=0); set net.netfilter.nf_conntrack_max on the machine that runs the node.",
     }
     WorldReadable = "kernel-file-denied" {
         says: [
@@ -195,7 +195,7 @@ messages! { Application;
             "/proc/self/uid_map: Permission denied",
         ],
         sample: "nvidia-container-cli: initialization error: open failed: /proc/sys/kernel/overflowuid: permission denied",
-        cause: "Everybody may read this file of the kernel, so its mode is not the cause: the AppArmor or SELinux profile of the program forbids it, or a sandbox hides /proc from it.",
+        cause: "This file of the kernel is readable for everyone, so its mode is not the cause: the AppArmor or SELinux profile of the program forbids it, or a sandbox hides /proc from it.",
         fix: "The kernel's log has a line with apparmor=\"DENIED\" or avc: denied and the name of the profile (journalctl -k). Allow the file in that profile, or set appArmorProfile.type: Unconfined for the container, with hostUsers: false.",
         page: "apparmor.md",
     }
@@ -210,7 +210,7 @@ messages! { Application;
         ],
         sample: "sysctl: permission denied on key \"vm.max_map_count\"",
         cause: "/proc/sys is read-only in containers that are not privileged. Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace at all, not even by a privileged container.",
-        fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container. Those of the pod's network (net.*) are set with securityContext.sysctls; engines in a pod only warn that they cannot set some for their own containers.",
+        fix: "Set the sysctl on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container that sets it. Set sysctls of the pod's network (net.*) with securityContext.sysctls. If an engine in a pod cannot set some of them for its own containers, it only warns.",
         when: |name| !name.contains(char::is_whitespace),
     }
     RlimitDenied = "rlimit-denied" {
@@ -249,7 +249,7 @@ messages! { Application;
         ],
         sample: "dmesg: read kernel buffer failed: Operation not permitted",
         cause: "The kernel's log belongs to the whole machine: it cannot be read in a user namespace, whatever capabilities the container has.",
-        fix: "Read it on the node (journalctl -k). In the container disable what reads it: the module imklog of rsyslog, ReadKMsg= of systemd-journald.",
+        fix: "Read it on the node (journalctl -k). In the container, disable the module imklog of rsyslog, or ReadKMsg= of systemd-journald, which read it.",
     }
     Clock = "clock-denied" {
         says: [
@@ -273,7 +273,7 @@ messages! { Application;
         ],
         sample: "chrt: failed to set pid 0's policy: Operation not permitted",
         cause: "Raising a priority, or a real-time policy, needs SYS_NICE on the host; the capability has no effect in a user namespace.",
-        fix: "Omit it, in systemd units Nice=, IOSchedulingClass= and CPUSchedulingPolicy=; set priorities with the pod's CPU requests.",
+        fix: "Do not raise it (in systemd units omit Nice=, IOSchedulingClass= and CPUSchedulingPolicy=); use the pod's CPU requests instead.",
     }
     HostName = "host-name-denied" {
         says: [
@@ -281,7 +281,7 @@ messages! { Application;
             "hostname: sethostname: Operation not permitted",
         ],
         sample: "hostname: you must be root to change the host name",
-        cause: "The program is not root in the container, or it lacks SYS_ADMIN, or the pod has the host's UTS namespace (hostNetwork), in which a user namespace of its own has no rights.",
+        cause: "The program is not root in the container, or it lacks SYS_ADMIN, or the pod has the host's UTS namespace (hostNetwork), which a user namespace of the pod has no rights over.",
         fix: "Set the name with hostname: and subdomain: in the pod's spec; or with hostUsers: false add the capability SYS_ADMIN, which applies in the pod only.",
     }
     Network = "network-denied" {
@@ -290,7 +290,7 @@ messages! { Application;
             "ioctl(TUNSETIFF): Operation not permitted",
         ],
         sample: "RTNETLINK answers: Operation not permitted",
-        cause: "The container lacks NET_ADMIN, or the network belongs to another user namespace than the process: the host's (hostNetwork), or that of the pod for an inner engine's container that shares it.",
+        cause: "The container lacks NET_ADMIN, or its network namespace belongs to another user namespace: to the host's (hostNetwork) or, for an inner engine's container that shares the pod's network, to the pod's.",
         fix: "Add the capability NET_ADMIN, which with hostUsers: false applies to the pod's own network only. For an inner container use a network of its own, or --network none.",
     }
     Ptrace = "ptrace-denied" {
@@ -312,7 +312,7 @@ messages! { Application;
             "inotify_add_watch…: No space left on device",
         ],
         sample: "Failed to allocate directory watch: Too many open files",
-        cause: "The limit of inotify instances (128 by default) or watches of a user is reached, not that of open files. What processes in user namespaces use counts for whoever created the namespace, too: for pods, the host's root.",
+        cause: "The limit of inotify instances (128 by default) or watches of a user is reached, not that of open files. Instances and watches in a user namespace also count for the user who created the namespace, for pods the host's root.",
         fix: "Raise fs.inotify.max_user_instances and fs.inotify.max_user_watches on the node (/etc/sysctl.d); they cannot be changed in the pod.",
     }
     ModuleDenied = "module-denied" {
@@ -343,7 +343,7 @@ messages! { Application;
             "su: must be suid to work properly",
         ],
         sample: "E: setgroups 65534 failed - setgroups (1: Operation not permitted)",
-        cause: "The container has dropped the capability SETGID or SETUID, or the program is run by another user than root and is not setuid; or an engine created the container with a mapping of a single ID, for which the kernel forbids setgroups.",
+        cause: "The container has dropped the capability SETGID or SETUID, or a user other than root runs the program, which is not setuid; or an engine created the container with a mapping of a single ID, for which the kernel forbids setgroups.",
         fix: "Keep the capabilities SETGID and SETUID, and start the container as root. For an engine in a pod, add ranges to the image's /etc/subuid and /etc/subgid; apt in such containers needs the option APT::Sandbox::User \"root\".",
     }
     SudoDenied = "sudo-denied" {
@@ -378,8 +378,8 @@ messages! { Application;
     DeviceDenied = "device-denied" {
         says: ["/dev/…: Permission denied", "/dev/…' (permission denied)"],
         sample: "Unable to open /dev/kvm: Permission denied",
-        cause: "The device belongs to a user and group of the host that are not mapped into the pod, in which they appear as nobody, and its mode admits no others. Capabilities of the pod do not apply to it.",
-        fix: "Open the device for others on the node with a udev rule (KERNEL==\"kvm\", MODE=\"0666\"); the container must also be allowed to use it, by a device plugin or CRI-O's annotation io.kubernetes.cri-o.Devices.",
+        cause: "The device belongs to a user and group of the host that are not mapped into the pod, where they appear as nobody, and the device's mode admits nobody else. Capabilities of the pod do not apply to it.",
+        fix: "Make the device accessible for everyone with a udev rule on the node (KERNEL==\"kvm\", MODE=\"0666\"); the container must also be allowed to use it, by a device plugin or CRI-O's annotation io.kubernetes.cri-o.Devices.",
         when: is_device,
     }
     UseraddRange = "useradd-no-range" {
@@ -390,13 +390,13 @@ messages! { Application;
             "can't create subordinate group IDs",
         ],
         sample: "useradd: Can't get unique subordinate UID range",
-        cause: "useradd gives each new user a range between SUB_UID_MIN and SUB_UID_MAX of /etc/login.defs (to 600100000 by default), and the lines in /etc/subuid or /etc/subgid leave no room for one there: a large range of containers is among them, or a directory service has no entry for the user.",
+        cause: "useradd gives each new user a range between SUB_UID_MIN and SUB_UID_MAX of /etc/login.defs (600100000 by default), and the lines in /etc/subuid or /etc/subgid leave no room for one there, because they include a large range of the user containers; or a directory service has no entry for the user.",
         fix: "For a user that starts no containers set SUB_UID_COUNT 0 and SUB_GID_COUNT 0, or create it as a system user (useradd --system). Otherwise raise SUB_UID_MAX and SUB_GID_MAX, or give containers fewer IDs: bootstrap.ranges: [{owner: containers, pods: N}].",
         page: "prepare-kubernetes.md",
     }
     GetsubidsRange = "getsubids-no-range" {
         says: ["Error fetching ranges"],
-        cause: "getsubids found no range for the user that it was asked for: /etc/subuid (with -g /etc/subgid) of the machine or image where it runs has no line for that user, or the source in the subid line of /etc/nsswitch.conf does not answer.",
+        cause: "getsubids found no range for the given user: /etc/subuid (with -g /etc/subgid) of the machine or image where it runs has no line for that user, or the source in the subid line of /etc/nsswitch.conf does not answer.",
         fix: "Add a line for the user to both files there. For the kubelet's user on a node: usernsd bootstrap.",
     }
     IoOnIdmap = "cephfs-idmap" {
@@ -407,14 +407,14 @@ messages! { Application;
         ],
         sample: "touch: cannot touch '/data/x': Input/output error",
         cause: "On a CephFS volume of a pod with hostUsers: false: Linux 6.7 and later map its IDs, but metadata servers before Ceph 19 (Squid) cannot store the mapped owner of a new file, and the kernel refuses to create it. On other volumes the disk or server has failed; the kernel's log shows which.",
-        fix: "Update the metadata servers of Ceph. If nobody restricts users by their Ceph capabilities, the kernel module's parameter enable_unsafe_idmap=Y admits older servers.",
+        fix: "Update the metadata servers of Ceph. If no Ceph client is restricted to certain users by its Ceph capabilities, the kernel module's parameter enable_unsafe_idmap=Y permits older servers.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
     IstioValidation = "istio-validation" {
         says: ["Error connecting to 127.0.0.6:15002"],
         sample: "Error connecting to 127.0.0.6:15002: dial tcp 127.0.0.1:0->127.0.0.6:15002: connect: connection refused",
         cause: "istio-validation finds no redirection of the pod's traffic. In a pod with hostUsers: false istio-cni cannot set it up: rules that match the owner of a packet are accepted only from the user namespace of the network namespace, and istio-cni is in the host's (istio#58750). In other pods istio-cni did not run.",
-        fix: "Let such pods use istio-init (an installation without istio-cni), whose rules come from inside the pod and need NET_ADMIN there; or exclude them from the mesh.",
+        fix: "Use istio-init for such pods (an installation without istio-cni): it sets the rules from inside the pod and needs NET_ADMIN there. Or exclude them from the mesh.",
     }
     UserChange = "user-change-not-mapped" {
         says: [
@@ -431,7 +431,7 @@ messages! { Application;
             "seteuid … failed - seteuid (22: Invalid argument)",
         ],
         sample: "pam_keyinit(sshd:session): Unable to change GID to 99000 temporarily",
-        cause: "A program in the container (su, sshd, a PAM module) is to become a user or group that is not mapped into the pod, which has the IDs 0 to 65535 by default. Users of a directory service (LDAP, Active Directory) often have larger IDs.",
+        cause: "A program in the container (su, sshd, a PAM module) tries to become a user or group that is not mapped into the pod, which has the IDs 0 to 65535 by default. Users of a directory service (LDAP, Active Directory) often have larger IDs.",
         fix: "Give such users IDs below 65536 in the container, or raise idsPerPod of the kubelet on a drained node. For an engine in a pod with a smaller mapping, enlarge the image's /etc/subuid and /etc/subgid.",
     }
 }

@@ -14,7 +14,7 @@ messages! { Containerd;
         says: ["snapshotter \"…\" doesn't support idmap mounts"],
         sample: "snapshotter \"native\" doesn't support idmap mounts on this host, configure `slow_chown` to allow a slower and expensive fallback",
         cause: "The configured snapshotter cannot map IDs, even if the kernel can.",
-        fix: "Set snapshotter = \"overlayfs\" in containerd's configuration, also in the table of the runtime. A proxy snapshotter (soci, nydus, stargz) that can map IDs needs capabilities = [\"remap-ids\"] in its [proxy_plugins.NAME].",
+        fix: "Set snapshotter = \"overlayfs\" in containerd's configuration, also in the table of the runtime. A proxy snapshotter (soci, nydus, stargz) that can map IDs needs the line capabilities = [\"remap-ids\"] in its [proxy_plugins.NAME].",
         page: "runbooks/checks/containerd_snapshotter.md",
         when: |name| name != "overlayfs",
     }
@@ -42,8 +42,8 @@ messages! { Containerd;
     MappingTooSmall = "id-mapping-too-small" {
         says: ["container ID … cannot be mapped to a host ID"],
         sample: "error creating an ID-mapped copy of layer \"L\": exit status 1: error during chown: error mapping container ID pair idtools.IDPair{UID:0, GID:42} for \"etc/shadow\" to host: Container ID 42 cannot be mapped to a host ID",
-        cause: "Every pod has the IDs below 65536, so this mapping is not one that the kubelet made. It belongs to a container engine inside the pod, which often maps a single ID because /etc/subuid and /etc/subgid in its image have no line for its user; or to a pod with the userns-mode annotation and a small size.",
-        fix: "Write a range inside the pod's into the image's /etc/subuid and /etc/subgid (1001:64535 for user 1000) and run podman system migrate; instead of the annotation use hostUsers: false.",
+        cause: "Every pod has the IDs below 65536, so the kubelet did not choose this mapping. It belongs to a container engine inside the pod, which often maps a single ID because /etc/subuid and /etc/subgid in its image have no line for its user; or to a pod with the userns-mode annotation and a small size.",
+        fix: "Write a range within the pod's IDs into the image's /etc/subuid and /etc/subgid (1001:64535 for user 1000) and run podman system migrate. Instead of the annotation, use hostUsers: false.",
         page: "recipes/container-engine.md",
         when: |id| number(id).is_some_and(|id| id < 65536),
     }
@@ -98,7 +98,7 @@ messages! { Containerd;
     RuntimeFeatures = "containerd-runtime-features" {
         says: ["failed to validate OCI runtime features"],
         sample: "failed to create containerd task: failed to validate OCI runtime features: runtime info: failed to run [/usr/bin/containerd-shim-runc-v2 -info]: exit status 1",
-        cause: "Before it starts a container in a user namespace, containerd asks the OCI runtime for its features. The program of the runtime (BinaryName in its options) could not be run, or does not know the command features.",
+        cause: "Before it starts a container in a user namespace, containerd asks the OCI runtime for its features. The program of the runtime (BinaryName in its options) could not be run, or does not have the command features.",
         fix: "Set BinaryName in the options of the runtime to runc 1.2 or crun 1.9 or later, and update containerd: 2.0.1 ignores the options here.",
         page: "runbooks/checks/oci_runtime_version.md",
     }
@@ -115,7 +115,7 @@ messages! { Containerd;
     NoHandler = "runtime-no-handler" {
         says: ["no runtime for \"…\" is configured", "RuntimeHandler \"…\" not supported"],
         sample: "failed to get sandbox runtime: no runtime for \"sysbox-runc\" is configured",
-        cause: "The pod's runtime class names a handler that the runtime of this node does not have. The second wording is that of Docker with cri-dockerd, which has no handlers at all.",
+        cause: "The pod's runtime class names a handler that the runtime of this node does not have. The second wording comes from Docker with cri-dockerd, which has no handlers at all.",
         fix: "Add the handler to containerd's configuration ([plugins.….containerd.runtimes.NAME]) and restart containerd, or keep such pods to prepared nodes with nodeSelector in the RuntimeClass. With Docker, change the node to containerd or CRI-O.",
     }
     NoCri = "containerd-no-cri" {
@@ -135,21 +135,21 @@ messages! { Containerd;
     NoDefaultRuntime = "containerd-no-default-runtime" {
         says: ["no corresponding runtime configured in …default_runtime_name"],
         sample: "invalid plugin config: no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = \"crun\"`",
-        cause: "default_runtime_name in containerd's configuration is a name for which there is no table [plugins.….containerd.runtimes.NAME]. The CRI plugin does not load, and the node does not become ready.",
+        cause: "default_runtime_name in containerd's configuration names a runtime without a table [plugins.….containerd.runtimes.NAME]. The CRI plugin does not load, and the node does not become ready.",
         fix: "Define that runtime, or remove default_runtime_name; then restart containerd.",
         page: "runbooks/checks/containerd_config.md",
     }
     DisabledPluginUri = "containerd-disabled-plugin-uri" {
         says: ["invalid disabled plugin URI \"…\"", "invalid plugin key URI \"…\""],
         sample: "containerd: failed to load TOML from ./disable_cri.toml: invalid disabled plugin URI \"cri\" expect io.containerd.x.vx",
-        cause: "disabled_plugins, or the name of a table [plugins.NAME], has a short name, which only version 1 of the file allows. containerd does not start.",
+        cause: "disabled_plugins or a table [plugins.NAME] contains the short name of a plugin, which only version 1 of the file allows. containerd does not start.",
         fix: "Write the plugin's full name, io.containerd.grpc.v1.cri for cri. A node of Kubernetes needs that plugin: remove it from disabled_plugins.",
         page: "runbooks/checks/containerd_config.md",
     }
     RegistryMirrors = "containerd-registry-mirrors" {
         says: ["`mirrors` cannot be set when `config_path` is provided"],
         sample: "invalid plugin config: `mirrors` cannot be set when `config_path` is provided",
-        cause: "containerd's configuration has both ways to name mirrors of registries: the old tables registry.mirrors and the directory config_path, often because an imported file has one of them. The CRI plugin does not load.",
+        cause: "containerd's configuration sets mirrors of registries in both ways, with the old tables registry.mirrors and with the directory config_path; often an imported file has one of them. The CRI plugin does not load.",
         fix: "Move the mirrors into hosts.toml files below config_path and remove the tables registry.mirrors, or remove config_path; then restart containerd.",
     }
     BusyLowerdir = "containerd-idmapped-unmount" {
@@ -159,6 +159,6 @@ messages! { Containerd;
         ],
         sample: "level=warning msg=\"failed to unmount temp lowerdir /var/lib/containerd/tmpmounts/ovl-idmapped1999575633/2\" error=\"device or resource busy\"",
         cause: "containerd could not remove the ID-mapped mounts of a container's layers, because they were still in use. Release candidates of containerd 2.0 then deleted the files of the image's layers (containerd#10704); 2.0 and later leave a mount behind.",
-        fix: "Update containerd to 2.0.7, 2.1.5 or later, which try again. If images miss files, remove them and pull them again; findmnt | grep ovl-idmapped shows left-over mounts.",
+        fix: "Update containerd to 2.0.7, 2.1.5 or later, which try again. If files are missing from images, remove these images and pull them again; findmnt | grep ovl-idmapped shows left-over mounts.",
     }
 }

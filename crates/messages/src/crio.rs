@@ -8,14 +8,14 @@ messages! { Crio;
             "reading ID mappings from \"/proc/0/gid_map\"",
         ],
         sample: "rpc error: code = Unknown desc = reading ID mappings from \"/proc/0/uid_map\": open /proc/0/uid_map: no such file or directory",
-        cause: "The pod has CRI-O's userns-mode annotation, and since 1.33 the kubelet sends a user namespace mode for every pod. CRI-O mixes the two up.",
+        cause: "The pod has CRI-O's userns-mode annotation, and since 1.33 the kubelet sends a user namespace mode for every pod. CRI-O confuses the two.",
         fix: "Use hostUsers: false instead of the annotation, and remove userns-mode from allowed_annotations.",
         page: "prepare-openshift.md",
     }
     UnknownAnnotation = "crio-unknown-annotation" {
         says: ["invalid allowed_annotation: "],
         sample: "workloads validation: invalid allowed_annotation: cgroup2-mount-hierarchy-rw.crio.io",
-        cause: "allowed_annotations names an annotation that this CRI-O does not know (names that end in .crio.io came with 1.35), or, before 1.29.10, 1.30.7 and 1.31.2, one that is allowed twice. CRI-O does not start, or ignores the handler.",
+        cause: "allowed_annotations contains an annotation that this CRI-O does not support (names that end in .crio.io are new in 1.35) or, before 1.29.10, 1.30.7 and 1.31.2, one that is allowed twice. CRI-O does not start, or ignores the handler.",
         fix: "List only annotations that this version supports; usernsd machineconfig --crio-version VERSION prints a valid drop-in.",
         page: "prepare-openshift.md",
     }
@@ -34,7 +34,7 @@ messages! { Crio;
     }
     NoMappings = "crio-no-mappings" {
         says: ["userns requested but no userns mappings configured"],
-        cause: "The userns-mode annotation is private without any mappings.",
+        cause: "The userns-mode annotation has the value private without any mappings.",
         fix: "Use hostUsers: false; before Kubernetes 1.33 the annotation works with the value auto:size=65536.",
     }
     NodeMappings = "crio-deprecated-mappings" {
@@ -48,7 +48,7 @@ messages! { Crio;
     }
     RunAsUser = "crio-run-as-user" {
         says: ["cannot use uidmapping or gidmapping if RunAsUser is not set"],
-        cause: "The userns-mode annotation has mappings, but the pod has no user.",
+        cause: "The userns-mode annotation contains mappings, but the pod sets no user.",
         fix: "Use hostUsers: false. Or set securityContext.runAsUser in the pod, but note that CRI-O then maps that host user into it.",
     }
     NotEnoughIds = "crio-not-enough-ids" {
@@ -80,7 +80,7 @@ messages! { Crio;
         ],
         sample: "idmap mounts specified but OCI runtime does not support them. Perhaps the OCI runtime is too old",
         cause: "The OCI runtime does not support ID-mapped mounts.",
-        fix: "Use runc 1.2 or crun 1.9 at least, and the runtime that ships with it or a later one.",
+        fix: "Use runc 1.2 or crun 1.9 or later, and the version of CRI-O that ships with it or a later one.",
         page: "runbooks/checks/oci_runtime_version.md",
     }
     Rootfs = "crio-rootfs" {
@@ -100,13 +100,13 @@ messages! { Crio;
         says: ["failed to find runtime handler … from runtime list map["],
         sample: "failed to find runtime handler usernsd from runtime list map[crun:0xc0001a2000]",
         cause: "CRI-O reloaded its configuration without a restart: it shows the new handler but does not use it.",
-        fix: "Restart CRI-O, but first read what a restart does to running pods.",
+        fix: "Restart CRI-O, but first read about the effects of a restart on running pods.",
         page: "runbooks/usernsdrestartpending.md",
     }
     Reload = "crio-reload" {
         says: ["Unable to reload configuration: "],
         sample: "Unable to reload configuration: …",
-        cause: "If CRI-O prints it (crio in the line), a configuration file of CRI-O is invalid: it keeps running, but will not start again.",
+        cause: "If CRI-O prints this (crio in the line), a configuration file of CRI-O is invalid: it keeps running, but will not start again.",
         fix: "Fix the file now: crio config prints the same message until it is valid.",
     }
     UnreadableFile = "crio-unreadable-file" {
@@ -119,7 +119,7 @@ messages! { Crio;
         says: ["runtime validation: …not found in $PATH", "invalid runtime_path for runtime …"],
         sample: "level=fatal msg=\"validating runtime config: runtime validation: \"runc\" not found in $PATH: exec: \"runc\": executable file not found in $PATH\"",
         cause: "The program of a runtime handler is not installed, or not in CRI-O's PATH. If it belongs to the default handler, CRI-O does not start. OpenShift 4.20 and later no longer ship runc.",
-        fix: "Set default_runtime to a handler whose program is installed (CRI-O 1.31 and later: crun); on OpenShift delete the MachineConfig or ContainerRuntimeConfig that sets runc. If a drop-in redefines the handler, its table replaces the original one completely, including runtime_path: use a workload instead; usernsd machineconfig prints one.",
+        fix: "Set default_runtime to a handler whose program is installed (CRI-O 1.31 and later: crun); on OpenShift delete the MachineConfig or ContainerRuntimeConfig that sets runc. If a drop-in redefines the handler, its table replaces the original one completely, including runtime_path. Use a workload instead; usernsd machineconfig prints one.",
         page: "prepare-openshift.md",
     }
     HandlerIgnored = "crio-handler-is-ignored" {
@@ -131,7 +131,7 @@ messages! { Crio;
     Conmon = "crio-monitor-fields" {
         says: ["failed to translate monitor fields for runtime "],
         sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: …",
-        cause: "The settings of a handler's monitor (monitor_path, monitor_cgroup, conmon, conmon_cgroup) are wrong; the end of the message has the reason. CRI-O does not start.",
+        cause: "The settings of a handler's monitor (monitor_path, monitor_cgroup, conmon, conmon_cgroup) are wrong; the end of the message gives the reason. CRI-O does not start.",
         fix: "The check crio_config of usernsd doctor names the file. Correct the key there, or copy the handler's table from the default one.",
         page: "runbooks/checks/crio_config.md",
     }
@@ -142,7 +142,7 @@ messages! { Crio;
             "conmon validation: …",
         ],
         sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: exec: \"conmon\": executable file not found in $PATH",
-        cause: "CRI-O does not find conmon: a handler has no monitor_path and conmon is not in CRI-O's PATH, or the path leads to no file. CRI-O does not start.",
+        cause: "CRI-O does not find conmon: a handler has no monitor_path and conmon is not in CRI-O's PATH, or the path is not that of a file. CRI-O does not start.",
         fix: "Copy monitor_path from the default handler, or install conmon.",
     }
     MonitorCgroup = "crio-monitor-cgroup" {
@@ -151,7 +151,7 @@ messages! { Crio;
             "cgroupfs manager conmon cgroup should be 'pod' or empty",
         ],
         sample: "monitor fields translation: failed to translate monitor fields for runtime crun: cgroupfs manager conmon cgroup should be 'pod' or empty, but got: 'kube.slice'",
-        cause: "conmon_cgroup, which takes the place of every handler's monitor_cgroup, or monitor_cgroup itself has a value that the cgroup manager cannot use: with systemd it must be pod or a slice, with cgroupfs pod or empty. CRI-O does not start.",
+        cause: "conmon_cgroup, which overrides every handler's monitor_cgroup, or monitor_cgroup itself has a value that the cgroup manager does not support: with systemd it must be pod or a slice, with cgroupfs pod or empty. CRI-O does not start.",
         fix: "Write conmon_cgroup = \"pod\", or a name that ends in .slice with cgroup_manager = \"systemd\".",
         page: "runbooks/checks/crio_config.md",
     }
@@ -166,7 +166,7 @@ messages! { Crio;
     }
     TokenDenied = "crio-token-denied" {
         says: ["open /var/run/secrets/kubernetes.io/serviceaccount/token: permission denied"],
-        cause: "The process has other host IDs than the token's volume is mapped for. CRI-O before 1.35.6 and 1.37.0 forgets the ID mappings of running pods when it is restarted: containers that start in them later get none (cri-o#10014). Or the container's user may not read the file: it has no fsGroup, and the file belongs to root.",
+        cause: "The process has host IDs that are not those to which the token's volume is mapped. CRI-O before 1.35.6 and 1.37.0 forgets the ID mappings of running pods when it is restarted: containers that start in them later are not mapped (cri-o#10014). Or the container's user is not allowed to read the file, because it belongs to root and the pod sets no fsGroup.",
         fix: "Recreate the pod, and update CRI-O; until then drain the node before a restart of CRI-O. usernsd explain POD shows the mapping. If the container's user is not root, set fsGroup.",
         page: "runbooks/checks/crio_restart.md",
     }
@@ -185,19 +185,19 @@ messages! { Crio;
     EventsDropped = "crio-events-dropped" {
         says: ["GenerateCRIEvent: failed to generate event"],
         sample: "GenerateCRIEvent: failed to generate event …",
-        cause: "A subscriber of CRI-O's container events is too slow, and events are lost.",
-        fix: "usernsd needs nothing: its resync repairs what it missed. Find the slow subscriber.",
+        cause: "A subscriber to CRI-O's container events reads too slowly, and events are lost.",
+        fix: "Nothing has to be done for usernsd: its resync makes up for lost events. Find the slow subscriber.",
     }
     MinimumMappable = "crio-minimum-mappable" {
         says: ["minimum mappable ID", "below minimum mappable UID", "below minimum mappable GID"],
         sample: "cannot use uidmapping or gidmapping if running as a UID below minimum mappable ID 1000",
-        cause: "The userns-mode annotation contains mappings that go below minimum_mappable_uid or minimum_mappable_gid of [crio.runtime]. If those are not set, only pods that run as root may specify mappings.",
+        cause: "The userns-mode annotation contains mappings to IDs below minimum_mappable_uid or minimum_mappable_gid of [crio.runtime]. If those are not set, only pods that run as root may specify mappings.",
         fix: "Use hostUsers: false instead: the kubelet chooses the IDs. Otherwise start the mappings above that ID, or set minimum_mappable_uid and minimum_mappable_gid.",
     }
     KeepId = "crio-keep-id" {
         says: ["cannot use both keep-id and map-to-root"],
         sample: "cannot use both keep-id and map-to-root: \"auto:keep-id=true;map-to-root=true\"",
-        cause: "The userns-mode annotation asks for two options that exclude each other.",
+        cause: "The userns-mode annotation contains two options that exclude each other.",
         fix: "Remove keep-id or map-to-root; or use hostUsers: false.",
     }
     AutoTooLarge = "crio-auto-too-large" {
@@ -240,7 +240,7 @@ messages! { Crio;
             "host ID … cannot be mapped to a container ID",
         ],
         sample: "error creating an ID-mapped copy of layer \"L\": error during chown: error mapping host ID pair idtools.IDPair{UID:111000, GID:111000} for \"usr/share\" to container: Host ID 111000 cannot be mapped to a container ID",
-        cause: "A layer of the image was copied for the ID mapping of one container, and is to be copied again for another with a different mapping. The copy is the wrong one to start from: a fault of old versions of containers/storage (podman#8259), or another program changed the owners.",
+        cause: "A layer of the image was copied for the ID mapping of one container, and the engine now copies that copy for a container with another mapping, instead of the original layer. This is a fault of old versions of containers/storage (podman#8259), or another program changed the owners.",
         fix: "Update podman or CRI-O. Remove the image and pull it again, or give containers that share it the same mapping; with ID-mapped mounts (Linux 5.19 or later) layers are not copied.",
     }
 }

@@ -24,7 +24,7 @@ messages! { Engine;
             "running /usr/bin/newuidmap ",
         ],
         sample: "Error: cannot set up namespace using \"/usr/bin/newuidmap\": exit status 1",
-        cause: "newuidmap or newgidmap failed; its own message, in this line or the one before, has the cause. Usually the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535), the container has dropped SETUID and SETGID, or allowPrivilegeEscalation: false keeps the program from using them.",
+        cause: "newuidmap or newgidmap failed. Its own message, in this line or the one before, names the cause. Usually the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535), the container has dropped SETUID and SETGID, or allowPrivilegeEscalation: false keeps the program from using them.",
         fix: "Read that message. Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
         page: "recipes/container-engine.md",
     }
@@ -117,7 +117,7 @@ messages! { Engine;
             "missing necessary entries in /etc/subuid and/or /etc/subgid",
         ],
         sample: "no subuid ranges found for user \"build\" in /etc/subuid",
-        cause: "/etc/subuid or /etc/subgid of the machine or image where the engine runs has no line for its user. For an engine in a pod these are the files of its image; the node's do not matter then.",
+        cause: "/etc/subuid or /etc/subgid of the machine or image where the engine runs has no line for its user. For an engine in a pod these are the files of its image, not those of the node.",
         fix: "Write one line for the user into both files of that machine or image; in a pod within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
         page: "recipes/container-engine.md",
     }
@@ -129,7 +129,7 @@ messages! { Engine;
             "cannot find mappings for user …: no subgid ranges found for group",
         ],
         sample: "Cannot find mappings for user \"root\": no subuid ranges found for user \"root\" in /etc/subuid",
-        cause: "A container with --userns=auto takes its IDs from the lines of one user in /etc/subuid and /etc/subgid, which root-auto-userns-user of storage.conf names, and that user has none. The line of containers counts only if it is that user.",
+        cause: "A container with --userns=auto takes its IDs from the lines of one user in /etc/subuid and /etc/subgid. root-auto-userns-user in storage.conf sets that user, who has no line. The lines of the user containers count only if that user is set there.",
         fix: "Add lines for the user in the message to both files, or set root-auto-userns-user = \"containers\" in /etc/containers/storage.conf, and run podman system migrate.",
         when: |name| !super::begins_with_user(name, "containers"),
     }
@@ -151,7 +151,7 @@ messages! { Engine;
             "there might not be enough IDs available in the namespace",
         ],
         sample: "potentially insufficient UIDs or GIDs available in user namespace (requested 172761424:0 for /opt/app): Check /etc/subuid and /etc/subgid if configured locally and run \"podman system migrate\": lchown /opt/app: invalid argument",
-        cause: "A file of the inner image is owned by an ID that the engine's mapping does not have: the pod's /etc/subuid and /etc/subgid give it too few IDs, or the image has owners above 65535. For an owner below, the engine's storage may be on NFS, whose server refuses other owners whatever the mapping is.",
+        cause: "A file of the inner image is owned by an ID that the engine's mapping does not have: the pod's /etc/subuid and /etc/subgid give it too few IDs, or the image has owners above 65535. If the owner is below, the engine's storage may be on NFS: its server refuses other owners, regardless of the mapping.",
         fix: "Enlarge the range in the pod's own /etc/subuid and /etc/subgid, within 0 to 65535 (1001:64535 for user 1000), and run podman system migrate; build the inner image with owners below 65536. ignore_chown_errors in storage.conf gives all files to one user instead.",
         page: "recipes/container-engine.md",
     }
@@ -172,8 +172,8 @@ messages! { Engine;
             "/sys/fs/cgroup/…user.slice/…/cgroup.procs…: Permission denied",
         ],
         sample: "podman-305690.scope: Failed to add PIDs to scope's control group: Permission denied",
-        cause: "A rootless engine is to move a process into a cgroup below user@.service, and the process is not below it: it was started by su, sudo, cron or an ssh session without pam_systemd. The kernel moves processes only within a tree whose common parent belongs to the user.",
-        fix: "Start it below the user's own systemd: loginctl enable-linger USER, then systemd-run --user --scope COMMAND, or log in with machinectl shell USER@. exec has to come from there as well as run.",
+        cause: "A rootless engine tries to move a process into a cgroup below user@.service, but the process is in another tree: it was started by su, sudo, cron or an ssh session without pam_systemd. The kernel lets a user move a process only if the common ancestor of the two cgroups belongs to that user.",
+        fix: "Start it below the user's own systemd: loginctl enable-linger USER, then systemd-run --user --scope COMMAND, or log in with machinectl shell USER@. Run podman exec from there too, and not only podman run.",
     }
     CgroupReadOnly = "cgroup-read-only" {
         says: [
@@ -247,7 +247,7 @@ messages! { Engine;
         ],
         sample: "crun: mount `proc` to `proc`: Operation not permitted: OCI permission denied",
         cause: "The kernel allows a new /proc only if no part of the existing one is covered, and runtimes mask parts of it in every container; and only for a process namespace that belongs to the same user namespace, which the host's (--pid=host) does not.",
-        fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it. Omit --pid=host for inner containers. On a machine findmnt -R /proc shows what covers it.",
+        fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it. Omit --pid=host for inner containers. Outside of a pod, findmnt -R /proc shows the mounts that cover it.",
         page: "recipes/container-engine.md",
     }
     UnshareDenied = "unshare-denied" {
@@ -289,7 +289,7 @@ messages! { Engine;
             "does not support the kernel namespaces that are required for sandboxing",
         ],
         sample: "cannot clone: Operation not permitted",
-        cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or a sysctl of old Debian kernels (kernel.unprivileged_userns_clone=0).",
+        cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or a sysctl of old Debian kernels does (kernel.unprivileged_userns_clone=0).",
         fix: "Set seccompProfile.type: Unconfined, or a profile that allows clone and unshare; or, with hostUsers: false, add the capability SYS_ADMIN, which then applies in the pod only. On Ubuntu set appArmorProfile.type: Unconfined, and load an AppArmor profile with userns on the node.",
         page: "recipes/container-engine.md",
     }
@@ -308,7 +308,7 @@ messages! { Engine;
             "Failed RTM_NEWLINK: Operation not permitted",
         ],
         sample: "bwrap: setting up uid map: Permission denied",
-        cause: "A program created a user namespace but has no rights in it, to map IDs or to set up its network: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
+        cause: "A program created a user namespace, but has no rights in it to map IDs or to set up its network: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
         fix: "Set appArmorProfile.type: Unconfined, or load an AppArmor profile with userns for that program on the node. As a last resort, set the sysctl kernel.apparmor_restrict_unprivileged_userns=0 on the node.",
     }
     OverlayOnOverlay = "overlay-on-overlay" {
@@ -320,7 +320,7 @@ messages! { Engine;
             "failed to mount overlay: invalid argument",
         ],
         sample: "kernel does not support overlay fs: 'overlay' is not supported over overlayfs, a mount_program is required",
-        cause: "The engine's storage is in the container's root file system, which is an overlay, and overlays cannot be stacked like that.",
+        cause: "The engine's storage is in the container's root file system, which is an overlay, and an overlay cannot be the upper layer of another one.",
         fix: "Mount a volume (an emptyDir is enough) on /var/lib/containers, /var/lib/docker or ~/.local/share/containers; or use fuse-overlayfs with /dev/fuse.",
         page: "recipes/container-engine.md",
     }
@@ -350,7 +350,7 @@ messages! { Engine;
             "/dev/net/tun…permission denied",
         ],
         sample: "Failed to open() /dev/net/tun: No such file or directory",
-        cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace. With Permission denied it is there, and its mode on the node, AppArmor or SELinux forbids it.",
+        cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace. If the error is Permission denied, the device is there, and its mode on the node, AppArmor or SELinux forbids its use.",
         fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/net/tun (from 1.35 on devices.crio.io), elsewhere use a device plugin; or start inner containers with --network host or --network none.",
     }
     CgroupParent = "engine-cgroup-parent" {
@@ -366,7 +366,7 @@ messages! { Engine;
             "write /proc/self/oom_score_adj: permission denied",
         ],
         sample: "[conmon:d]: failed to write to /proc/self/oom_score_adj: Permission denied",
-        cause: "An engine without root lowers the score by which the kernel chooses what to end when memory runs out, which only the host's root may. The engine goes on.",
+        cause: "An engine without root tries to lower its oom_score_adj, by which the kernel chooses the process to kill when memory runs out. Only the host's root can lower it. The engine continues.",
         fix: "Nothing has to be done: the message is harmless.",
     }
     RootlessNetwork = "rootless-network-failed" {
@@ -377,15 +377,15 @@ messages! { Engine;
             "pasta failed with exit code",
         ],
         sample: "[rootlesskit:parent] error: failed to setup network &{logWriter:0xc000212b20 binary:slirp4netns mtu:65520}: waiting for ready fd (/usr/bin/slirp4netns 2724 tap0): slirp4netns failed",
-        cause: "slirp4netns or pasta, which connects a rootless engine's network, did not start. Its own message, in this line or near it, has the reason: usually /dev/net/tun is missing, or AppArmor or seccomp forbids the sandbox that slirp4netns makes for itself, or SELinux what pasta opens (its domain pasta_t; ausearch -m avc -ts recent on the node).",
+        cause: "slirp4netns or pasta, which connects a rootless engine's network, did not start. Its own message, in this line or near it, gives the reason. Usually /dev/net/tun is missing, AppArmor or seccomp forbids the sandbox that slirp4netns creates for itself, or SELinux forbids pasta to open a file (its domain is pasta_t; ausearch -m avc -ts recent on the node shows it).",
         fix: "Give the pod /dev/net/tun (see no-tun), and set appArmorProfile.type: Unconfined. DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX=false omits the sandbox. An engine that runs as root in a pod with hostUsers: false needs neither program.",
         page: "recipes/container-engine.md",
     }
     MknodDenied = "mknod-denied" {
         says: ["mknod…operation not permitted"],
         sample: "mknod /dev/loop0: operation not permitted",
-        cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has. Without one the container lacks the capability MKNOD, which CRI-O does not give by default.",
-        fix: "Bind-mount the host's device, as runtimes do for /dev/null, or exclude it from the image or archive (tar --exclude=dev/*).",
+        cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has. In the host's user namespace the container lacks the capability MKNOD, which CRI-O does not give by default.",
+        fix: "Bind-mount the host's device, as runtimes do for /dev/null, or exclude the device nodes from the image or archive (tar --exclude=dev/*).",
     }
     Netfilter = "netfilter-denied" {
         says: [
@@ -401,8 +401,8 @@ messages! { Engine;
     SysboxSubids = "sysbox-subordinate-ids" {
         says: ["could not find matching subuid and subgids range for user"],
         sample: "could not find matching subuid and subgids range for user sysbox",
-        cause: "sysbox needs the same range for its user in /etc/subuid and /etc/subgid of the node; the two differ, or one is missing.",
-        fix: "Write the same line sysbox:START:COUNT into both files, without overlapping other ranges; usernsd map shows what is free.",
+        cause: "sysbox needs the same range for its user in /etc/subuid and in /etc/subgid of the node. The two ranges differ, or one is missing.",
+        fix: "Write the same line sysbox:START:COUNT into both files, without overlapping other ranges; usernsd map shows the free ranges.",
         page: "runbooks/checks/subid_no_overlap.md",
     }
     CgroupV1 = "cgroup-v1-denied" {
@@ -422,8 +422,8 @@ messages! { Engine;
             "/sys/fs/cgroup/…: No such file or directory",
         ],
         sample: "failed to create container for [kubepods burstable pod1] : mkdir /sys/fs/cgroup/devices/kubepods.slice: no such file or directory",
-        cause: "The program uses the directories of cgroup v1, one for each controller, and this one does not exist: the node uses cgroup v2 (the program is too old for it), that controller is not mounted, or systemd has just removed the cgroup.",
-        fix: "Update the program (runc 1.0, crun 0.15, Docker 20.10 or later know cgroup v2), and boot the node with cgroup v2 only. If the node uses cgroup v1 throughout, delete the pod: the next one gets a new cgroup.",
+        cause: "The program uses the directories of cgroup v1, one for each controller, and this directory does not exist: the node uses cgroup v2 (and the program is too old for it), the controller is not mounted, or systemd has just removed the cgroup.",
+        fix: "Update the program (runc 1.0, crun 0.15 and Docker 20.10 are the first to support cgroup v2), and boot the node with cgroup v2 only. If the node uses only cgroup v1, delete the pod: its replacement gets a new cgroup.",
         page: "runbooks/checks/cgroup_v2.md",
         when: is_v1_controller,
     }
@@ -458,7 +458,7 @@ messages! { Engine;
     }
     DockerEntryPoint = "docker-entry-point" {
         says: ["sed: write error", "sed: couldn't write … to stdout: "],
-        cause: "If the container starts Docker, this is its entry point, which enables controllers with sed: there are still processes in the cgroup (images before 20.10.16 do not move them), or the cgroup is read-only or not its own. In other containers a file system may be full.",
+        cause: "If the container starts Docker, its entry point prints this: it enables controllers with sed, and there are still processes in the cgroup (images before 20.10.16 do not move them), or the cgroup is read-only or belongs to someone else. In other containers a file system may be full.",
         fix: "Use an image with Docker 20.10.16 or later, and annotate the pod with usernsd.io/cgroup: writable, where usernsd runs.",
         page: "annotations.md",
     }
@@ -516,8 +516,8 @@ messages! { Engine;
     DockerPrivileged = "docker-privileged-remapped" {
         says: ["privileged mode is incompatible with user namespaces"],
         sample: "docker: Error response from daemon: privileged mode is incompatible with user namespaces. You must run the container in the host namespace when running privileged mode.",
-        cause: "This Docker daemon maps the IDs of all its containers (userns-remap), and does not start privileged ones in that mapping.",
-        fix: "Replace --privileged by the capabilities that the container needs. With --userns=host it starts, and its root is the host's. In Kubernetes a privileged container may have hostUsers: false.",
+        cause: "This Docker daemon maps the IDs of all its containers (userns-remap), and does not start privileged containers with that mapping.",
+        fix: "Replace --privileged with the capabilities that the container needs. It also starts with --userns=host, but then its root is the host's root. In Kubernetes, a privileged container can have hostUsers: false.",
     }
     JoinInvalid = "join-user-namespace-invalid" {
         says: [
@@ -528,20 +528,20 @@ messages! { Engine;
             "setns to target user namespace `…`: Invalid argument",
         ],
         sample: "error joining user namespace: setns /proc/self/ns/user: invalid argument",
-        cause: "The kernel refuses to join a user namespace in which the process already is, and any from a process with more than one thread or with shared file system state. gVisor refuses each.",
-        fix: "Stop what is left of the engine's earlier process and start it again: podman system migrate, or remove pause.pid in its runtime directory. Rootless engines do not run under gVisor; use hostUsers: false with runc or crun.",
+        cause: "A process cannot join the user namespace that it is in already, and one with several threads or with shared file system state (CLONE_FS) cannot join any. gVisor supports no joining at all.",
+        fix: "Stop the processes that are left of the engine's earlier run, and start it again: podman system migrate, or remove pause.pid in its runtime directory. Rootless engines do not run under gVisor; use hostUsers: false with runc or crun.",
     }
     HostIdInSubids = "host-id-in-subordinate-range" {
         says: ["failed adding idmap entry: …Host id is in the range of subids"],
         sample: "error: failed adding idmap entry: {true false 205743 0 1}: Host id is in the range of subids",
-        cause: "The user's own ID lies within a range of /etc/subuid or /etc/subgid that it may map: the two would be the same user inside.",
+        cause: "The user's own ID lies within its range in /etc/subuid or /etc/subgid: one host ID would have two IDs in the namespace.",
         fix: "Give the user a range that does not contain its own ID, in both files; usernsd doctor reports such ranges of a node (subid_no_host_user).",
         page: "runbooks/checks/subid_no_host_user.md",
     }
     LxcUsernsexec = "lxc-usernsexec" {
         says: ["lxc-usernsexec failed"],
         sample: "chown_mapped_root: 3279 lxc-usernsexec failed: No such file or directory - Failed to open tt",
-        cause: "lxc-usernsexec could not run a command in a new user namespace: the user has no range in /etc/subuid and /etc/subgid, or lxc.idmap names another one, or newuidmap and newgidmap are missing or have no privileges.",
+        cause: "lxc-usernsexec could not run a command in a new user namespace: the user has no range in /etc/subuid and /etc/subgid, or lxc.idmap has another range, or newuidmap and newgidmap are missing or have no privileges.",
         fix: "Write lxc.idmap with the range of the user's lines in both files, and install newuidmap (package uidmap) with its set-user-ID bit or file capability.",
     }
     NodeIds = "node-ids-insufficient" {
@@ -550,26 +550,26 @@ messages! { Engine;
             "failed to Lchown …for UID …: lchown …: invalid argument",
         ],
         sample: "failed to extract layer: failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid)",
-        cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), which does not have the owner of a file in the image.",
-        fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine below, and start the rootless runtime again.",
+        cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), in which the owner of a file in the image is not mapped.",
+        fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine that it runs on, and start the rootless runtime again.",
     }
     Propagation = "rootless-propagation" {
         says: ["Setting child propagation to …is not supported"],
         sample: "The host root filesystem is mounted as \"master:943\". Setting child propagation to \"rslave\" is not supported.",
-        cause: "RootlessKit runs in a container, whose root mount is not shared: mounts that the container gets later do not appear in the inner one. It is a warning, and the engine goes on.",
-        fix: "Nothing has to be done unless such mounts are needed. If the engine does not start, a later line has the cause.",
+        cause: "RootlessKit runs in a container whose root mount is not shared: later mounts of that container do not appear in the inner ones. This is a warning, and the engine continues.",
+        fix: "Nothing has to be done unless such mounts are needed. If the engine does not start, a later line shows the cause.",
     }
     KindNode = "kind-node-not-booted" {
         says: ["could not find a log line that matches"],
         sample: "ERROR: failed to create cluster: could not find a log line that matches \"Reached target .*Multi-User System.*|detected cgroup v1\"",
-        cause: "kind waits for systemd in the node's container to boot, and it has not: it cannot create its cgroups, or another error stopped it.",
-        fix: "kind create cluster --retain keeps the container, and podman logs or docker logs of it shows systemd's own error; explain that line. A rootless engine needs delegated cgroups with cpu, cpuset, memory and pids.",
+        cause: "kind waited for systemd to boot in the node's container, in vain: systemd cannot create its cgroups, or another error stopped it.",
+        fix: "kind create cluster --retain keeps the container, and podman logs or docker logs of that container shows systemd's own error; explain that line. A rootless engine needs delegated cgroups with cpu, cpuset, memory and pids.",
     }
     IdmapRequired = "lxd-idmap-required" {
         says: ["idmapping abilities are required but aren't supported on system"],
         sample: "Linux 6.9+ idmapping abilities are required but aren't supported on system",
         cause: "A disk device of an LXD or Incus container has shift=true, or the container shares a volume, and LXD finds that the file system or the kernel does not support ID-mapped mounts.",
-        fix: "Use ext4, xfs, btrfs or a ZFS of 2.2 or later for the source, and a current LXD or Incus (older ones misjudge newer kernels); or remove shift=true and give the files to the container's own IDs.",
+        fix: "Use ext4, xfs, btrfs, or ZFS 2.2 or later, for the source, and a current LXD or Incus (older ones misjudge newer kernels); or remove shift=true and give the files to the container's own IDs.",
     }
     NoRootlesskit = "rootless-without-rootlesskit" {
         says: [
@@ -579,7 +579,7 @@ messages! { Engine;
         ],
         sample: "buildkitd: rootless mode requires to be executed as the mapped root in a user namespace; you may use RootlessKit for setting up the namespace",
         cause: "buildkitd, crun or another program of a rootless engine was started as an ordinary user, without the user namespace that it needs.",
-        fix: "Start it by way of rootlesskit, as the entry point of its image does (rootlesskit buildkitd --oci-worker-no-process-sandbox), or of podman unshare; or run it as root in a pod with hostUsers: false.",
+        fix: "Start it with rootlesskit, as the entry point of its image does (rootlesskit buildkitd --oci-worker-no-process-sandbox), or with podman unshare; or run it as root in a pod with hostUsers: false.",
         page: "recipes/container-engine.md",
     }
 }

@@ -9,15 +9,15 @@ messages! { Kernel;
             "apparmor=\"DENIED\" operation=\"pivotroot\"",
         ],
         sample: "audit: type=1400 audit(1628093212.657:352): apparmor=\"DENIED\" operation=\"mount\" info=\"failed flags match\" error=-13 profile=\"lxd-centos8_</var/snap/lxd/common/lxd>\" name=\"/run/systemd/unit-root/dev/\" pid=104514 comm=\"(ostnamed)\" flags=\"ro, nosuid, noexec, remount, strictatime\"",
-        cause: "A program (comm) in a container tried to mount, and its AppArmor profile has no rule that allows it. A comm in parentheses is systemd, which sets up a service with PrivateTmp, ProtectSystem or the like. The default profiles of containerd, CRI-O and Docker forbid every mount too, but by a deny rule, for which the kernel logs nothing unless /sys/module/apparmor/parameters/audit is noquiet.",
+        cause: "A program (comm) in a container tried to mount, and its AppArmor profile has no rule that allows it. A comm in parentheses is systemd, which sets up a service with PrivateTmp, ProtectSystem or the like. The default profiles of containerd, CRI-O and Docker forbid every mount too, but with a deny rule, whose denials are not logged unless /sys/module/apparmor/parameters/audit is noquiet.",
         fix: "In pods with hostUsers: false, name a profile that allows mounts, such as usernsd-systemd, or set appArmorProfile.type: Unconfined for the container; or remove the service's settings with a drop-in.",
         page: "apparmor.md",
     }
     ApparmorPtrace = "apparmor-ptrace" {
         says: ["apparmor=\"DENIED\" operation=\"ptrace\""],
         sample: "audit: type=1400 audit(1751619291.464:27263984): apparmor=\"DENIED\" operation=\"ptrace\" profile=\"cri-containerd.apparmor.d\" pid=3464912 comm=\"process-agent\" requested_mask=\"read\" denied_mask=\"read\" peer=\"unconfined\"",
-        cause: "A program (comm) under an AppArmor profile tried to read another process's namespaces, memory or environment; a runtime's default profile permits that only among processes under the same profile.",
-        fix: "If comm is usernsd, give its container appArmorProfile.type: Unconfined, as its manifest does, or the profile usernsd-agent. ps and monitoring programs go on without what they could not read.",
+        cause: "A program (comm) under an AppArmor profile tried to read another process's namespaces, memory or environment; the default profiles of runtimes permit this only between processes under the same profile.",
+        fix: "If comm is usernsd, give its container appArmorProfile.type: Unconfined, as its manifest does, or the profile usernsd-agent. ps and monitoring programs continue without these values.",
         page: "apparmor.md",
     }
     ApparmorStacked = "apparmor-stacked-peer" {
@@ -28,7 +28,7 @@ messages! { Kernel;
             "apparmor=\"DENIED\" operation=\"ptrace\" … peer=\"…//&unprivileged_userns\"",
         ],
         sample: "kernel: audit: type=1400 audit(1781443408.952:207): apparmor=\"DENIED\" operation=\"signal\" class=\"signal\" profile=\"crio-default\" pid=4090 comm=\"(journald)\" requested_mask=\"send\" denied_mask=\"send\" signal=kill peer=\"crio-default//&unprivileged_userns\"",
-        cause: "Two processes of one container: a second AppArmor profile is stacked on that of the peer, because the runtime started it in the running container (kubectl exec) or because it is in a user namespace of its own. The kernel does so from 6.17 on (Ubuntu 26.04), and default profiles of runtimes from before that have no rule for it (containerd#12886, cri-o#10036). systemd-journald fails in pods.",
+        cause: "Both processes are in one container, but a second AppArmor profile is stacked on the peer's, because the runtime started the peer in the running container (kubectl exec), or because it is in a user namespace of its own. Linux stacks profiles in this way from 6.17 on (Ubuntu 26.04), and the default profiles of older runtimes have no rule for it (containerd#12886, cri-o#10036). systemd-journald fails in pods.",
         fix: "With hostUsers: false, name a profile that has rules for such peers, such as usernsd-systemd, or set appArmorProfile.type: Unconfined for the container; or update the runtime to a version whose default profile allows them.",
         page: "apparmor.md",
     }
@@ -53,14 +53,14 @@ messages! { Kernel;
             "apparmor=\"DENIED\" operation=\"open\" … profile=\"unprivileged_userns\"",
         ],
         sample: "audit: type=1400 audit(1722708589.057:469): apparmor=\"DENIED\" operation=\"capable\" class=\"cap\" profile=\"unprivileged_userns\" pid=2054704 comm=\"nsjail\" capability=6  capname=\"setgid\"",
-        cause: "A program made a user namespace without being privileged on the node, and AppArmor leaves it no capabilities there (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns). The user namespaces of pods are made by the runtime, as root, and are not concerned.",
+        cause: "A program without privileges on the node created a user namespace, and AppArmor removes its capabilities there (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns). This does not affect the user namespaces of pods, which the runtime creates as root.",
         fix: "Load an AppArmor profile with the rule userns for that program on the node, as for rootless engines.",
     }
     ApparmorOther = "apparmor-denied" {
         says: ["apparmor=\"DENIED\" operation=\""],
         sample: "audit: type=1400 audit(1541596673.929:52): apparmor=\"DENIED\" operation=\"open\" profile=\"snap.rambox.rambox\" name=\"/etc/fstab\" pid=5562 comm=\"rambox\" requested_mask=\"r\" denied_mask=\"r\" fsuid=1000 ouid=0",
-        cause: "A program (comm) did what its AppArmor profile (profile) forbids: operation and name show what.",
-        fix: "In a container: if the program needs it, set appArmorProfile.type: Unconfined, with hostUsers: false, or name a profile that allows it. A profile of the node (snap.…, /usr/sbin/…) does not concern pods.",
+        cause: "The AppArmor profile (profile) of a program (comm) forbids an operation (operation), on the object in name.",
+        fix: "In a container: if the program needs it, set appArmorProfile.type: Unconfined, with hostUsers: false, or name a profile that allows it. A profile of a program of the node (snap.…, /usr/sbin/…) has nothing to do with pods.",
     }
     SelinuxCgroup = "selinux-cgroup" {
         says: [
@@ -84,7 +84,7 @@ messages! { Kernel;
             "avc: denied { unmount } for … scontext=… tcontext=… tclass=",
         ],
         sample: "type=AVC msg=audit(1502872056.507:8809): avc:  denied  { mounton } for  pid=1800 comm=\"systemd\" path=\"/proc\" dev=\"proc\" ino=1 scontext=system_u:system_r:container_t:s0:c331,c427 tcontext=system_u:object_r:proc_t:s0 tclass=dir permissive=0",
-        cause: "SELinux forbids a program (comm) to mount. If the type in scontext is container_t, it runs in a container, and that type may not mount, whatever capabilities the container has.",
+        cause: "SELinux forbids a program (comm) to mount. If the type in scontext is container_t, it runs in a container, and SELinux allows that type no mounts, whatever capabilities the container has.",
         fix: "With hostUsers: false set seLinuxOptions.type: container_engine_t for a container engine, container_init_t for systemd, in the container's securityContext. On OpenShift the SCC nested-container sets it. For a program of the node, ausearch -m avc -ts recent | audit2why explains the line.",
         page: "recipes/container-engine.md",
     }

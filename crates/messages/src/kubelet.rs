@@ -64,7 +64,7 @@ messages! { Kubelet;
     NoRange = "kubelet-no-range" {
         says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "kubelet…Error fetching ranges"],
         sample: "create user namespace manager: kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status 1",
-        cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), a line that getsubids passes over (a carriage return at its end, a negative number, or one of more than 32 bits), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
+        cause: "The user kubelet exists, and getsubids finds no range for it: /etc/subuid (uids) or /etc/subgid (gids) has no line for it, or only one that getsubids ignores (with a carriage return at its end, a negative number, or one of more than 32 bits), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
         fix: "Add the lines with usernsd bootstrap, or fix the directory service: getsubids kubelet and getsubids -g kubelet must each print one line. Or remove the user kubelet to get the default range.",
         page: "prepare-kubernetes.md",
     }
@@ -72,20 +72,20 @@ messages! { Kubelet;
         says: ["kubelet mappings: invalid line …", "kubelet mappings: error parsing line …: strconv.ParseUint"],
         sample: "create user namespace manager: kubelet mappings: invalid line \"\"",
         cause: "The output of getsubids is not a line of the form 0: kubelet START COUNT. It is empty or different (a wrapper, or another program with that name), or a number does not fit into 32 bits. The kubelet does not start.",
-        fix: "Run getsubids kubelet with the PATH of the kubelet's unit, and check which program that runs; it must print one line. usernsd bootstrap --diff shows whether the lines in /etc/subuid and /etc/subgid are right.",
+        fix: "Run getsubids kubelet with the PATH of the kubelet's unit, and check which program is run: it must print one line. usernsd bootstrap --diff shows whether the lines in /etc/subuid and /etc/subgid are right.",
         page: "prepare-kubernetes.md",
     }
     NoPasswd = "kubelet-no-passwd" {
         says: ["kubelet mappings: open /etc/passwd: "],
         sample: "create user namespace manager: kubelet mappings: open /etc/passwd: no such file or directory",
-        cause: "The kubelet looks up the user kubelet in /etc/passwd, and the file is missing or unreadable. It does not start.",
+        cause: "The kubelet looks up the user kubelet in /etc/passwd, which is missing or unreadable. The kubelet does not start.",
         fix: "Add a world-readable /etc/passwd to the node's image; a line for root is enough.",
         page: "prepare-kubernetes.md",
     }
     NoGetsubids = "kubelet-getsubids-not-found" {
         says: ["kubelet mappings: exec: \"getsubids\": executable file not found in $PATH"],
         sample: "create user namespace manager: kubelet mappings: exec: \"getsubids\": executable file not found in $PATH",
-        cause: "There is a user kubelet, so the kubelet runs getsubids to find its range, and that program is not in the PATH of the kubelet's unit. It does not start.",
+        cause: "The user kubelet exists, so the kubelet runs getsubids to find its range, and that program is not in the PATH of its unit. The kubelet does not start.",
         fix: "Install getsubids (Debian, Ubuntu: uidmap; Fedora: shadow-utils-subid) in a directory of that PATH (NixOS: path = [ pkgs.shadow ] of the unit), or remove the user kubelet to get the default range.",
         page: "prepare-kubernetes.md",
     }
@@ -124,7 +124,7 @@ messages! { Kubelet;
             "different user namespace range already used by pod …",
         ],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": invalid user namespace configuration: UID 0 must be mapped",
-        cause: "The file userns in a pod's directory below /var/lib/kubelet/pods is not as the kubelet wrote it: it was edited, truncated or copied from another pod. When the kubelet starts, it exits with this error; if it is already running, the pod does not start.",
+        cause: "The file userns in a pod's directory below /var/lib/kubelet/pods is no longer as the kubelet wrote it: it was edited, truncated or copied from another pod. When the kubelet starts, it exits with this error; if it is already running, the pod does not start.",
         fix: "Stop the pod's sandbox if it is still running (crictl stopp, crictl rmp), delete the pod's directory below /var/lib/kubelet/pods, and start the kubelet. It recreates the pod with other IDs.",
         page: "prepare-kubernetes.md",
     }
@@ -151,7 +151,7 @@ messages! { Kubelet;
     HandlerUnknown = "kubelet-handler-unknown" {
         says: ["the handler \"…\" is not known"],
         sample: "the handler \"\" is not known",
-        cause: "The kubelet asks which handlers of the runtime support user namespaces, and the runtime has not reported this one (\"\" is the default): it is too old to report handlers (containerd before 2.0, CRI-O before 1.30), or the kubelet has read its status too early.",
+        cause: "The kubelet asks the runtime which of its handlers support user namespaces, and the runtime has not reported this one (\"\" is the default): it is too old to report handlers (containerd before 2.0, CRI-O before 1.30), or the kubelet has read the runtime's status too early.",
         fix: "Update the runtime. If it is new enough, restart the kubelet after the runtime has started; crictl info shows the handlers.",
         page: "runbooks/checks/cri_userns_handler.md",
     }
@@ -176,8 +176,8 @@ messages! { Kubelet;
     }
     NoKmsg = "kubelet-no-kmsg" {
         says: ["failed to create kubelet: open /dev/kmsg: no such file or directory"],
-        cause: "The kubelet reads the kernel's log in /dev/kmsg, and the container that it runs in does not have it: LXC and Incus give none, and a privileged pod has none if the handler sets privileged_without_host_devices.",
-        fix: "Give the node's container the device: lxc.mount.entry = /dev/kmsg dev/kmsg none bind,create=file in LXC, --device /dev/kmsg in Docker, privileged_without_host_devices = false for the handler of a privileged pod. In a user namespace it can be opened but not read: enable the kubelet's feature gate KubeletInUserNamespace too.",
+        cause: "The kubelet reads the kernel's log from /dev/kmsg, and the container that it runs in does not have this device: LXC and Incus do not provide it, and a privileged pod does not have it if the handler sets privileged_without_host_devices.",
+        fix: "Give the node's container the device: lxc.mount.entry = /dev/kmsg dev/kmsg none bind,create=file in LXC, --device /dev/kmsg in Docker, privileged_without_host_devices = false for the handler of a privileged pod. In a user namespace the device can be opened but not read: enable the kubelet's feature gate KubeletInUserNamespace too.",
     }
     CgroupV1Refused = "kubelet-cgroup-v1-refused" {
         says: [
@@ -217,8 +217,8 @@ messages! { Kubelet;
             "failed to initialize top level QOS containers: ",
         ],
         sample: "\"Failed to start ContainerManager\" err=\"failed to initialize top level QOS containers: root container [kubepods] doesn't exist\"",
-        cause: "The kubelet could not create the cgroup of all pods, kubepods, or does not find it with a controller that it needs. The line before has the reason: a controller is not enabled in the node's cgroup, the node mounts cgroup v1 and v2 side by side, or the kubelet runs in a container and does not own its cgroup.",
-        fix: "Compare /sys/fs/cgroup/cgroup.controllers with cgroup.subtree_control beside it: cpu, cpuset, memory and pids have to be in both. Boot with cgroup v2 only, and set the cgroup driver systemd in the kubelet and in the runtime.",
+        cause: "The kubelet could not create the cgroup of all pods, kubepods, or finds it without a controller that it needs. The line before gives the reason: a controller is not enabled in the node's cgroup, the node mounts cgroup v1 and v2 side by side, or the kubelet runs in a container and does not own its cgroup.",
+        fix: "Compare /sys/fs/cgroup/cgroup.controllers with cgroup.subtree_control beside it: cpu, cpuset, memory and pids must be in both files. Boot with cgroup v2 only, and set the cgroup driver systemd in the kubelet and in the runtime.",
         page: "runbooks/checks/cgroup_v2.md",
     }
     Controller = "kubelet-cgroup-controller" {
@@ -227,8 +227,8 @@ messages! { Kubelet;
             "open /sys/fs/cgroup/kubepods…: no such file or directory",
         ],
         sample: "cgroup manager.Set failed: openat2 /sys/fs/cgroup/kubepods.slice/cpu.weight: no such file or directory",
-        cause: "The cgroup of the pods, or of one of them, lacks that controller: it is not enabled in cgroup.subtree_control of a cgroup above it. The kernel refuses cpu while a process with real-time priority is outside the root cgroup, and a controller that cgroup v1 has is missing from v2.",
-        fix: "cat /sys/fs/cgroup/cgroup.subtree_control on the node shows what is enabled; enable the rest (echo +cpu >/sys/fs/cgroup/cgroup.subtree_control shows the kernel's reason), and boot with cgroup v2 only.",
+        cause: "The cgroup of the pods, or of one of them, lacks that controller: it is not enabled in cgroup.subtree_control of a cgroup above it. The kernel does not enable cpu while a process with real-time priority is outside the root cgroup, and a controller that cgroup v1 uses is not available in v2.",
+        fix: "cat /sys/fs/cgroup/cgroup.subtree_control on the node shows the enabled controllers; enable the others (echo +cpu >/sys/fs/cgroup/cgroup.subtree_control shows the kernel's reason), and boot with cgroup v2 only.",
         page: "runbooks/checks/cgroup_v2.md",
         when: is_of_a_controller,
     }
@@ -238,7 +238,7 @@ messages! { Kubelet;
             "applyFSGroup failed for vol …: operation not permitted",
         ],
         sample: "applyFSGroup failed for vol nfs#share#pvc-1##: open /var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/pvc-1/mount/raft: permission denied",
-        cause: "The kubelet, as root of the node, may not change the group of the volume's files: an NFS server with root_squash treats it as nobody. User namespaces do not matter here; NFS volumes cannot be used in them.",
+        cause: "The kubelet, although it is root of the node, is not allowed to change the group of the volume's files: an NFS server with root_squash treats it as nobody. This has nothing to do with user namespaces, in which NFS volumes cannot be used at all.",
         fix: "Omit fsGroup for this volume and give its files to the pod's user on the server (supplementalGroups adds their group), or set fsGroupPolicy: None in the CSIDriver.",
     }
 }

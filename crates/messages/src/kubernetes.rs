@@ -24,13 +24,13 @@ messages! { Kubernetes;
         says: ["hostUsers: Forbidden: cannot be set for a windows pod"],
         sample: "Pod \"p\" is invalid: spec.hostUsers: Forbidden: cannot be set for a windows pod",
         cause: "Windows has no user namespaces.",
-        fix: "Omit hostUsers of pods whose os.name is windows.",
+        fix: "Omit hostUsers in pods whose os.name is windows.",
     }
     UnknownField = "api-unknown-field" {
         says: ["unknown field \"hostUsers\"", "unknown field \"…spec.hostUsers\""],
         sample: "error: error validating \"pod.yaml\": error validating data: ValidationError(Pod.spec): unknown field \"hostUsers\" in io.k8s.api.core.v1.PodSpec",
         cause: "The API server, or kubectl, is older than Kubernetes 1.25 and does not know the field. From 1.25 to 1.32, an API server with the feature gate UserNamespacesSupport disabled drops the field silently, and the pod runs in the host's user namespace.",
-        fix: "Update to Kubernetes 1.33 or later, or enable UserNamespacesSupport in 1.30 to 1.32. kubectl get pod NAME -o jsonpath='{.spec.hostUsers}' shows if the field was kept.",
+        fix: "Update to Kubernetes 1.33 or later, or enable UserNamespacesSupport in 1.30 to 1.32. kubectl get pod NAME -o jsonpath='{.spec.hostUsers}' shows whether the field was kept.",
     }
     MisplacedField = "api-misplaced-field" {
         says: ["unknown field \"…securityContext.hostUsers\""],
@@ -60,7 +60,7 @@ messages! { Kubernetes;
         ],
         sample: "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": non-default capabilities (container \"c\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add)",
         cause: "The namespace's Pod Security level does not admit the capabilities that the pod adds. hostUsers: false relaxes only procMount and the rules on runAsUser and runAsNonRoot, not those on capabilities.",
-        fix: "Label the namespace pod-security.kubernetes.io/enforce: privileged. Or remove them: containers have CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and others by default, and baseline admits those.",
+        fix: "Label the namespace pod-security.kubernetes.io/enforce: privileged. Or remove these capabilities: by default containers have CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and others, which baseline admits.",
         page: "recipes/README.md",
     }
     PsaRunAs = "pod-security-run-as" {
@@ -77,8 +77,8 @@ messages! { Kubernetes;
     PsaOther = "pod-security" {
         says: ["violates PodSecurity \"", "would violate PodSecurity \""],
         sample: "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)",
-        cause: "The namespace's Pod Security level does not admit what the message gives in parentheses. hostUsers: false relaxes only procMount and the rules on runAsUser and runAsNonRoot.",
-        fix: "Remove it from the pod, or label the namespace with a level that admits it: pod-security.kubernetes.io/enforce: privileged admits everything.",
+        cause: "The namespace's Pod Security level does not admit the settings that the message lists in parentheses. hostUsers: false relaxes only procMount and the rules on runAsUser and runAsNonRoot.",
+        fix: "Remove them from the pod, or label the namespace with a level that admits them: pod-security.kubernetes.io/enforce: privileged admits everything.",
         page: "recipes/README.md",
     }
     Psp = "pod-security-policy" {

@@ -18,8 +18,8 @@ messages! { Nri;
     PluginClosed = "nri-plugin-closed" {
         says: ["closing plugin …usernsd, failed to handle event"],
         sample: "closing plugin 90-usernsd, failed to handle event 4: context deadline exceeded",
-        cause: "The runtime waited longer for an answer of usernsd than its time limit for plugins allows (2 s by default), and has disconnected it. Containers that started meanwhile were set up without usernsd.",
-        fix: "usernsd doctor shows whether it is connected again (nri_enabled, plugin_running); the agent's resync repairs what it missed. If it happens often, the node is overloaded: raise plugin_request_timeout (CRI-O: nri_plugin_request_timeout) and restart the runtime.",
+        cause: "usernsd did not answer within the runtime's time limit for plugins (2 s by default), and the runtime has disconnected it. Containers that started since were set up without usernsd.",
+        fix: "usernsd doctor shows whether it is connected again (nri_enabled, plugin_running); the agent's resync repairs the containers that it missed. If it happens often, the node is overloaded: raise plugin_request_timeout (CRI-O: nri_plugin_request_timeout) and restart the runtime.",
         page: "runbooks/checks/nri_enabled.md",
     }
     Socket = "nri-socket-denied" {
@@ -32,14 +32,14 @@ messages! { Nri;
     NoService = "nri-no-service" {
         says: ["failed to connect to NRI service", "failed to connect to NRI/Runtime"],
         sample: "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",
-        cause: "An NRI plugin finds no runtime: NRI is switched off, connections of plugins are switched off (disable_connections), the socket has another path, or the socket is not mounted into the plugin's pod.",
-        fix: "The check nri_enabled of usernsd doctor shows what the runtime's files set, and usernsd bootstrap switches NRI on. Restart the runtime after a change.",
+        cause: "An NRI plugin cannot reach the runtime: NRI is switched off, connections from plugins are switched off (disable_connections), the socket has another path, or the socket is not mounted into the plugin's pod.",
+        fix: "The check nri_enabled of usernsd doctor shows the settings in the runtime's files, and usernsd bootstrap switches NRI on. Restart the runtime after a change.",
         page: "runbooks/checks/nri_enabled.md",
     }
     Registration = "nri-registration" {
         says: ["failed to register with NRI/Runtime: ", "failed to register plugin…ttrpc: closed"],
         sample: "failed to register with NRI/Runtime: ttrpc: closed",
         cause: "The runtime closed the connection before the plugin was registered. On a busy node the time limit for it has passed (5 s by default, in the runtime and in the plugin's library), or the runtime was restarting.",
-        fix: "The plugin connects again if it was written to do so, or if its pod restarts. If it happens often, raise plugin_registration_timeout (CRI-O: nri_plugin_registration_timeout) and restart the runtime.",
+        fix: "Some plugins connect again by themselves; others do when their pod is restarted. If it happens often, raise plugin_registration_timeout (CRI-O: nri_plugin_registration_timeout) and restart the runtime.",
     }
 }

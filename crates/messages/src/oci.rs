@@ -7,7 +7,7 @@ messages! { Oci;
             "maybe the filesystem doesn't supports ID-mapped mounts",
         ],
         sample: "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/home: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
-        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
+        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not; a node that is itself a container may have /var/lib/kubelet on overlayfs, in its root file system. tmpfs, which holds Secrets, ConfigMaps and tokens, supports them from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
@@ -18,7 +18,7 @@ messages! { Oci;
             "mount_setattr() failed: …Invalid argument",
         ],
         sample: "mount_setattr `/home` (maybe the file system used doesn't support idmap mounts on this kernel?): Invalid argument",
-        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
+        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not; a node that is itself a container may have /var/lib/kubelet on overlayfs, in its root file system. tmpfs, which holds Secrets, ConfigMaps and tokens, supports them from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
@@ -38,7 +38,7 @@ messages! { Oci;
             "setup user: cannot set gid to unmapped user",
         ],
         sample: "failed to update container IO owner: failed to do idmap to get host ID: container ID 1000660000 cannot be mapped to a host ID",
-        cause: "The container's user or group is not mapped into its user namespace; a pod has the IDs 0 to 65535 by default. On OpenShift the user comes from the namespace's range, which starts at 1000000000 or above. A container of an engine that maps a single ID has no other user than root.",
+        cause: "The container's user or group is not mapped into its user namespace; a pod has the IDs 0 to 65535 by default. On OpenShift the user comes from the namespace's range, which starts at 1000000000 or above. If a container engine maps a single ID, its containers have no user but root.",
         fix: "Choose runAsUser and runAsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3, whose users are 1000 to 65534. For an engine add ranges to its /etc/subuid and /etc/subgid, and run podman system migrate.",
         page: "recipes/sandbox.md",
     }
@@ -61,7 +61,7 @@ messages! { Oci;
             "unshare user namespace: No space left on device",
         ],
         sample: "failed to create network namespace for sandbox \"…\": failed to start noop process for unshare: fork/exec /proc/self/exe: no space left on device",
-        cause: "This is not about disk space: the kernel allows no more user namespaces. user.max_user_namespaces is 0 (the default of Talos, Bottlerocket and hardened images) or used up. Rarely the limit is another one, such as user.max_net_namespaces, or the nesting depth of 32.",
+        cause: "This is not about disk space: the kernel allows no more user namespaces. user.max_user_namespaces is 0 (the default of Talos, Bottlerocket and hardened images) or used up. In rare cases it is another limit, such as user.max_net_namespaces or the nesting depth of 32.",
         fix: "Run usernsd bootstrap --apply-sysctl on the node; on Talos set user.max_user_namespaces: \"11255\" under machine.sysctls, on Bottlerocket under settings.kernel.sysctl. It cannot be changed from inside a pod.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
@@ -101,8 +101,8 @@ messages! { Oci;
             "bind mount `/sys` from the host: Operation not permitted",
         ],
         sample: "error mounting \"sysfs\" to rootfs at \"/sys\": mount src=sysfs, dst=/sys, dstFd=/proc/thread-self/fd/11, flags=MS_NOSUID|MS_NODEV|MS_NOEXEC: operation not permitted",
-        cause: "The kernel allows a new sysfs mount only if the network namespace belongs to the container's user namespace and nothing is mounted over /sys; for mqueue the IPC namespace matters, for cgroup the cgroup namespace. Here the namespace belongs to another user namespace (an old runtime, an engine in a pod, hostNetwork), or /sys is covered (older kind, nodes in containers).",
-        fix: "Use containerd 2.0 or CRI-O 1.25 or later, without hostNetwork; update kind, and check findmnt -R /sys on the node for mounts over /sys. For an engine in a pod set procMount: Unmasked, which also uncovers /sys, and start inner containers with --network none or --network host.",
+        cause: "The kernel allows a new sysfs mount only if the network namespace belongs to the container's user namespace and nothing is mounted over /sys; for mqueue the IPC namespace must belong to it, for cgroup the cgroup namespace. Here the namespace belongs to another user namespace (an old runtime, an engine in a pod, hostNetwork), or /sys is covered (older kind, nodes in containers).",
+        fix: "Use containerd 2.0 or CRI-O 1.25 or later, without hostNetwork; update kind, and check findmnt -R /sys on the node for mounts over /sys. For an engine in a pod set procMount: Unmasked, which also removes the mounts over /sys, and start inner containers with --network none or --network host.",
     }
     SetxattrDenied = "selinux-label-denied" {
         says: [
@@ -111,7 +111,7 @@ messages! { Oci;
             "setxattr …/dev/mqueue: operation not permitted",
         ],
         sample: "error mounting \"mqueue\" to rootfs at \"/dev/mqueue\": setxattr /run/containerd/io.containerd.runtime.v2.task/k8s.io/1/rootfs/dev/mqueue: operation not permitted",
-        cause: "The runtime could not set the SELinux label of a mount or a volume: the process that sets it is not root in the user namespace (runc 1.2.0, runc#4466), or root there does not own the file, as with a volume that is to be relabelled (podman's options :z and :Z).",
+        cause: "The runtime could not set the SELinux label of a mount or a volume: the process that sets it is not root in the user namespace (runc 1.2.0, runc#4466), or root there does not own the file, for example on a volume that podman relabels (options :z and :Z).",
         fix: "Update runc to 1.2.1 or later. For a volume, give its files to a user that is mapped into the container, label them on the node (chcon -Rt container_file_t), or omit :z and :Z.",
     }
     SysboxNoUserns = "sysbox-no-user-namespace" {
@@ -120,14 +120,14 @@ messages! { Oci;
             "mounting \"mqueue\" to rootfs…mount through procfd: operation not permitted",
         ],
         sample: "mounting \"sysfs\" to rootfs \"/var/lib/sysbox/rootfs/X/overlay2/merged\" at \"sys\" caused: mount through procfd: operation not permitted",
-        cause: "sysbox needs a pod with a user namespace. This pod has none, and the kernel rejects the mount. Of other runtimes only runc 1.0 has this wording.",
+        cause: "sysbox needs a pod with a user namespace. This pod has none, and the kernel rejects the mount. Among other runtimes, only runc 1.0 uses this wording.",
         fix: "With sysbox set hostUsers: false (Kubernetes 1.30, containerd 2.0), or on CRI-O before Kubernetes 1.33 the annotation io.kubernetes.cri-o.userns-mode: auto:size=65536. Without sysbox update runc.",
     }
     DevptsInvalid = "devpts-invalid" {
         says: ["mounting \"devpts\" to rootfs…invalid argument", "mount `devpts` to `…`: Invalid argument"],
         sample: "error mounting \"devpts\" to rootfs at \"/dev/pts\": mount src=devpts, dst=/dev/pts, dstFd=/proc/thread-self/fd/11, flags=MS_NOSUID|MS_NOEXEC, data=newinstance,ptmxmode=0666,mode=0620,gid=5: invalid argument",
         cause: "Terminals belong to group 5 (tty), which is not in the container's mapping. The mapping has a single ID, from uid_mappings and gid_mappings in CRI-O's configuration or from an engine without subordinate IDs.",
-        fix: "Remove uid_mappings and gid_mappings from CRI-O's configuration and use hostUsers: false. For an engine in a pod add ranges into the image's /etc/subuid and /etc/subgid.",
+        fix: "Remove uid_mappings and gid_mappings from CRI-O's configuration and use hostUsers: false. For an engine in a pod add ranges to the image's /etc/subuid and /etc/subgid.",
     }
     MountPointDenied = "mount-point-denied" {
         says: [
@@ -202,7 +202,7 @@ messages! { Oci;
             "remount `…`: Operation not permitted",
         ],
         sample: "cannot clear locked flags MS_RDONLY|MS_NOEXEC: …",
-        cause: "A mount from outside the user namespace keeps its flags (read-only, nosuid, nodev, noexec, atime), and the runtime was asked to clear one.",
+        cause: "In a user namespace, the flags of a mount from outside cannot be cleared (read-only, nosuid, nodev, noexec, atime), and the runtime was asked to clear one.",
         fix: "Use the volume as it is mounted on the node (readOnly: true if it is read-only there), or mount it on the node without that flag.",
     }
     CwdDenied = "working-directory-denied" {
@@ -213,8 +213,8 @@ messages! { Oci;
             "chdir `…`: Permission denied",
         ],
         sample: "chdir to cwd (\"/data\") set in config.json failed: permission denied",
-        cause: "The container's user has no access to its working directory: it is in a volume that belongs to other users or is not ID-mapped, or in the image, and belongs to the image's user while the pod runs as another one (on OpenShift as an ID of the namespace's range).",
-        fix: "Choose another workingDir. Give the directory in the image to group 0 with the rights of its owner (chgrp -R 0, chmod -R g=u), which OpenShift's users belong to; for a volume change the owner with fsGroup, an init container, or on the server.",
+        cause: "The container's user has no access to its working directory. It is on a volume that belongs to other users or is not ID-mapped; or it is in the image and belongs to the image's user, while the pod runs as another user (on OpenShift with an ID from the namespace's range).",
+        fix: "Choose another workingDir. For a directory in the image, give group 0, to which OpenShift's users belong, the rights of the owner (chgrp -R 0, chmod -R g=u); for a volume change the owner with fsGroup, with an init container, or on the server.",
     }
     KernelWithout = "kernel-without-user-namespaces" {
         says: [
@@ -233,7 +233,7 @@ messages! { Oci;
             "unshare failed: Function not implemented",
             "unshare(CLONE_NEWUSER): Function not implemented",
         ],
-        cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor). Function not implemented can also be the answer of a seccomp filter.",
+        cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor). A seccomp filter can also cause Function not implemented.",
         fix: "Use a kernel with user namespaces, as in all current major distributions. On RHEL 7 boot with user_namespace.enable=1, and set the sysctl user.max_user_namespaces.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
@@ -278,8 +278,8 @@ messages! { Oci;
             "error `…` systemd unit `",
         ],
         sample: "unable to start unit \"cri-containerd-1.scope\" (properties [{Name:Description Value:\"libcontainer container 1\"}]): Unit cri-containerd-1.scope was already loaded or has a fragment file.",
-        cause: "systemd on the node did not create the container's scope: it does not know a property of the scope, the scope's user is unknown (delegation.mechanism: systemd-user), or systemd is overloaded.",
-        fix: "The end of the message comes from systemd; systemctl status UNIT and journalctl -u UNIT show more. If it mentions User=, see systemd-unknown-user.",
+        cause: "systemd on the node did not create the container's scope: it does not support a property of the scope, the scope's user is unknown (delegation.mechanism: systemd-user), or systemd is overloaded.",
+        fix: "The end of the message is systemd's reason; systemctl status UNIT and journalctl -u UNIT show more. If it mentions User=, see systemd-unknown-user.",
     }
     CgroupChown = "cgroup-chown-denied" {
         says: [
@@ -287,7 +287,7 @@ messages! { Oci;
             "cannot chown `…`: Read-only file system",
         ],
         sample: "cannot chown `/sys/fs/cgroup/libpod-1`: Operation not permitted",
-        cause: "crun gives a container in a user namespace ownership of its cgroup, and is not allowed to: it runs in a pod whose cgroup is read-only or belongs to another user.",
+        cause: "crun tries to give a container in a user namespace ownership of its cgroup, but is not allowed to: crun runs in a pod whose cgroup is read-only or belongs to another user.",
         fix: "Annotate the outer pod with usernsd.io/cgroup: writable, where usernsd runs.",
         page: "annotations.md",
     }
@@ -299,7 +299,7 @@ messages! { Oci;
         ],
         sample: "runc create failed: unable to start container process: can't get final child's PID from pipe: EOF",
         cause: "The first process of runc ended before the container was created. The kernel refused a namespace (user.max_user_namespaces is 0 or used up, or a seccomp filter forbids it), or the memory limit of the container is too small.",
-        fix: "An earlier line with nsexec in it has the cause. Check sysctl user.max_user_namespaces on the node, and set a memory limit of at least 16 MiB.",
+        fix: "An earlier line that contains nsexec shows the cause. Check sysctl user.max_user_namespaces on the node, and set a memory limit of at least 16 MiB.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
     JoinDenied = "join-namespace-denied" {
@@ -317,7 +317,7 @@ messages! { Oci;
             "nsenter: reassociate to namespace …: Operation not permitted",
         ],
         sample: "cannot setns `/proc/556/ns/net`: Operation not permitted",
-        cause: "A container with a user namespace of its own is to join a namespace (network, IPC, UTS, PID) that belongs to another user namespace, in which it has no rights. This happens if only one container of a podman pod gets --userns, or joins another one or the host with --network container:NAME, --network host or --pid host. For podman exec right after the start, it is a race of crun before 1.8.7.",
+        cause: "A container with a user namespace of its own joins a namespace (network, IPC, UTS, PID) that belongs to another user namespace, in which the container has no rights. This happens if only one container of a podman pod gets --userns, or joins another one or the host with --network container:NAME, --network host or --pid host. If podman exec fails so directly after the start, it is a race in crun before 1.8.7.",
         fix: "Give the user namespace to the whole pod (podman pod create --userns=…; in Kubernetes hostUsers: false), so that all its namespaces belong together; with Docker's userns-remap use --userns=host for such containers. Update crun.",
     }
     PingGroups = "ping-group-range" {
@@ -354,13 +354,13 @@ messages! { Oci;
             "Failed to detect whether /proc is a mount point: Permission denied",
         ],
         sample: "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied",
-        cause: "Root in the container is an ordinary user of the host, and a directory on the way to the image's files or to a volume is closed to others (mode 0700).",
+        cause: "Root in the container is an ordinary user of the host, who cannot enter a directory on the way to the image's files or to a volume (mode 0700).",
         fix: "namei -l PATH shows the directories: each needs x for others (chmod o+x), for example /var/lib/kubelet, the runtime's state directory, or /var/lib/containers/storage/overlay-containers.",
     }
     ReadOnlyRoot = "read-only-root-denied" {
         says: ["setting rootfs as readonly…operation not permitted"],
         sample: "container init caused \"rootfs_linux.go:147: setting rootfs as readonly caused \\\"operation not permitted\\\"\"",
-        cause: "The image's files are on a file system that is mounted with nosuid, nodev or noexec. In a user namespace such flags cannot be cleared, and old versions of runc do so when they make the root file system read-only.",
+        cause: "The image's files are on a file system that is mounted with nosuid, nodev or noexec. In a user namespace such flags cannot be cleared, and old versions of runc try to clear them when they make the root file system read-only.",
         fix: "Update runc (1.1 at least) or use crun; or mount the runtime's storage without these flags; or omit readOnlyRootFilesystem.",
     }
     LockedRemount = "locked-remount-flags" {
@@ -370,7 +370,7 @@ messages! { Oci;
             "flags=MS_REMOUNT|MS_BIND…: operation not permitted",
         ],
         sample: "error mounting \"/var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/config\" to rootfs at \"/etc/coredns\": mount /var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/config:/etc/coredns (via /proc/self/fd/6), flags: 0x5021: operation not permitted",
-        cause: "The runtime remounts a volume with other flags, read-only for example, and in a user namespace nosuid, nodev, noexec and ro of the mount that it comes from cannot be cleared.",
+        cause: "The runtime remounts a volume with other flags, read-only for example, and in a user namespace the flags nosuid, nodev, noexec and ro of the original mount cannot be cleared.",
         fix: "Update runc (1.2 keeps the flags of the source) or use crun; or mount the directory of the volume without these flags (findmnt -T PATH on the node shows them).",
         when: is_bound_again,
     }
@@ -384,8 +384,8 @@ messages! { Oci;
             "could not start …ldconfig: mount operation failed",
         ],
         sample: "error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1)",
-        cause: "A hook of the OCI runtime failed. Hooks of the stages createContainer and startContainer run as root of the container's user namespace, an ordinary user of the host. A hook that reads files of the host's root or changes the image's files fails there; those of NVIDIA's container toolkit do in its versions so far (nvidia-container-toolkit#648).",
-        fix: "The hook's output or its log (/var/log/nvidia-container-toolkit.log) has the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
+        cause: "A hook of the OCI runtime failed. Hooks of the stages createContainer and startContainer run as root of the container's user namespace, an ordinary user of the host. There, a hook fails if it reads files of the host's root or changes the image's files, as the hooks of NVIDIA's container toolkit have done so far (nvidia-container-toolkit#648).",
+        fix: "The hook's output or its log (/var/log/nvidia-container-toolkit.log) shows the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
     }
     CgroupGone = "cgroup-gone" {
         says: [
@@ -413,7 +413,7 @@ messages! { Oci;
             "error creating device nodes: mount /dev/…: no such file or directory",
         ],
         sample: "error creating device nodes: mount /dev/nvidiactl:/var/lib/containers/storage/overlay/1/merged/dev/nvidiactl (via /proc/self/fd/14), flags: 0x1000: no such file or directory",
-        cause: "In a user namespace the runtime cannot create device nodes and mounts those of the host instead; the host has no such device. Without a user namespace the runtime creates the node by its numbers.",
+        cause: "In a user namespace the runtime cannot create device nodes, and mounts the host's devices instead; the host does not have this one. Without a user namespace the runtime creates the node by its numbers.",
         fix: "Create the device on the node (for NVIDIA's nvidia-modprobe -c0 -u), or update the device plugin or CDI specification that names it.",
     }
     MountPointInSysfs = "mount-point-in-sysfs" {
@@ -425,14 +425,14 @@ messages! { Oci;
             "mkdir /…/rootfs/sys/…: no such file or directory",
         ],
         sample: "failed to mkdirall /var/lib/sysbox/rootfs/1/top/merged/sys/kernel/tracing: operation not permitted",
-        cause: "A volume is to be mounted below /sys or /proc on a directory that does not exist in the container's own, and nobody can create directories there.",
+        cause: "The mount point of a volume is below /sys or /proc and does not exist in the container, and no directories can be created there.",
         fix: "Remove that volume from the pod, or mount it elsewhere (/host/sys/kernel/tracing). systemd needs no volume on /sys/fs/cgroup: annotate the pod with usernsd.io/systemd: \"true\" instead.",
     }
     SetnsExit = "runc-setns-exit" {
         says: ["running exec setns process for init caused \"exit status …"],
         sample: "docker: Error response from daemon: OCI runtime create failed: container_linux.go:296: starting container process caused \"process_linux.go:301: running exec setns process for init caused \\\"exit status 40\\\"\": unknown.",
         cause: "The step of an old runc that creates or joins namespaces failed; the number is a place in its code. Most often user namespaces are switched off (user.max_user_namespaces is 0 on RHEL 7), or seccomp or AppArmor forbids them.",
-        fix: "sysctl user.max_user_namespaces must be above 0: usernsd bootstrap --apply-sysctl. Update runc (1.2 at least), whose message has the reason.",
+        fix: "sysctl user.max_user_namespaces must be above 0: usernsd bootstrap --apply-sysctl. Update runc to 1.2 or later, whose message gives the reason.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
     NoConsole = "dev-console-missing" {
@@ -453,7 +453,7 @@ messages! { Oci;
             "new shim socket: listen unix …permission denied",
         ],
         sample: "failed to create network namespace for sandbox \"1\": failed to setup netns: open /var/run/netns/cni-1: permission denied",
-        cause: "containerd does not own /run: it runs in a user namespace (rootless k3s or usernetes, a node in a container) that still shows the /run of the machine below.",
+        cause: "containerd does not own /run: it runs in a user namespace (rootless k3s or usernetes, a node in a container) that still shows the /run of the machine.",
         fix: "Start it with a /run of its own: rootlesskit --copy-up=/run (current versions of k3s server --rootless do so), or a tmpfs on /run of the node's container.",
     }
     NoUserMapping = "no-user-mapping" {
@@ -482,7 +482,7 @@ messages! { Oci;
             "AppArmor is not initialized correctly",
         ],
         sample: "Error: AppArmor not initialized correctly: OCI runtime error",
-        cause: "The container is to have an AppArmor profile, and its runtime finds no working AppArmor: it runs in a container that shows the node's AppArmor but cannot use it, or in which another engine's profile applies.",
+        cause: "The runtime is to apply an AppArmor profile, but finds no working AppArmor: it runs in a container that shows the node's AppArmor but cannot use it, or in which another engine's profile applies.",
         fix: "For an engine in a pod set apparmor_profile = \"unconfined\" in its containers.conf (podman --security-opt apparmor=unconfined), and update crun.",
     }
     SysboxIdmap = "sysbox-idmap" {
@@ -490,14 +490,14 @@ messages! { Oci;
             "setting up ID-mapped mount on path …",
         ],
         sample: "rootfs_init_linux.go:317: setting up ID-mapped mount on path 3 (likely means idmapped mounts are not supported on the filesystem at this path ()) caused: Failed to eval symlink on : lstat 3: no such file or directory",
-        cause: "sysbox could not map the IDs of a volume: its file system does not support ID-mapped mounts (NFS, CIFS, overlayfs and others). If the path in the message is only a number, sysbox did not receive the volume's path (sysbox#872), whatever its file system is.",
+        cause: "sysbox could not map the IDs of a volume: its file system does not support ID-mapped mounts (NFS, CIFS, overlayfs and others). If the path in the message is only a number, sysbox did not receive the volume's path (sysbox#872), and the file system does not matter.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). If the path is a number, update sysbox; or use hostUsers: false with runc or crun instead of sysbox.",
     }
     SysboxIdmapDenied = "sysbox-idmap-denied" {
         says: ["setting up ID-mapped mount on path …: Failed to set mount attr: operation not permitted"],
         sample: "setting up ID-mapped mount on path /var/lib/docker/1/merged/lib/modules (likely means idmapped mounts are not supported on the filesystem at this path (xfs)) caused: Failed to set mount attr: operation not permitted",
-        cause: "The file system is not the cause, whatever the message adds: the kernel answers so if the mount is mapped already, if sysbox is not root of the machine, or, in the first versions of RHEL 9 and its rebuilds, for every ID-mapped mount.",
-        fix: "Use RHEL 9.4 or later there. Where sysbox runs in a container (envbox), or on volumes that are mapped, start it with sysbox-mgr --disable-idmapped-mount.",
+        cause: "The file system is not the cause, although the message suggests it: the kernel returns this error if the mount is mapped already, if sysbox is not root of the machine, or, in the first versions of RHEL 9 and its rebuilds, for every ID-mapped mount.",
+        fix: "Use RHEL 9.4 or later there. If sysbox runs in a container (envbox), or its volumes are mapped already, start it with sysbox-mgr --disable-idmapped-mount.",
     }
     Shiftfs = "sysbox-shiftfs" {
         says: [

@@ -9,7 +9,7 @@ messages! { Openshift;
     }
     SccNotUsable = "scc-not-usable" {
         says: ["provider \"nested-container\": Forbidden: not usable by user or serviceaccount"],
-        cause: "The SCC nested-container is not bound to the pod's user or service account; by default it is bound to none.",
+        cause: "The SCC nested-container is not bound to the pod's user or service account; by default it is bound to no one.",
         fix: "oc adm policy add-scc-to-user nested-container -z SERVICEACCOUNT -n NAMESPACE.",
     }
     SccOtherNotUsable = "scc-none-usable" {
@@ -87,7 +87,7 @@ messages! { Openshift;
         ],
         sample: "provider restricted-v2: .containers[0].privileged: Invalid value: true: Privileged containers are not allowed",
         cause: "The SCC does not admit privileged containers, host namespaces, host ports or a volume type of the pod. With hostUsers: false most programs do not need them.",
-        fix: "Remove what the message names from the pod, or bind an SCC that admits it.",
+        fix: "Remove the settings that the message lists from the pod, or bind an SCC that admits them.",
         page: "recipes/README.md",
     }
     SccRequired = "scc-required" {
@@ -106,8 +106,8 @@ messages! { Openshift;
             "is forbidden: no providers available to validate pod request",
         ],
         sample: "pods \"p\" is forbidden: unable to validate against any security context constraint: []",
-        cause: "None of the SCCs that the pod's service account may use admits the pod. The message lists the reasons for each of them.",
-        fix: "restricted-v3 and nested-container require hostUsers: false. With it, annotate the pod with openshift.io/required-scc: restricted-v3; for root inside the pod, bind nested-container. oc adm policy who-can use scc NAME shows who may use one.",
+        cause: "None of the SCCs that the pod's service account may use admits the pod. The message lists the reasons for each SCC.",
+        fix: "restricted-v3 and nested-container require hostUsers: false. With hostUsers: false, annotate the pod with openshift.io/required-scc: restricted-v3; for root inside the pod, bind nested-container. oc adm policy who-can use scc NAME shows the users of an SCC.",
         page: "recipes/README.md",
     }
     McoContent = "mco-content" {
@@ -133,7 +133,7 @@ messages! { Openshift;
     RenderedMissing = "rendered-config-missing" {
         says: ["machineconfig.machineconfiguration.openshift.io \"rendered-…\" not found"],
         sample: "Node ip-10-0-1-1 is reporting: \"machineconfig.machineconfiguration.openshift.io \\\"rendered-master-0b1\\\" not found\"",
-        cause: "A node's annotation machineconfiguration.openshift.io/currentConfig or desiredConfig names a rendered MachineConfig that does not exist: it was deleted, or, right after installation, the operator renders something else than the bootstrap node did because a manifest (a MachineConfig, a KubeletConfig) was added meanwhile.",
+        cause: "A node's annotation machineconfiguration.openshift.io/currentConfig or desiredConfig names a rendered MachineConfig that does not exist: it was deleted, or, right after installation, the operator renders another configuration than the bootstrap node did, because a manifest (a MachineConfig, a KubeletConfig) was added meanwhile.",
         fix: "oc get machineconfig shows which rendered ones exist. On a new cluster put MachineConfigs into the installation's manifests. Otherwise set both annotations of the node and /etc/machine-config-daemon/currentconfig to an existing one of the pool, as Red Hat's knowledge base describes.",
         page: "prepare-openshift.md",
     }

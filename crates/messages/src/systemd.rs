@@ -103,13 +103,13 @@ messages! { Systemd;
         ],
         sample: "Failed to create cgroup /system.slice/nginx.service: Permission denied",
         cause: "systemd is PID 1 of the container and cannot create the cgroup of a unit: the container does not own its cgroup, or no longer owns it, or it has no cgroup namespace.",
-        fix: "usernsd explain POD shows the cgroup's owner, and what is missing.",
+        fix: "usernsd explain POD shows the cgroup's owner, and the reason.",
         page: "architecture.md",
     }
     CgroupPath = "systemd-cgroup-path" {
         says: ["Failed to create …control group: No such file or directory"],
         sample: "Failed to create /init.scope control group: No such file or directory",
-        cause: "systemd is PID 1 of the container, and its own cgroup (/proc/self/cgroup) is not where it looks for it below /sys/fs/cgroup: the node's /sys/fs/cgroup is mounted over the container's own, or the container has no cgroup namespace.",
+        cause: "systemd is PID 1 of the container, and its own cgroup (/proc/self/cgroup) is not at that place below /sys/fs/cgroup: the node's /sys/fs/cgroup is mounted over the container's own, or the container has no cgroup namespace.",
         fix: "Remove the volume on /sys/fs/cgroup (docker: no -v /sys/fs/cgroup, and --cgroupns=private), and annotate the pod with usernsd.io/systemd: \"true\".",
         page: "annotations.md",
     }
@@ -120,7 +120,7 @@ messages! { Systemd;
         ],
         sample: "Failed to create cgroup /system.slice/x.service: Resource temporarily unavailable",
         cause: "The pod has reached cgroup.max.descendants or cgroup.max.depth and cannot create more cgroups.",
-        fix: "Run systemd-cgls in the container to find out what creates so many. The limits are delegation.limits in usernsd's configuration.",
+        fix: "Run systemd-cgls in the container to see which units create so many. The limits are delegation.limits in usernsd's configuration.",
         page: "runbooks/usernsdcgroupdescendantsnearlimit.md",
     }
     Namespacing = "systemd-service-namespace" {
@@ -175,7 +175,7 @@ messages! { Systemd;
         ],
         sample: "x.service: Changing group credentials failed: Operation not permitted",
         cause: "systemd cannot become the user or group of a service (User=, Group=, SupplementaryGroups=): the container has dropped SETUID or SETGID (Operation not permitted), or the ID is not mapped into it (Invalid argument).",
-        fix: "Keep the capabilities SETUID and SETGID, with hostUsers: false they apply in the pod only; give the service a user and groups below 65536.",
+        fix: "Keep the capabilities SETUID and SETGID (with hostUsers: false they apply in the pod only), and give the service a user and groups below 65536.",
         page: "recipes/systemd-server.md",
     }
     Capabilities = "systemd-capabilities" {
@@ -188,7 +188,7 @@ messages! { Systemd;
             "code=exited/status=218",
         ],
         sample: "x.service: Failed at step CAPABILITIES spawning /usr/sbin/x: Operation not permitted",
-        cause: "A service has CapabilityBoundingSet= or AmbientCapabilities=, and the container lacks SETPCAP, or one of the capabilities that the service is to have.",
+        cause: "A service has CapabilityBoundingSet= or AmbientCapabilities=, and the container lacks SETPCAP, or one of the capabilities that the service requests.",
         fix: "Do not drop the capabilities of a container with systemd (drop: [ALL]); with hostUsers: false they apply in the pod only. Or empty these settings with a drop-in for the service.",
         page: "recipes/systemd-server.md",
     }
@@ -273,7 +273,7 @@ messages! { Systemd;
             "ProtectHostname=…is configured, but the kernel does not support UTS namespaces, ignoring",
         ],
         sample: "x.service: Failed to set up namespace, assuming containerized execution, ignoring: Permission denied",
-        cause: "systemd may not set up a namespace in this container, so the service runs without PrivateTmp, ProtectSystem, PrivateNetwork and the like.",
+        cause: "systemd is not allowed to set up a namespace in this container, so the service runs without PrivateTmp, ProtectSystem, PrivateNetwork and the like.",
         fix: "Nothing has to be done if the pod's own isolation is enough. To have the settings applied, use hostUsers: false with procMount: Unmasked, and on nodes with AppArmor the profile usernsd-systemd.",
         page: "apparmor.md",
     }
@@ -283,8 +283,8 @@ messages! { Systemd;
             "Failed to install release agent",
         ],
         sample: "Failed to create compat systemd cgroup /init.scope: Permission denied",
-        cause: "The node uses cgroup v1, alone or beside v2, and the container cannot create cgroups there. systemd goes on if it owns its cgroup in v2.",
-        fix: "Boot the node with cgroup v2 only (systemd.unified_cgroup_hierarchy=1). If systemd does not start, the next line of its output has the cause.",
+        cause: "The node uses cgroup v1, alone or beside v2, and the container cannot create cgroups there. systemd continues if it owns its cgroup in v2.",
+        fix: "Boot the node with cgroup v2 only (systemd.unified_cgroup_hierarchy=1). If systemd does not start, the next line of its output shows the cause.",
         page: "runbooks/checks/cgroup_v2.md",
     }
     DirectoryDenied = "systemd-directory-denied" {
@@ -301,7 +301,7 @@ messages! { Systemd;
             "status=240/LOGS_DIRECTORY",
         ],
         sample: "systemd-logind.service: Failed to set up special execution directory in /var/lib: Permission denied",
-        cause: "systemd creates the directories of a service (StateDirectory=, RuntimeDirectory=, …) as the container's root, and may not: the parent directory is on a volume that belongs to another user or is not ID-mapped, or is read-only.",
+        cause: "systemd creates the directories of a service (StateDirectory=, RuntimeDirectory=, …) as the container's root, who is not allowed to: the parent directory is on a volume that belongs to another user or is not ID-mapped, or is read-only.",
         fix: "ls -ldn of the directory in the message shows the owner; 65534 means that it is not mapped. Mount a volume that supports ID mapping (an emptyDir is enough for /run and /var/lib), or change the owner.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
@@ -324,7 +324,7 @@ messages! { Systemd;
         ],
         sample: "dev-hugepages.mount mount process exited, code=exited status=32",
         cause: "A unit of the image mounts a file system (hugetlbfs, debugfs, configfs and others) that cannot be mounted in a user namespace, or that the container is not allowed to mount. Newer versions of systemd skip their own units for such file systems there.",
-        fix: "Mask the unit in the image: systemctl mask UNIT.mount. What a service needs from it has to be a volume of the pod.",
+        fix: "Mask the unit in the image: systemctl mask UNIT.mount. If a service needs that file system, mount it as a volume of the pod.",
         page: "recipes/systemd-server.md",
     }
     UnitFailed = "systemd-unit-failed" {
@@ -333,7 +333,7 @@ messages! { Systemd;
         ],
         sample: "[FAILED] Failed to start systemd-resolved.service - Network Name Resolution.",
         cause: "A service of the container did not start; systemd itself runs. The console does not show the reason.",
-        fix: "kubectl exec POD -- journalctl -u UNIT, and explain the line that you find there with usernsd explain --from-log. A status of 226/NAMESPACE or 243/CREDENTIALS means that the container may not mount.",
+        fix: "kubectl exec POD -- journalctl -u UNIT, and pass the line that you find there to usernsd explain --from-log. A status of 226/NAMESPACE or 243/CREDENTIALS means that the container is not allowed to mount.",
         page: "recipes/systemd-server.md",
     }
 }
