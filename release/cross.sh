@@ -5,6 +5,8 @@
 #   cross.sh arm64 build [ARGUMENT…]     cargo build; prints the path of the program. "--profile dist" is an argument
 #   cross.sh arm64 test [ARGUMENT…]      cargo test, the tests run by qemu-user
 #   cross.sh arm64 nextest [ARGUMENT…]   cargo nextest run: this machine's tests, on the program of that processor
+#   cross.sh arm64 exec PROGRAM [ARGUMENT…]
+#                                        runs a program of that processor, by qemu-user
 #   cross.sh arm64 run PROGRAM [ARGUMENT…]
 #                                        runs a program that starts programs of that processor
 #   cross.sh arm64 rustc                 prints the compiler's version
@@ -22,7 +24,7 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-usage='usage: cross.sh arm64 root | build [ARGUMENT…] | test [ARGUMENT…] | nextest [ARGUMENT…] | run PROGRAM [ARGUMENT…] | rustc'
+usage='usage: cross.sh arm64 root | build [ARGUMENT…] | test [ARGUMENT…] | nextest [ARGUMENT…] | exec PROGRAM [ARGUMENT…] | run PROGRAM [ARGUMENT…] | rustc'
 fail() { echo "cross.sh: $*" >&2; exit 2; }
 
 (($# >= 2)) || fail "$usage"
@@ -160,6 +162,10 @@ case $command in
     [[ -x $EMULATED ]] || fail "$EMULATED is missing: cross.sh $architecture build"
     export EMULATED EMULATED_AT
     emulating cargo nextest run --binaries-metadata "$out/binaries.json" --cargo-metadata "$out/metadata.json" "$@"
+    ;;
+  exec)
+    make_root
+    exec "$root/usr/bin/$qemu" "$@"
     ;;
   run)
     make_root
