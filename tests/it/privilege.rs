@@ -403,6 +403,13 @@ fn the_reader_returns_no_key() {
         fs::write(etc.join("subuid"), "containers:1:2\n").unwrap();
         fs::write(etc.join("kubernetes/kubelet.conf"), "kind: Config\nclient-key-data: x\n").unwrap();
         fs::write(etc.join("kubernetes/other.yaml"), "kind: KubeletConfiguration\nmaxPods: 7\n").unwrap();
+        // kubeadm and the kubelet have one file on many nodes.
+        let of_kubeadm = "kind: InitConfiguration\ncertificateKey: 8f2c\n";
+        let of_kubelet = "kind: KubeletConfiguration\nmaxPods: 8\n";
+        fs::write(etc.join("kubernetes/init.yaml"), format!("{of_kubeadm}---\n{of_kubelet}")).unwrap();
+        fs::write(etc.join("kubernetes/kubelet.yaml"), format!("{of_kubelet}---\n{of_kubeadm}")).unwrap();
+        let embedded = "kind: Secret\nstringData:\n  kubelet: |\n    kind: KubeletConfiguration\n  key: x\n";
+        fs::write(etc.join("kubernetes/secret.yaml"), embedded).unwrap();
         fs::write(root.path().join("secret"), "x").unwrap();
         symlink("/secret", etc.join("passwd")).unwrap();
         symlink("../../../../../../../etc/hostname", etc.join("group")).unwrap();
@@ -423,6 +430,8 @@ fn the_reader_returns_no_key() {
             "etc/crio/../kubernetes/pki/ca.key",
             "etc/shadow",
             "etc/kubernetes/kubelet.conf",
+            "etc/kubernetes/init.yaml",
+            "etc/kubernetes/secret.yaml",
             "secret",
             "etc/../secret",
             "/etc/shadow",
@@ -432,6 +441,7 @@ fn the_reader_returns_no_key() {
         }
         assert_eq!(file("etc/subuid").unwrap(), b"containers:1:2\n");
         assert!(file("etc/kubernetes/other.yaml").unwrap().ends_with(b"maxPods: 7\n"));
+        assert_eq!(file("etc/kubernetes/kubelet.yaml").unwrap(), of_kubelet.as_bytes());
         // Links are resolved from the root.
         assert_eq!(file("etc/passwd").unwrap(), b"x");
         assert_eq!(file("etc/group"), Err(rustix::io::Errno::NOENT));

@@ -11,7 +11,8 @@ pub enum Readable {
     Yes,
     /// The whole file, if no part of its path is a symbolic link: others write to directories of that name, too.
     Unlinked,
-    /// The whole file if it is a `KubeletConfiguration`: kubeconfigs, which contain keys, have the same names.
+    /// The first document in the file if it is a `KubeletConfiguration`: kubeconfigs, which contain keys, have the same
+    /// names.
     IfKubelets,
     No,
 }
@@ -50,6 +51,9 @@ const BELOW: [(&str, &str); 8] = [
     ("etc/rancher/k3s/config.yaml.d/", ""),
     ("etc/rancher/rke2/config.yaml.d/", ""),
 ];
+
+/// Editors of other systems write it at the start of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The directory of units. Readable are the kubelet's units, their drop-ins, and their environment files.
 const UNITS: &str = "etc/systemd/system/";
@@ -145,15 +149,84 @@ fn is_hook(path: &str) -> bool {
     path.ends_with(".json") && path.rsplit('/').nth(1).is_some_and(|directory| directory == "hooks.d")
 }
 
-/// Whether a text is a `KubeletConfiguration`, in YAML or JSON.
+/// The first document of a text in YAML or JSON, if it is a `KubeletConfiguration`: the kubelet reads no other. Further
+/// documents may contain secrets: kubeadm reads its own configuration, with tokens and keys, from the same file.
 #[must_use]
-pub fn is_kubelets(text: &str) -> bool {
-    const BETWEEN: [char; 5] = [' ', '\t', '"', '\'', ':'];
-    text.match_indices("kind").any(|(at, word)| {
-        let rest = text.get(at + word.len()..).unwrap_or_default();
-        let value = rest.trim_start_matches(BETWEEN);
-        value.len() < rest.len() && value.starts_with("KubeletConfiguration")
-    })
+pub fn kubelets_document(text: &str) -> Option<&str> {
+    let first = first_document(text);
+    let is_content = |line: &&str| {
+        let line = line.trim_start_matches(BYTE_ORDER_MARK).trim();
+        !line.is_empty() && !line.starts_with(['#', '%'])
+    };
+    let lines = first.lines().filter(is_content).skip_while(|line| is_marker(line, "---"));
+    let mut lines = lines.peekable();
+    let begin = lines.peek()?.trim_start_matches(BYTE_ORDER_MARK);
+    let is_kubelets = if begin.trim_start().starts_with('{') {
+        let content: String = first.lines().filter(is_content).collect();
+        outermost(&content).split(['{', ',']).any(|entry| begins_with_kubelets(entry.trim_start()))
+    } else {
+        // All keys of a mapping are indented like the first.
+        let indent = begin.len() - begin.trim_start_matches(' ').len();
+        lines.any(|line| {
+            let line = line.trim_start_matches(BYTE_ORDER_MARK);
+            let key =
+                line.get(indent..).filter(|_| line.len() - line.trim_start_matches(' ').len() == indent);
+            key.is_some_and(begins_with_kubelets)
+        })
+    };
+    is_kubelets.then_some(first)
+}
+
+/// Whether a line separates documents (YAML 1.2, section 9.1).
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.trim_start_matches(BYTE_ORDER_MARK)
+        .strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
+}
+
+/// A text up to the end of its first document, with the lines before it.
+fn first_document(text: &str) -> &str {
+    let (mut has_content, mut end) = (false, 0);
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end();
+        if has_content && (is_marker(bare, "---") || is_marker(bare, "...")) {
+            break;
+        }
+        let trimmed = bare.trim_start_matches(BYTE_ORDER_MARK).trim_start();
+        has_content |= !trimmed.is_empty() && !trimmed.starts_with(['#', '%']) && !is_marker(bare, "---");
+        end += line.len();
+    }
+    text.get(..end).unwrap_or(text)
+}
+
+/// The text between the outermost braces without what is in further ones.
+fn outermost(text: &str) -> String {
+    let (mut depth, mut quote, mut is_escaped) = (0_usize, None, false);
+    let mut found = String::new();
+    for sign in text.chars() {
+        match (quote, sign) {
+            (Some(_), _) if is_escaped => is_escaped = false,
+            (Some('"'), '\\') => is_escaped = true,
+            (Some(open), _) if open == sign => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(sign),
+            (None, '{' | '[') => depth += 1,
+            (None, '}' | ']') => depth = depth.saturating_sub(1),
+            (None, _) => {}
+        }
+        if depth == 1 {
+            // What separates entries has no such meaning in a string.
+            found.push(if quote.is_some() && matches!(sign, '{' | ',') { ' ' } else { sign });
+        }
+    }
+    found
+}
+
+/// Whether a text begins with the key `kind` and that value.
+fn begins_with_kubelets(text: &str) -> bool {
+    let after = ["kind", "\"kind\"", "'kind'"].iter().find_map(|key| text.strip_prefix(key));
+    let value = after.and_then(|after| after.trim_start().strip_prefix(':')).unwrap_or_default();
+    value.trim_start().trim_start_matches(['"', '\'']).starts_with("KubeletConfiguration")
 }
 
 #[cfg(test)]
@@ -271,22 +344,48 @@ mod tests {
     }
 
     #[test]
-    fn a_kubeconfig_is_not_a_kubelet_configuration() {
+    fn a_kubelet_configuration_is_recognised() {
         for text in [
             "kind: KubeletConfiguration\n",
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind:   \"KubeletConfiguration\"\n",
             "{\"kind\": \"KubeletConfiguration\"}",
             "{\"kind\":\"KubeletConfiguration\"}",
+            "\u{feff}kind: KubeletConfiguration\r\n",
+            "# ours\n%YAML 1.1\n---\n\"kind\" : 'KubeletConfiguration'\n",
+            "--- # ours\n  apiVersion: v1\n  kind: KubeletConfiguration\n",
+            "{\n  \"featureGates\": {\"A\": true},\n  \"kind\": \"KubeletConfiguration\"\n}\n",
+            "# don't\n{apiVersion: v1, kind: KubeletConfiguration, maxPods: 5}",
+            "authentication:\n  x509: {}\nkind: KubeletConfiguration\n",
         ] {
-            assert!(is_kubelets(text), "{text}");
+            assert_eq!(kubelets_document(text), Some(text), "{text}");
         }
         for text in [
             "kind: Config\nusers: []\n",
             "# KubeletConfiguration\nkind: Config\n",
+            "# kind: KubeletConfiguration\nkind: Config\n",
             "",
+            "---\n",
             "kindKubeletConfiguration",
+            // A text in a value, and an object in another one.
+            "kind: Secret\nstringData:\n  kubelet: |\n    kind: KubeletConfiguration\n  key: x\n",
+            "{\"kind\":\"List\",\"items\":[{\"kind\":\"KubeletConfiguration\"}],\"key\":\"x\"}",
+            "{\"kind\":\"Secret\",\"data\":\"a, kind: KubeletConfiguration\"}",
+            "a: {kind: KubeletConfiguration}\nkey: x\n",
+            "{\"data\":\"}, \\\"kind\\\": KubeletConfiguration\"}",
+            "akind: KubeletConfiguration\n",
         ] {
-            assert!(!is_kubelets(text), "{text}");
+            assert_eq!(kubelets_document(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn of_several_documents_only_the_kubelets_is_handed_out() {
+        const OF_KUBEADM: &str = "kind: InitConfiguration\ncertificateKey: 8f2c\n";
+        const OF_KUBELET: &str = "# ours\n---\nkind: KubeletConfiguration\nmaxPods: 250\n";
+        let first = format!("{OF_KUBELET}---\n{OF_KUBEADM}");
+        assert_eq!(kubelets_document(&first), Some(OF_KUBELET));
+        assert_eq!(kubelets_document(&format!("{OF_KUBELET}...\n{OF_KUBEADM}")), Some(OF_KUBELET));
+        // The kubelet does not read it.
+        assert_eq!(kubelets_document(&format!("{OF_KUBEADM}---\n{OF_KUBELET}")), None);
     }
 }

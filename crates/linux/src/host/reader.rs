@@ -30,7 +30,7 @@ use thiserror::Error;
 
 use super::{MAX_BYTES, errno_of, names_in};
 use usernsd_domain::lock::lock;
-use usernsd_domain::readable::{Readable, is_kubelets, readable};
+use usernsd_domain::readable::{Readable, kubelets_document, readable};
 
 /// The argument that starts a process as [`ReaderServer`].
 pub const READ: &str = "read-configuration";
@@ -241,8 +241,9 @@ impl ReaderServer {
         }
         let mut bytes = Vec::new();
         File::from(file).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| errno_of(&error))?;
-        if allowed == Readable::IfKubelets && !std::str::from_utf8(&bytes).is_ok_and(is_kubelets) {
-            return Err(Errno::ACCESS);
+        if allowed == Readable::IfKubelets {
+            let document = std::str::from_utf8(&bytes).ok().and_then(kubelets_document);
+            return document.map(|document| document.as_bytes().to_vec()).ok_or(Errno::ACCESS);
         }
         Ok(bytes)
     }
