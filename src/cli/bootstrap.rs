@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::machineconfig::read_file;
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::compose;
@@ -258,8 +259,7 @@ impl Node<'_> {
 }
 
 fn read_machine_config(path: &Path) -> anyhow::Result<Parsed> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("--machineconfig {}", path.display()))?;
+    let text = read_file(path).context("--machineconfig")?;
     machineconfig::parse(&text).with_context(|| path.display().to_string())
 }
 

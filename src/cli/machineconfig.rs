@@ -57,12 +57,17 @@ fn check(pool: &Path, role: &str, ours: &str, ours_is: &str) -> anyhow::Result<E
 
 /// Reads a file, or stdin for `-`, but not without end.
 fn read(path: &Path) -> anyhow::Result<String> {
+    if path == Path::new("-") { text_of(std::io::stdin(), path) } else { read_file(path) }
+}
+
+/// Reads a file, but not without end.
+pub(super) fn read_file(path: &Path) -> anyhow::Result<String> {
+    let file = File::open(path).with_context(|| format!("{}: cannot be opened", path.display()))?;
+    text_of(file, path)
+}
+
+fn text_of(input: impl Read, path: &Path) -> anyhow::Result<String> {
     let name = path.display();
-    let input: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(File::open(path).with_context(|| format!("{name}: cannot be opened"))?)
-    };
     let mut bytes = Vec::new();
     let read = input.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes);
     read.with_context(|| format!("{name}: cannot be read"))?;

@@ -24,6 +24,10 @@ const MAX_TEXT: usize = 4 << 20;
 const MAX_CONTENTS: usize = 16 << 20;
 /// Limit of files and units together; repeated ones count each time.
 const MAX_ITEMS: usize = 2000;
+/// The keys of a file, of its contents and of a unit (Ignition's specification, version 3).
+const FILE_KEYS: [&str; 7] = ["path", "overwrite", "contents", "append", "mode", "user", "group"];
+const CONTENTS_KEYS: [&str; 4] = ["compression", "source", "httpHeaders", "verification"];
+const UNIT_KEYS: [&str; 5] = ["name", "enabled", "mask", "contents", "dropins"];
 
 /// The parts of a MachineConfig that can be applied to a plain node.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -84,6 +88,13 @@ pub enum ReadConfigError {
     /// A unit's name is not valid.
     #[error("{0:?} is not the name of a systemd unit")]
     Unit(String),
+    /// A value is of another kind than the operator reads. Left out, it would mean the default.
+    #[error("{place}: {what}")]
+    Kind {
+        /// The part of the MachineConfig.
+        place: String,
+        what: String,
+    },
     /// The version of Ignition is not supported.
     #[error("is in the format of Ignition {0}; usernsd reads 3.1.0 to 3.5.0")]
     Version(String),
@@ -214,16 +225,75 @@ pub(super) fn is_blank(value: &Value) -> bool {
     }
 }
 
+/// A part of a MachineConfig.
+#[derive(Clone, Copy)]
+struct Section<'a> {
+    value: &'a Value,
+    /// Its name in an error.
+    place: &'a str,
+}
+
+impl<'a> Section<'a> {
+    /// The field `key` as `read` takes it, in words: `wanted`. `None` if it is not there.
+    fn field<T>(
+        self,
+        key: &str,
+        wanted: &str,
+        read: fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ReadConfigError> {
+        let Some(found) = self.value.get(key).filter(|found| !found.is_null()) else { return Ok(None) };
+        let wrong = || {
+            let kind = match found {
+                Value::Null => "nothing",
+                Value::Bool(_) => "true or false",
+                Value::Number(_) => "a number",
+                Value::String(_) => "a text",
+                Value::Array(_) => "a list",
+                Value::Object(_) => "a mapping",
+            };
+            let what = format!("{key} is {kind} instead of {wanted}");
+            ReadConfigError::Kind { place: self.place.to_owned(), what }
+        };
+        read(found).map(Some).ok_or_else(wrong)
+    }
+
+    fn flag(self, key: &str) -> Result<Option<bool>, ReadConfigError> {
+        self.field(key, "true or false", Value::as_bool)
+    }
+
+    fn text(self, key: &str) -> Result<Option<&'a str>, ReadConfigError> {
+        self.field(key, "a text", Value::as_str)
+    }
+
+    /// The items of a list; none if it is not there.
+    fn list(self, key: &str) -> Result<&'a [Value], ReadConfigError> {
+        let list = self.field(key, "a list", Value::as_array)?;
+        Ok(list.map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// A mapping, or one without fields if it is not there.
+    fn mapping(self, key: &str, place: &'a str) -> Result<Section<'a>, ReadConfigError> {
+        let value = self.field(key, "a mapping", |value| value.is_object().then_some(value))?;
+        Ok(Section { value: value.unwrap_or(&Value::Null), place })
+    }
+
+    /// The keys that are set and not `known`, each with the part that has it.
+    fn others(self, known: &[&str]) -> Vec<String> {
+        let fields = self.value.as_object().into_iter().flatten();
+        let others = fields.filter(|(key, value)| !known.contains(&key.as_str()) && !is_blank(value));
+        others.map(|(key, _)| format!("{}.{key}", self.place)).collect()
+    }
+}
+
 fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), ReadConfigError> {
-    let texts = |value: Option<&Value>| -> Vec<String> {
-        value
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|v| Some(v.as_str()?.to_owned()))
-            .collect()
-    };
-    parsed.kernel_arguments.extend(texts(spec.get("kernelArguments")));
+    let of_spec = Section { value: spec, place: "spec" };
+    for argument in of_spec.list("kernelArguments")? {
+        let text = argument.as_str().ok_or_else(|| ReadConfigError::Kind {
+            place: "spec.kernelArguments".to_owned(),
+            what: "an argument is not a text".to_owned(),
+        })?;
+        parsed.kernel_arguments.push(text.to_owned());
+    }
     let left_out = |what: String| {
         Finding::warning(
             FindingId::MachineconfigLeftOut,
@@ -237,49 +307,50 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
             parsed.findings.push(left_out(format!("spec.{key}")));
         }
     }
-    let config = spec.get("config").unwrap_or(&Value::Null);
-    for (section, known) in
-        [("storage", "files"), ("systemd", "units"), ("ignition", "version"), ("passwd", "")]
-    {
-        for (key, value) in config.get(section).and_then(Value::as_object).into_iter().flatten() {
-            if key != known && !is_blank(value) {
-                parsed.findings.push(left_out(format!("config.{section}.{key}")));
-            }
-        }
+    let config = of_spec.mapping("config", "spec.config")?;
+    let storage = config.mapping("storage", "config.storage")?;
+    let systemd = config.mapping("systemd", "config.systemd")?;
+    let ignition = config.mapping("ignition", "config.ignition")?;
+    let passwd = config.mapping("passwd", "config.passwd")?;
+    for (section, known) in [(storage, "files"), (systemd, "units"), (ignition, "version"), (passwd, "")] {
+        parsed.findings.extend(section.others(&[known]).into_iter().map(left_out));
     }
-    let version = config.get("ignition").and_then(|ignition| ignition.get("version")).and_then(Value::as_str);
+    let version = ignition.text("version")?;
     if let Some(version) = version.filter(|version| Ignition::parse(version).is_none()) {
         return Err(ReadConfigError::Version(version.chars().take(40).collect()));
     }
-    for value in items(config, "storage", "files") {
+    for value in storage.list("files")? {
         budget.take_item()?;
-        put(parsed, file(value, budget)?);
+        let file = file(value, budget)?;
+        let place = format!("file {}", file.node.path);
+        let others = Section { value, place: &place }.others(&FILE_KEYS);
+        parsed.findings.extend(others.into_iter().map(left_out));
+        put(parsed, file);
     }
-    for value in items(config, "systemd", "units") {
+    for value in systemd.list("units")? {
         budget.take_item()?;
         let name = value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !is_unit(&name) {
             return Err(ReadConfigError::Unit(name));
         }
-        for drop_in in value.get("dropins").and_then(Value::as_array).into_iter().flatten() {
-            let (Some(file), Some(text)) = (
-                drop_in
-                    .get("name")
-                    .and_then(Value::as_str)
-                    .filter(|file| file.ends_with(".conf") && !file.contains('/')),
-                drop_in.get("contents").and_then(Value::as_str),
-            ) else {
+        let place = format!("unit {name}");
+        let unit = Section { value, place: &place };
+        for drop_in in unit.list("dropins")? {
+            let of_drop_in = Section { value: drop_in, place: &place };
+            let file = of_drop_in.text("name")?.filter(|file| file.ends_with(".conf") && !file.contains('/'));
+            let (Some(file), Some(text)) = (file, of_drop_in.text("contents")?) else {
                 return Err(ReadConfigError::Unit(name));
             };
             budget.take_item()?;
             let node = NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned());
             put(parsed, FileEntry { node, overwrite: None, has_contents: true });
         }
+        parsed.findings.extend(unit.others(&UNIT_KEYS).into_iter().map(left_out));
         parsed.units.retain(|other| other.name != name);
         parsed.units.push(UnitEntry {
-            text: value.get("contents").and_then(Value::as_str).map(str::to_owned),
-            enabled: value.get("enabled").and_then(Value::as_bool),
-            masked: value.get("mask").and_then(Value::as_bool),
+            text: unit.text("contents")?.map(str::to_owned),
+            enabled: unit.flag("enabled")?,
+            masked: unit.flag("mask")?,
             name,
         });
     }
@@ -314,7 +385,9 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadConfigError
             )
         }
     };
-    if value.get("append").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
+    let place = format!("file {path}");
+    let entry = Section { value, place: &place };
+    if !entry.list("append")?.is_empty() {
         return Err(wrong("append is not supported"));
     }
     for key in ["user", "group"] {
@@ -325,19 +398,27 @@ fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadConfigError
             return Err(wrong("is to be owned by another than root, and usernsd writes root's files only"));
         }
     }
-    let contents = value.get("contents");
-    let source = contents.and_then(|contents| contents.get("source")).and_then(Value::as_str);
+    let contents = entry.mapping("contents", &place)?;
+    let fields = contents.value.as_object().into_iter().flatten();
+    if let Some((other, _)) = fields.into_iter().find(|(key, _)| !CONTENTS_KEYS.contains(&key.as_str())) {
+        let butane = match other.as_str() {
+            "inline" | "local" => "; that is Butane's, and butane FILE makes a source of it",
+            _ => "",
+        };
+        return Err(wrong(&format!("contents has {other}, which is no key of Ignition's{butane}")));
+    }
+    let source = contents.text("source")?;
+    let overwrite = entry.flag("overwrite")?;
     let entry = |content, encoding| FileEntry {
         node: NodeFile { path: path.clone(), mode, content, encoding },
-        overwrite: value.get("overwrite").and_then(Value::as_bool),
+        overwrite,
         has_contents: source.is_some(),
     };
-    let verification = contents.and_then(|contents| contents.get("verification"));
-    let hash = verification.and_then(|verification| verification.get("hash")).and_then(Value::as_str);
+    let hash = contents.mapping("verification", &place)?.text("hash")?;
     let verify = |content: &[u8]| hash.map_or(Ok(()), |hash| verify(content, hash)).map_err(wrong);
     let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&chain(&error)))?;
     budget.take_bytes(bytes.len())?;
-    match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
+    match contents.text("compression")? {
         None | Some("") => {
             verify(&bytes)?;
             Ok(entry(bytes, FileEncoding::Plain))
