@@ -918,6 +918,81 @@ fn changes_that_others_made_since_are_not_undone() {
     assert_eq!(node.etc()["subuid"], want["subuid"]);
 }
 
+/// An undo that waits while another run writes works with the journal of that run, or with none: the record of what the
+/// run wrote is not lost.
+#[test]
+fn an_undo_that_waited_for_another_run_keeps_its_record() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::with_machine_config();
+    let (before, journal) = (node.etc(), node.path("var/lib/usernsd/bootstrap.json"));
+    let ranges = Node { machine_config: false, dir: node.dir, program: node.program };
+    assert!(ranges.run(&[]).status.success());
+    let first = fs::read(&journal).unwrap();
+    let node = Node { machine_config: true, ..ranges };
+    assert!(node.run(&[]).status.success());
+    let second = fs::read(&journal).unwrap();
+    assert_ne!(first, second);
+
+    // The undo finds the first journal, and the second once it has the lock.
+    fs::write(&journal, first).unwrap();
+    let lock = node.path("var/lib/usernsd/bootstrap.lock");
+    let held = nix::fcntl::Flock::lock(fs::File::open(&lock).unwrap(), nix::fcntl::FlockArg::LockExclusive);
+    let held = held.map_err(|(_, errno)| errno).unwrap();
+    let words = node.words(&["--undo"]);
+    let child = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::piped()).spawn().unwrap();
+    let descriptors = PathBuf::from(format!("/proc/{}/fd", child.id()));
+    let waits = || {
+        let open = fs::read_dir(&descriptors).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path| path == lock)
+    };
+    while !waits() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::write(&journal, &second).unwrap();
+    drop(held);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", output_of(&output));
+    assert!(output_of(&output).contains("at the same moment; run it again"), "{}", output_of(&output));
+    assert_eq!(fs::read(&journal).unwrap(), second);
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), before);
+}
+
+/// A service counts as started before a run by their times. With a run in the future it would have to be restarted for
+/// ever.
+#[test]
+fn times_of_runs_under_a_wrong_clock_are_corrected() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    let path = "var/lib/usernsd/bootstrap.json";
+    let times = || -> Vec<u64> {
+        let text = fs::read_to_string(node.path(path)).unwrap();
+        let journal: serde_json::Value = serde_json::from_str(&text).unwrap();
+        journal["runs"].as_array().unwrap().iter().map(|run| run["at"].as_u64().unwrap()).collect()
+    };
+    let ran_at = times()[0];
+    let text = fs::read_to_string(node.path(path)).unwrap();
+    let in_ten_years = ran_at + 10 * 365 * 86_400_000;
+    node.write(path, &text.replace(&ran_at.to_string(), &in_ten_years.to_string()));
+    assert_eq!(times(), [in_ten_years]);
+    // What only plans writes nothing.
+    assert!(node.run(&["--check"]).status.success());
+    assert_eq!(times(), [in_ten_years]);
+    let output = node.run(&[]);
+    assert!(output_of(&output).contains("nothing to do"), "{}", output_of(&output));
+    let corrected = times()[0];
+    assert!((ran_at..in_ten_years).contains(&corrected), "{corrected}");
+    // A time that has passed stays.
+    assert!(node.run(&[]).status.success());
+    assert_eq!(times(), [corrected]);
+    assert!(node.run(&["--undo"]).status.success());
+}
+
 /// The kubelet's lines are removed after its user, whichever run wrote them last.
 #[test]
 fn several_runs_are_undone_in_the_order_of_the_first() {

@@ -2,9 +2,12 @@
 //! what exists, and states for each file its old and its new contents.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use thiserror::Error;
+
+use super::work::step;
 
 /// A path below the host's root, without the leading slash: `etc/subuid`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,12 +189,30 @@ fn shown(lines: &[Vec<u8>]) -> String {
 /// those of the second, without line feeds.
 #[must_use]
 pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    let mut removed: Vec<Vec<u8>> = lines(old).map(<[u8]>::to_vec).collect();
+    // Of equal lines the first ones are in both.
+    let mut in_old: BTreeMap<&[u8], usize> = BTreeMap::new();
+    for line in lines(old) {
+        step();
+        *in_old.entry(line).or_default() += 1;
+    }
+    let mut in_both: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut added = Vec::new();
     for line in lines(new) {
-        match removed.iter().position(|known| known == line) {
-            Some(index) => drop(removed.remove(index)),
+        step();
+        match in_old.get_mut(line).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                *in_both.entry(line).or_default() += 1;
+            }
             None => added.push(line.to_vec()),
+        }
+    }
+    let mut removed = Vec::new();
+    for line in lines(old) {
+        step();
+        match in_both.get_mut(line).filter(|left| **left > 0) {
+            Some(left) => *left -= 1,
+            None => removed.push(line.to_vec()),
         }
     }
     (removed, added)
@@ -207,21 +228,33 @@ pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Chan
         return Ok(old.to_vec());
     }
     let (removed, added) = differing_lines(old, new);
-    let mut rest: Vec<&[u8]> = lines(current).collect();
+    let mut left: BTreeMap<&[u8], usize> = BTreeMap::new();
+    for line in &added {
+        *left.entry(line.as_slice()).or_default() += 1;
+    }
     let mut place = None;
+    let mut rest: Vec<&[u8]> = Vec::new();
+    for line in lines(current) {
+        step();
+        match left.get_mut(line).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                place = place.or(Some(rest.len()));
+            }
+            None => rest.push(line),
+        }
+    }
     let mut missing = Vec::new();
     for line in &added {
-        match rest.iter().position(|known| known == line) {
-            Some(index) => {
-                rest.remove(index);
-                place = place.or(Some(index));
-            }
-            None => missing.push(line.clone()),
+        if let Some(left) = left.get_mut(line.as_slice()).filter(|left| **left > 0) {
+            *left -= 1;
+            missing.push(line.clone());
         }
     }
     if !missing.is_empty() {
+        let is_there: BTreeSet<&[u8]> = rest.iter().copied().collect();
         let never_done =
-            missing.len() == added.len() && removed.iter().all(|line| rest.contains(&line.as_slice()));
+            missing.len() == added.len() && removed.iter().all(|line| is_there.contains(line.as_slice()));
         return if never_done {
             Ok(current.to_vec())
         } else {
@@ -280,7 +313,45 @@ mod tests {
             let found = take_back(old.as_bytes(), new.as_bytes(), current.as_bytes()).unwrap();
             assert_eq!(String::from_utf8(found).unwrap(), want, "{old:?} {new:?} {current:?}");
         }
+        // The added line is at the place of the first that was added.
+        let found = take_back(b"a\no\nz\n", b"a\nx\nz\ny\n", b"a\ny\nx\nz\nb\n").unwrap();
+        assert_eq!(found, b"a\no\nz\nb\n");
         let changed = take_back(b"o\n", b"x\n", b"y\n").unwrap_err();
         assert_eq!(changed.to_string(), "the lines \"x\" are not there any more, in the place of \"o\"");
+    }
+
+    #[test]
+    fn equal_lines_are_counted() {
+        let lines =
+            |text: &[Vec<u8>]| text.iter().map(|line| String::from_utf8(line.clone()).unwrap()).collect();
+        for (old, new, want_removed, want_added) in [
+            ("a\nb\na\n", "a\nc", "a b", "c"),
+            ("a\nb\nb\n", "b\na\n", "b", ""),
+            ("", "a\na\n", "", "a a"),
+            ("a", "a\n", "", ""),
+        ] {
+            let (removed, added) = differing_lines(old.as_bytes(), new.as_bytes());
+            let (removed, added): (Vec<String>, Vec<String>) = (lines(&removed), lines(&added));
+            assert_eq!(
+                (removed.join(" "), added.join(" ")),
+                (want_removed.into(), want_added.into()),
+                "{old:?}"
+            );
+        }
+    }
+
+    /// A file may have as many lines as fit into 16 MiB, and another program may have sorted them.
+    #[test]
+    fn the_work_grows_with_the_number_of_lines() {
+        let text = |order: &dyn Fn(u64) -> u64| -> String {
+            (0..5_000).map(|index| format!("{}:{}:65536\n", order(index), order(index) * 65_536)).collect()
+        };
+        let (old, sorted) = (text(&|index| index), text(&|index| 4_999 - index));
+        let new = format!("{old}kubelet:65536:65536\n");
+        let current = format!("{sorted}kubelet:65536:65536\n");
+        let (found, steps) =
+            crate::work::steps_of(|| take_back(old.as_bytes(), new.as_bytes(), current.as_bytes()));
+        assert_eq!(found.unwrap(), sorted.as_bytes());
+        assert!(steps < 5_000 * 10, "{steps} steps");
     }
 }

@@ -209,6 +209,7 @@ pub fn apply(
     steps: &[&PlanStep<'_>],
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
+    correct_times(root)?;
     let first = plan(root, steps)?;
     if first.changes.is_empty() {
         release_dead(root)?;
@@ -231,6 +232,20 @@ pub fn apply(
     })?;
     part.findings.extend(unlabelled(root));
     Ok(part)
+}
+
+/// Writes down that runs whose times are still to come have ended by now: the clock was wrong then, or was set back since.
+/// Otherwise every service would count as started before them, however often it is restarted.
+fn correct_times(root: &HostRoot) -> Result<(), BootstrapError> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    if !journal(root)?.has_times_after(now) {
+        return Ok(());
+    }
+    let _task = root.lock_task(&LOCK, PATIENCE)?;
+    let mut journal = journal(root)?;
+    journal.end_times_at(now);
+    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
 }
 
 /// A finding if written files did not get their SELinux labels and the kernel has SELinux, which needs them.

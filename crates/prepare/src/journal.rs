@@ -165,6 +165,21 @@ impl Journal {
 }
 
 impl Journal {
+    fn times(&mut self) -> impl Iterator<Item = &mut u64> {
+        self.runs.iter_mut().map(|run| &mut run.at).chain(&mut self.kubelet_undone_at)
+    }
+
+    /// Whether a time in it is after `now`, in milliseconds since 1970.
+    #[must_use]
+    pub fn has_times_after(mut self, now: u64) -> bool {
+        self.times().any(|at| *at > now)
+    }
+
+    /// Replaces the times after `now` by it.
+    pub fn end_times_at(&mut self, now: u64) {
+        self.times().for_each(|at| *at = now.min(*at));
+    }
+
     /// The files that runs have written, once for each write. A run that failed or was killed has not written all that
     /// it wrote down before: the next run found such a file as that one had found it, or it is so still, which
     /// `is_as_found` returns.

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, flock, fstat, linkat, openat, readlinkat, statat,
-    unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, fcntl_lock, flock, fstat, linkat, openat, readlinkat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process};
@@ -193,9 +193,7 @@ impl Drop for ShadowLock {
 /// Tries to take the lock once. `EINVAL` means a lock without a holder.
 fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Attempt, Errno> {
     let own = processes.own;
-    let temporary = format!("{file}.{own}");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut held = File::from(openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
+    let (temporary, mut held) = make_temporary(dir, file, own)?;
     let tried =
         held.write_all(format!("{own}\0").as_bytes()).map_err(|error| errno_of(&error)).and_then(|()| {
             match link(dir, &temporary, lock, &held) {
@@ -205,6 +203,38 @@ fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Res
         });
     let _ = unlinkat(dir, &temporary, AtFlags::empty());
     tried
+}
+
+/// The file that is linked to the lock: `FILE.PID`, as shadow-utils calls it, or another name if somebody's own file has
+/// that one, such as a copy that was made as `FILE.1`.
+fn make_temporary(dir: &OwnedFd, file: &str, own: u32) -> Result<(String, File), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let make = |name: &str| openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map(File::from);
+    let names = [format!("{file}.{own}"), format!(".{file}.usernsd-lock.{own}")];
+    for name in names {
+        match make(&name) {
+            Err(Errno::EXIST) if is_left_by(dir, &name, own) => {
+                unlinkat(dir, &name, AtFlags::empty())?;
+                return make(&name).map(|made| (name, made));
+            }
+            Err(Errno::EXIST) => {}
+            made => return made.map(|made| (name, made)),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+/// Whether a file is what a locker with that PID left when it was killed: the PID is in it, or it is empty, because the
+/// locker had not written yet.
+fn is_left_by(dir: &OwnedFd, name: &str, pid: u32) -> bool {
+    match holder(dir, name) {
+        Ok(held) => held == Some(pid),
+        Err(_) => openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .and_then(fstat)
+            .is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0
+            }),
+    }
 }
 
 /// shadow-utils' `check_link_count`: over NFS a link may have been created although the call returned an error.
@@ -248,22 +278,17 @@ fn holder(dir: &OwnedFd, lock: &str) -> Result<Option<u32>, Errno> {
     pid.map(Some).ok_or(Errno::INVAL)
 }
 
-/// Removes what killed lockers left: `FILE.PID` of a dead process, with that PID in it or empty. A backup such as
-/// `subuid.20260101` is kept.
+/// Removes what killed lockers left: `FILE.PID` of a dead process, with that PID in it or empty, and the same with the
+/// name that is used if there is such a file. A backup such as `subuid.20260101` is kept.
 fn sweep(dir: &OwnedFd, file: &str, processes: &Processes) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(listing) = openat(dir, ".", flags, Mode::empty()) else { return };
+    let beginnings = [format!("{file}."), format!(".{file}.usernsd-lock.")];
     for name in names_in(listing).unwrap_or_default() {
-        let number = name.strip_prefix(file).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
+        let number = beginnings.iter().find_map(|beginning| name.strip_prefix(beginning.as_str()));
+        let number = number.unwrap_or_default();
         let Ok(pid) = number.parse::<u32>() else { continue };
-        // An empty one is of a process that was killed before it wrote.
-        let says_so = match holder(dir, &name) {
-            Ok(held) => held == Some(pid),
-            Err(_) => openat(dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .and_then(fstat)
-                .is_ok_and(|stat| stat.st_size == 0),
-        };
-        let ours = says_so && pid <= LAST_PID && pid.to_string() == number;
+        let ours = is_left_by(dir, &name, pid) && pid <= LAST_PID && pid.to_string() == number;
         if ours && !processes.is_alive(pid) {
             let _ = unlinkat(dir, &name, AtFlags::empty());
         }

@@ -231,6 +231,24 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
     drop(root.lock_shadow(&FILE, NOW).unwrap());
 }
 
+/// Locking makes a file with this process's PID in its name, and so may an administrator who keeps a copy.
+#[test]
+fn a_copy_with_the_name_of_the_lockers_file_is_kept() {
+    let (directory, root) = root();
+    let copy = format!("subuid.{}", std::process::id());
+    let path = directory.path().join("etc").join(&copy);
+    fs::write(&path, "alice:100000:65536\n").unwrap();
+    drop(root.lock_shadow(&FILE, NOW).unwrap());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "alice:100000:65536\n");
+    assert_eq!(names(&directory), [copy]);
+    // What an earlier process with this PID left is no copy, under whichever name.
+    fs::write(&path, std::process::id().to_string()).unwrap();
+    let dead = directory.path().join("etc/.subuid.usernsd-lock.4194303");
+    fs::write(dead, "4194303\0").unwrap();
+    drop(root.lock_shadow(&FILE, NOW).unwrap());
+    assert_eq!(names(&directory), [""; 0]);
+}
+
 #[test]
 fn a_second_run_is_refused_while_one_is_active() {
     let (_directory, root) = root();

@@ -49,12 +49,12 @@ pub fn undo(
     sandboxes: Sandboxes<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
-    let mut journal = journal(root)?;
-    let (first, _) = plan(root, &journal, desired, sandboxes)?;
+    let before = journal(root)?;
+    let (first, _) = plan(root, &before, desired, sandboxes)?;
     if first.changes.is_empty() {
         release_dead(root)?;
     }
-    if journal.runs.is_empty() {
+    if before.runs.is_empty() {
         return Ok(first);
     }
     let (_locks, locked_out) = match lock(root, &first.changes) {
@@ -67,6 +67,11 @@ pub fn undo(
         }
         Err(error) => return Err(error),
     };
+    let mut journal = journal(root)?;
+    // Another run has ended meanwhile: what it wrote is neither planned here nor locked.
+    if journal != before {
+        return Err(BootstrapError::Raced { path: root.shown(&JOURNAL) });
+    }
     for path in journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()) {
         // The files of accounts and IDs have locks of their own, under which their leftovers are removed.
         if !is_of_ids(&path) {
