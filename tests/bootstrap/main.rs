@@ -56,7 +56,7 @@ fn tree(root: &Path) -> Tree {
     fn walk(root: &Path, dir: &Path, tree: &mut Tree) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let stat = fs::symlink_metadata(&path).unwrap();
             if name == "var/lib/usernsd" || name == "etc/.pwd.lock" {
             } else if stat.is_dir() {

@@ -141,8 +141,9 @@ impl AccountFile {
     /// the name exists already.
     #[must_use]
     pub fn with(self, bytes: &[u8], name: &str, id: u32) -> Option<Vec<u8>> {
-        let is_it =
-            |line: &[u8]| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        let is_it = |line: &[u8]| {
+            line.trim_ascii_start().strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"))
+        };
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
         if lines.iter().any(|line| is_it(line)) {
             return None;
@@ -159,10 +160,11 @@ impl AccountFile {
     }
 }
 
-/// Name and ID: the first and the third field of passwd(5) and of group(5).
+/// Name and ID: the first and the third field of passwd(5) and of group(5). glibc and Go skip blanks at the beginning of a
+/// line.
 fn accounts(bytes: &[u8]) -> impl Iterator<Item = Account> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b':');
+        let mut fields = line.trim_ascii_start().split(|byte| *byte == b':');
         let name = String::from_utf8_lossy(fields.next()?).into_owned();
         let id = std::str::from_utf8(fields.nth(1)?).ok()?.trim().parse().ok()?;
         (!name.is_empty() && !name.starts_with(['#', '+', '-'])).then_some(Account { name, id })
@@ -177,7 +179,7 @@ mod tests {
         let mut accounts = Accounts::default();
         accounts.add_users(
             b"root:x:0:0::/:/bin/sh\n#no:x:5:5\nbad\nbad:x:y:\ncore:x:1000:1000::/:\nalso:x:1000:1000::/:\n\
-              corp\xff:x:300000:1:::\n+@nis::::::\n-x:x:70000:\nlast:x:999:7::/:",
+              corp\xff:x:300000:1:::\n+@nis::::::\n-x:x:70000:\n \t#no:x:6:6\n\t last:x:999:7::/:",
         );
         accounts.add_groups(b"root:x:0:\nbig:x:400000:core\nsystem:x:998:\n");
         accounts
@@ -230,6 +232,7 @@ mod tests {
             assert_eq!(String::from_utf8(new).unwrap(), after);
         }
         assert_eq!(AccountFile::Group.with(b"kubelet:x:5:\n", "kubelet", 997), None);
+        assert_eq!(AccountFile::Group.with(b"a:x:1:\n \tkubelet:x:5:\n", "kubelet", 997), None);
         for (file, fields) in [
             (AccountFile::Passwd, 7),
             (AccountFile::Shadow, 9),

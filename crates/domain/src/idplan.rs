@@ -161,6 +161,16 @@ pub enum PlanError {
     /// The given lines cannot be lines of this node.
     #[error("{0}")]
     Lines(String),
+    /// shadow-utils would not read every line that is to be written, and the kubelet not start.
+    #[error(
+        "line {line} of {path} has a zero byte in it, so that shadow-utils does not read the lines next to it, or any; \
+         remove that line, or write it anew"
+    )]
+    ZeroByte {
+        path: HostPath,
+        /// Line number, from 1.
+        line: usize,
+    },
 }
 
 fn pods(count: usize) -> String {
@@ -193,6 +203,11 @@ pub fn plan(node: &NodeIds, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
     changes.retain(FileChange::is_needed);
     if let Some(why) = node.unlisted.as_ref().filter(|_| !changes.is_empty()) {
         return Err(PlanError::Unlisted(why.clone()));
+    }
+    for (file, path) in files.iter().zip([SUBUID, SUBGID]) {
+        if let Some(line) = file.zero_byte().filter(|_| !changes.is_empty()) {
+            return Err(PlanError::ZeroByte { path, line });
+        }
     }
 
     let after = [&files[0], &files[1]];

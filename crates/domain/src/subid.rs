@@ -93,6 +93,12 @@ pub enum Flaw {
     /// C programs stop reading at a zero byte.
     #[error("has a zero byte in it")]
     ZeroByte,
+    /// shadow-utils does not find the end of a line with a zero byte, and reads the next one as its rest.
+    #[error("follows a line with a zero byte, to which shadow-utils joins it, so that it is not read")]
+    Joined,
+    /// shadow-utils looks for the end of the last line until the file ends, and then reads none of it.
+    #[error("is not read by shadow-utils, like all others, because the last line has a zero byte in it")]
+    Unread,
 }
 
 /// A field of a line.
@@ -137,6 +143,14 @@ impl Line {
         Line { text: text.to_owned(), ended, content: content(text) }
     }
 
+    /// Records that not every reader reads a line with that range.
+    fn flaw(&mut self, flaw: Flaw) {
+        if let LineContent::Range(range) = &self.content {
+            let (owner, perhaps) = (Some(range.owner.clone()), vec![range.clone()]);
+            self.content = LineContent::Flawed { flaw, owner, perhaps };
+        }
+    }
+
     fn owner(&self) -> Option<&str> {
         match &self.content {
             LineContent::Nothing => None,
@@ -156,7 +170,15 @@ impl SubidFile {
             Some(text) => Line::new(text, true),
             None => Line::new(text, false),
         };
-        SubidFile { lines: bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect() }
+        let mut lines: Vec<Line> = bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect();
+        mark_unread(&mut lines);
+        SubidFile { lines }
+    }
+
+    /// The number of the first line with a zero byte, from 1: with such a line, lines next to it, or all, are not read.
+    #[must_use]
+    pub fn zero_byte(&self) -> Option<usize> {
+        self.texts().find_map(|(number, text)| text.contains(&0).then_some(number))
     }
 
     /// The file's bytes: those of the input if nothing was set.
@@ -220,6 +242,23 @@ impl SubidFile {
         }
         lines.extend(wanted);
         self.lines = lines;
+    }
+}
+
+/// Records which lines shadow-utils does not read because of zero bytes (`commonio_open` in its `lib/commonio.c`; seen with
+/// getsubids 4.13).
+fn mark_unread(lines: &mut [Line]) {
+    let mut is_joined = false;
+    for line in &mut *lines {
+        if is_joined {
+            line.flaw(Flaw::Joined);
+        }
+        let zero = line.text.iter().position(|byte| *byte == 0);
+        is_joined = line.ended && zero.is_some_and(|at| at > 0 || is_joined);
+    }
+    let ends_unread = lines.last().is_some_and(|line| line.ended && line.text.contains(&0));
+    if ends_unread {
+        lines.iter_mut().for_each(|line| line.flaw(Flaw::Unread));
     }
 }
 
@@ -384,6 +423,31 @@ mod tests {
         }
         let long = format!("{}:1:2", "a".repeat(1020));
         assert_eq!(SubidFile::parse(long.as_bytes()).flaws().next(), Some((1, Flaw::TooLong)));
+    }
+
+    /// Each text with the lines that getsubids 4.13 finds of the user `u`.
+    #[test]
+    fn lines_beside_a_zero_byte_are_read_as_by_shadow_utils() {
+        for (text, want) in [
+            ("b:1:2\0x\nc:1:2\nu:5:6\n", 1),
+            ("b:1:2\0\nu:5:6\nc:1:2\n", 0),
+            ("b\0\n\0\nu:5:6\nc:1:2\n", 0),
+            ("b\0\n\0\nc:1:2\nu:5:6\n", 1),
+            ("\0x\nu:5:6\n", 1),
+            ("#\0\nu:5:6\n", 0),
+            ("u:5:6\nb:1:2\0\n", 0),
+            ("u:5:6\n\0\n", 0),
+            ("u:5:6\nb:1:2\0", 1),
+            ("u:5:6\n\0\0\0", 1),
+        ] {
+            let file = SubidFile::parse(text.as_bytes());
+            let found = file.ranges().filter(|(_, range)| range.owner == "u").count();
+            assert_eq!(found, want, "{text:?}");
+            assert!(file.zero_byte().is_some(), "{text:?}");
+            assert_eq!(file.render(), text.as_bytes());
+        }
+        assert_eq!(SubidFile::parse(b"a\nb\0\n").zero_byte(), Some(2));
+        assert_eq!(SubidFile::parse(b"a:1:2\n").zero_byte(), None);
     }
 
     #[test]

@@ -13,11 +13,9 @@ pub mod reader;
 mod tests;
 mod together;
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -283,7 +281,8 @@ impl HostRoot {
         }
     }
 
-    /// The names in a directory, sorted; empty if it does not exist. Names that are not UTF-8 are skipped.
+    /// The names in a directory, sorted; empty if it does not exist. In a name that is not UTF-8, U+FFFD takes the place
+    /// of what is not: there is such a file, and it cannot be read here.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -573,9 +572,10 @@ fn label_of(file: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
 fn names_in(dir: OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::new(dir)?.take(MAX_ENTRIES) {
-        let name = entry?.file_name().to_bytes().to_owned();
-        if let Some(name) = OsStr::from_bytes(&name).to_str().filter(|name| !matches!(*name, "." | "..")) {
-            names.push(name.to_owned());
+        let entry = entry?;
+        let name = String::from_utf8_lossy(entry.file_name().to_bytes());
+        if !matches!(&*name, "." | "..") {
+            names.push(name.into_owned());
         }
     }
     Ok(names)

@@ -319,6 +319,30 @@ mod tests {
         assert_eq!(flag_values(text, "config-dir"), ["/b"]);
     }
 
+    /// Each text with the number of pods that the kubelet of Kubernetes 1.36 takes from it; `None` for one that is not
+    /// understood here, so that nothing is assumed.
+    #[test]
+    fn unusual_numbers_of_pods_are_not_smaller_than_the_kubelets() {
+        for (text, kubelets) in [
+            ("\u{feff}kind: KubeletConfiguration\nmaxPods: 250\n", 250),
+            ("kind: KubeletConfiguration\r\nmaxPods: 250\r\n", 250),
+            ("kind: KubeletConfiguration\n<<: {maxPods: 250}\n", 250),
+            ("kind: KubeletConfiguration\nmaxPods: 0400\n", 256),
+            ("kind: KubeletConfiguration\nmaxPods: 250.0\n", 250),
+            ("kind: KubeletConfiguration\nmaxPods: 2_50\n", 250),
+            ("kind: KubeletConfiguration\nmaxPods: 0x100\n", 256),
+            ("{\n\t\"kind\": \"KubeletConfiguration\",\n\t\"maxPods\": 250\n}\n", 250),
+        ] {
+            let found = KubeletConfig::parse(text.as_bytes());
+            let is_enough = found.as_ref().map_or(true, |config| {
+                config.is_kubelets() && config.max_pods.is_some_and(|pods| pods >= kubelets)
+            });
+            assert!(is_enough, "{text}: {found:?}");
+        }
+        let with_mark = KubeletConfig::parse("\u{feff}kind: KubeletConfiguration\nmaxPods: 250\n".as_bytes());
+        assert_eq!(with_mark.unwrap().max_pods, Some(250));
+    }
+
     #[test]
     fn a_kubelet_configuration_is_parsed() {
         let text = b"apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 250\n\

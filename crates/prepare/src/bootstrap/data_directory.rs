@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::BootstrapError;
-use super::kubelet::settings_of_unit;
+use super::kubelet::{environment_files, settings_of_unit};
 use usernsd_domain::containerd::layout::{DATA_FLAGS, DISTRIBUTIONS, DataDirectory, Layout};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::unit_file::{Variables, add_environment, add_environment_file, path_of_flag};
@@ -53,10 +53,11 @@ fn named(root: &HostRoot, data: &DataDirectory) -> Result<Option<String>, Bootst
         let mut variables = Variables::new();
         add_environment(&settings, &mut variables);
         let files = settings.iter().filter(|setting| setting.key == "EnvironmentFile");
-        for file in files.map(|setting| setting.value.trim_start_matches('-')) {
-            let Ok(path) = HostPath::parse(file) else { continue };
-            let text = root.read(&path).ok().flatten().unwrap_or_default();
-            add_environment_file(&String::from_utf8_lossy(&text), &mut variables);
+        for setting in files {
+            for path in environment_files(root, &setting.value)? {
+                let text = root.read(&path).ok().flatten().unwrap_or_default();
+                add_environment_file(&String::from_utf8_lossy(&text), &mut variables);
+            }
         }
         let value = variables.get(data.variable).and_then(|values| values.iter().next_back());
         of_environment = of_environment.or_else(|| value.cloned());

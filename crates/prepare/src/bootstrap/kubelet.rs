@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BootstrapError, data_directory};
 use crate::kubelet::{KubeletConfig, flag_values, gate_flag, search_path, static_pod_annotations};
+use usernsd_domain::containerd::imports::{is_pattern, matches};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::kubelet::{FeatureGate, GATE, SearchPath};
 use usernsd_domain::nri_plugin::SystemPod;
@@ -198,7 +199,13 @@ pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>
         unreadable(&mut settings, &mut findings, why);
     }
     for (index, path) in files.iter().enumerate() {
-        let Some(bytes) = read(root, path)? else { continue };
+        let Some(bytes) = read(root, path)? else {
+            // The kubelet reads it all the same.
+            if path.as_str().contains(char::REPLACEMENT_CHARACTER) {
+                unreadable(&mut settings, &mut findings, format!("{path}: its name is not UTF-8"));
+            }
+            continue;
+        };
         match KubeletConfig::parse(&bytes) {
             Ok(config) if config.is_kubelets() => {
                 settings.has_config = true;
@@ -354,12 +361,21 @@ fn flags(root: &HostRoot) -> Result<Flags, BootstrapError> {
                 flags.lines.push(Line { path: path.clone(), number, text, own });
             }
             if setting.key == "EnvironmentFile" {
-                let Ok(path) = HostPath::parse(setting.value.trim_start_matches('-')) else { continue };
+                let Some(value) = with_the_name(&setting.value, &unit.name) else {
+                    flags.hidden.push(format!(
+                        "{} reads {}, which only systemd can expand",
+                        unit.name, setting.value
+                    ));
+                    continue;
+                };
+                let paths = environment_files(root, &value)?;
                 // Without a dash before the path, the unit does not start without the file (systemd.exec(5)).
-                if !setting.value.starts_with('-') && !root.has(&path)? {
-                    flags.hidden.push(format!("a unit reads {path}, which cannot be seen"));
+                if !value.starts_with('-') && !paths.iter().any(|path| root.has(path).unwrap_or(false)) {
+                    flags.hidden.push(format!("a unit reads {value}, which cannot be seen"));
                 }
-                take(&mut flags, path, own)?;
+                for path in paths {
+                    take(&mut flags, path, own)?;
+                }
             }
         }
     }
@@ -425,10 +441,49 @@ pub(super) fn unit_in_container(root: &HostRoot) -> Result<Option<String>, Boots
 pub(crate) fn environment_of_unit(root: &HostRoot, unit: &[String]) -> Result<Vec<String>, BootstrapError> {
     let mut files = Vec::new();
     for setting in unit_file::settings(unit).iter().filter(|setting| setting.key == "EnvironmentFile") {
-        let Ok(path) = HostPath::parse(setting.value.trim_start_matches('-')) else { continue };
-        files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+        for path in environment_files(root, &setting.value)? {
+            files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+        }
     }
     Ok(files)
+}
+
+/// A value in which the unit's own name replaces its specifiers; `None` if it has others (systemd.unit(5)).
+fn with_the_name(value: &str, unit: &str) -> Option<String> {
+    let stem = unit.rsplit_once('.').map_or(unit, |(stem, _)| stem);
+    let named = value.replace("%n", unit).replace("%N", stem).replace("%p", stem);
+    (!named.contains('%')).then_some(named)
+}
+
+/// The files that an `EnvironmentFile=` names: one, or all that match a pattern (systemd.exec(5), glob(7)).
+///
+/// # Errors
+/// A directory cannot be read.
+pub(super) fn environment_files(root: &HostRoot, value: &str) -> Result<Vec<HostPath>, BootstrapError> {
+    let value = value.trim_start_matches('-');
+    if !is_pattern(value) {
+        return Ok(HostPath::parse(value).into_iter().collect());
+    }
+    let below = |directory: &Option<HostPath>, name: &str| match directory {
+        Some(directory) => directory.join(name).ok().map(Some),
+        None => HostPath::parse(name).ok().map(Some),
+    };
+    let mut found = vec![None];
+    for component in value.split('/').filter(|component| !component.is_empty()) {
+        let mut next = Vec::new();
+        for directory in &found {
+            if !is_pattern(component) {
+                next.extend(below(directory, component));
+                continue;
+            }
+            let names = root.list(directory.as_ref().unwrap_or(&HostPath::fixed(".")))?;
+            // A leading dot is special.
+            let names = names.iter().filter(|name| !name.starts_with('.') && matches(component, name));
+            next.extend(names.filter_map(|name| below(directory, name)));
+        }
+        found = next;
+    }
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The texts of a unit and its drop-ins, in the order in which they count; none if the unit's own file is not visible.
