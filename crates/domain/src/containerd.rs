@@ -346,6 +346,31 @@ fn merge(table: &mut Table, other: Table) {
     }
 }
 
+/// Why containerd cannot decode a file, and does not start: the kinds of the values that are read here. Without this a value
+/// of another kind would count as missing.
+#[must_use]
+pub fn undecodable(release: Release, table: &Table) -> Option<String> {
+    if get(table, "version").is_some_and(|version| !matches!(version, Value::Integer(_))) {
+        return Some("version is not a number, which has no quotes".to_owned());
+    }
+    let lists = ["imports", "disabled_plugins"];
+    let is_no_list = |key: &&str| get(table, key).is_some_and(|list| list.texts().is_none());
+    if let Some(key) = lists.into_iter().find(is_no_list) {
+        return Some(format!("{key} is not a list of texts"));
+    }
+    let disable = table_at(table, &["plugins", NRI]).and_then(|nri| get(nri, "disable"));
+    let has_nri = release >= Release::new(1, 7);
+    let is_no_flag = has_nri && disable.is_some_and(|disable| !matches!(disable, Value::Bool(_)));
+    is_no_flag.then(|| format!("disable of {NRI} is neither true nor false, which have no quotes"))
+}
+
+/// Whether containerd refuses a file that begins with a byte order mark (UTF-8 BOM): since 2.0, with its other parser (seen
+/// with 2.1.9 and 2.3.4; 1.7.24 reads it).
+#[must_use]
+pub fn refuses_byte_order_mark(release: Release) -> bool {
+    release >= Release::new(2, 0)
+}
+
 /// The findings on settings that keep pods with a user namespace, or all pods, from running.
 #[must_use]
 pub fn examine(release: Release, conf: &ContainerdConf) -> Vec<Finding> {

@@ -108,6 +108,19 @@ impl ConfRoot {
         }
     }
 
+    /// Whether there is a link that leads to no file that can be seen here.
+    #[must_use]
+    pub fn leads_nowhere(&self, path: &str) -> bool {
+        self.kind(path) == Ok(FileType::Symlink)
+            && self.open_below(path, OFlags::PATH).err() == Some(Errno::NOENT)
+    }
+
+    /// Whether a file begins with a byte order mark, which the parser here skips.
+    #[must_use]
+    pub fn begins_with_byte_order_mark(&self, path: &str) -> bool {
+        self.read(path).is_ok_and(|bytes| bytes.starts_with("\u{feff}".as_bytes()))
+    }
+
     /// The JSON files in a hooks directory, each with its content or the reason why it cannot be read. Empty
     /// if there is no such directory.
     #[must_use]
@@ -345,6 +358,32 @@ mod tests {
         assert!(found[3].starts_with("crio.conf.d/a.bak! line 1:"), "{}", found[3]);
         assert_eq!(found[4..6], ["crio.conf.d/b/z", "crio.conf.d/b.conf"]);
         assert_eq!(found[6], "crio.conf.d/c! invalid UTF-8");
+    }
+
+    /// Each text with whether CRI-O 1.37.0 reads it (`crio config`).
+    #[test]
+    fn unusual_texts_are_judged_as_by_cri_o() {
+        for (text, is_read) in [
+            (&b"\xef\xbb\xbf[crio]\nroot = \"/x\"\n"[..], true),
+            (b"[crio]\r\nroot = \"/x\"\r\n", true),
+            (b"[crio]\n\troot\t=\t\"/x\"\t# y\n", true),
+            (b"[crio]\nroot = \"/x\"", true),
+            (b"[crio.runtime.runtimes]\nx = {runtime_path=\"/bin/true\",\n runtime_type=\"oci\"}\n", true),
+            (b"[crio]\nroot = \"/x\\e\\x41\"\n", true),
+            (b"crio.root = \"/x\"\n", true),
+            (b"[crio]\nstorage_option = [\"a\",\n \"b\",\n]\n", true),
+            (b"", true),
+            (b"[crio]\n# \xe9\n", false),
+            (b"[crio]\n\0\n", false),
+            (b"[crio]\n# a\x01b\n", false),
+            (b"[crio]\rroot = \"/x\"\r", false),
+            (b"\xff\xfe[\0c\0r\0i\0o\0]\0", false),
+            (b"[crio]\nroot=\"/a\"\nroot=\"/b\"\n", false),
+            (b"[crio]\n[crio.runtime]\n[crio]\n", false),
+        ] {
+            let found = parse(text);
+            assert_eq!(matches!(found, Content::Toml(_)), is_read, "{}: {found:?}", text.escape_ascii());
+        }
     }
 
     #[test]

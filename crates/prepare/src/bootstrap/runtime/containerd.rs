@@ -159,12 +159,26 @@ fn containerd_conf(
                 return Ok(Err(UnknownConf::Imports(why)));
             }
             Some(Content::Toml(table)) => table,
+            // What it leads to may be visible elsewhere. containerd 2 starts without an imported file (seen with 2.1.9
+            // and 2.3.4), 1.7 does not.
+            Some(Content::Unreadable(_)) if files.leads_nowhere(&path) => {
+                let why = format!("{path} is a link that leads to no file here");
+                return Ok(Err(UnknownConf::Imports(why)));
+            }
             Some(Content::NotToml(why)) => return Ok(Err(UnknownConf::Stops(format!("{path}: {why}")))),
             Some(Content::Unreadable(why)) => {
                 readable_here(root, &path)?;
                 return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
             }
         };
+        if let Some(why) = containerd::undecodable(release, &table) {
+            return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
+        }
+        if containerd::refuses_byte_order_mark(release) && files.begins_with_byte_order_mark(&path) {
+            let why =
+                format!("{path}: it begins with a byte order mark (UTF-8 BOM); save the file without it");
+            return Ok(Err(UnknownConf::Stops(why)));
+        }
         let mut conf = ContainerdConf::of(Some(&table));
         if path == main_file {
             conf = conf.in_layout(layout, &main_file);
