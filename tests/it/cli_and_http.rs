@@ -516,6 +516,67 @@ fn http_accepts_only_requests_without_a_body() {
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
+/// Requests that a server might take for a page whose path is another text, and several in one.
+#[test]
+fn no_spelling_of_a_path_gets_around_authorization() {
+    let gate: http::Gate = Box::new(|_| Box::pin(async { http::Admission::Forbidden }));
+    let protection = Protection { gate: Some(gate), ..unprotected() };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let server = http::serve(http::listen(address).unwrap(), routes(), protection).unwrap();
+    let head = "HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\n";
+    for target in [
+        "/metrics",
+        "/",
+        "/api/v1/state",
+        "//metrics",
+        "/metrics/",
+        "/metrics%2f",
+        "/%6detrics",
+        "/metrics;x",
+        "/metrics?a=/healthz",
+        "/metrics#/healthz",
+        "/./metrics",
+        "/healthz/../metrics",
+        "/healthz/%2e%2e/metrics",
+        "/METRICS",
+        "/metrics%00",
+        "/api/v1//state",
+        "/api/v1/state?watch",
+        "?x",
+        "/?x",
+        "http://localhost/metrics",
+        "http://localhost",
+        "http://localhost/api/v1/state",
+        "*",
+    ] {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "GEt"] {
+            let answer = talk(&server, &format!("{method} {target} {head}\r\n"));
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            assert!(["400", "403", "404", "405"].contains(&status), "{method} {target}: {answer}");
+            assert!(!answer.contains("usernsd_x") && !answer.contains("\"version\":1"), "{method} {target}");
+        }
+    }
+    let first = format!("GET /healthz {head}");
+    for (more, wanted) in [
+        (format!("\r\nGET /metrics {head}\r\n"), "200"),
+        (format!("connection: keep-alive\r\n\r\nGET /metrics {head}\r\n"), "200"),
+        (
+            "upgrade: h2c\r\nconnection: upgrade, http2-settings\r\nhttp2-settings: AAMAAABkAAQ\r\n\r\n"
+                .into(),
+            "200",
+        ),
+        ("content-length: 0\r\ncontent-length: 40\r\n\r\n".into(), "400"),
+        ("transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n".into(), "400"),
+    ] {
+        let answer = talk(&server, &format!("{first}{more}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{more:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{more:?}: {answer}");
+        assert!(!answer.contains("usernsd_x"), "{more:?}: {answer}");
+    }
+    let http2 = talk(&server, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    assert!(!http2.contains("usernsd_x"), "{http2}");
+}
+
 #[test]
 fn http_on_loopback_refuses_the_names_of_other_hosts() {
     let server = http();

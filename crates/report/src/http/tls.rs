@@ -1,11 +1,13 @@
 //! TLS 1.2 or later, with a certificate that may be renewed at any time.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -202,7 +204,12 @@ impl TlsFiles {
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |error| TlsError::Read { path: path.to_owned(), error: PemError::Io(error) };
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
+    // Does not wait if a pipe has taken the file's place, because all clients would wait for this.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")));
+    }
     file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LONGEST {
         return Err(TlsError::TooLong(path.to_owned()));
@@ -233,4 +240,23 @@ pub(super) fn refusal(error: &io::Error) -> Option<AlertDescription> {
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    /// Without a writer, opening a pipe waits for one; a renewal is read while a client connects.
+    #[test]
+    fn a_pipe_in_place_of_the_certificate_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tls.crt");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(read(&path).map_err(|error| error.to_string())));
+        let read = waits.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(read.unwrap_err().ends_with("tls.crt: is not a regular file"));
+    }
 }
