@@ -338,6 +338,32 @@ fn directories_of_a_runtime_are_not_made_on_nodes_of_another() {
     assert_eq!(both, want.map(|path| (path.to_owned(), "DirectoryOrCreate".to_owned())).into());
 }
 
+/// As docs/install-kubernetes.md has it: one line moves an overlay, but for the name that a certificate of OpenShift's
+/// service CA is for.
+#[test]
+fn an_overlay_in_another_namespace_names_it_everywhere() {
+    let Some(node) = renderer() else { return };
+    for overlay in overlays() {
+        for component in ["node-condition", "authorization"] {
+            if overlay == COMBINED {
+                continue;
+            }
+            let own = format!(
+                "namespace: elsewhere\nresources: [../usernsd/daemonset/overlays/{overlay}]\n\
+                 components: [../usernsd/daemonset/components/{component}]\n"
+            );
+            node.write("/srv/own/kustomization.yaml", own);
+            let text = node.run(["kubectl", "kustomize", "/srv/own"]);
+            assert!(text.contains("\n  name: elsewhere\n"), "{overlay}: the namespace itself");
+            let named = |line: &&str| line.ends_with("namespace: usernsd") || line.contains(".usernsd.svc");
+            let left: Vec<&str> = text.lines().map(str::trim_start).filter(named).collect();
+            let server: &[&str] =
+                if overlay.starts_with("openshift") { &["serverName: usernsd.usernsd.svc"] } else { &[] };
+            assert_eq!(left, server, "{overlay} with {component}");
+        }
+    }
+}
+
 /// Objects that an earlier overlay had are found by a label, and only if their kind is named to kubectl.
 #[test]
 fn prune_finds_every_object_of_every_overlay_and_component() {
