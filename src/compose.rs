@@ -17,6 +17,8 @@ use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::DoctorConfig;
 use usernsd_peers::cri::{self, Endpoints};
 use usernsd_peers::kube::Kube;
+use usernsd_prepare::bootstrap::runtime::containerd_directories;
+use usernsd_prepare::crio;
 use usernsd_report::authorization;
 use usernsd_tasks::{Tasks, name_panics};
 
@@ -108,13 +110,18 @@ pub(crate) fn endpoints(settings: &Settings) -> Endpoints {
     cri::endpoints(settings.host_root.clone(), settings.runtime.endpoints.clone())
 }
 
-/// The settings of a node, with the directory of the bundles of a CRI-O whose storage was moved. It is read from CRI-O's
-/// files, which a confined agent may not read.
+/// The settings of a node, with the directories of the bundles of a CRI-O or containerd whose storage was moved. They are
+/// read from the runtimes' files, of which a confined agent may not read all.
 #[must_use]
 pub(crate) fn of_node(mut settings: Settings) -> Settings {
-    let moved = BundleDir::new(&usernsd_prepare::crio::storage(&settings.host_root).bundle());
+    let root = &settings.host_root;
+    let moved = [crio::storage(root).bundle(), containerd_directories(root).bundle()];
     let dirs = &mut settings.runtime.bundle_dirs;
-    dirs.extend(moved.filter(|moved| !dirs.contains(moved)));
+    for dir in moved.iter().filter_map(|dir| BundleDir::new(dir)) {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
     settings
 }
 

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+pub mod directories;
 pub mod imports;
 pub mod layout;
 
@@ -53,6 +54,10 @@ pub struct ContainerdConf {
     pub main_file: String,
     /// `version`: 1, 2 (1.x), 3 (2.0 to 2.2) or 4 (from 2.3 on); 1 if not set.
     pub version: i64,
+    /// `root`, if set: the directory of images and of what containers write.
+    pub root: Option<String>,
+    /// `state`, if set: the directory of the containers' bundles, among others.
+    pub state: Option<String>,
     /// `imports`.
     pub imports: Vec<String>,
     /// `disable` of the NRI plugin, if set.
@@ -162,6 +167,12 @@ impl ContainerdConf {
         let empty = Table::new();
         let table = table.unwrap_or(&empty);
         let texts = |key| get(table, key).and_then(Value::texts).unwrap_or_default();
+        let directory = |key| match get(table, key) {
+            Some(Value::Text(path)) if path.starts_with('/') && path.len() > 1 => {
+                Some(path.trim_end_matches('/').to_owned())
+            }
+            _ => None,
+        };
         let nri = table_at(table, &["plugins", NRI]);
         ContainerdConf {
             layout: &PACKAGED,
@@ -170,6 +181,8 @@ impl ContainerdConf {
                 Some(Value::Integer(version)) => *version,
                 _ => 1,
             },
+            root: directory("root"),
+            state: directory("state"),
             imports: texts("imports"),
             nri_disabled: match nri.and_then(|nri| get(nri, "disable")) {
                 Some(Value::Bool(disabled)) => Some(*disabled),
@@ -215,6 +228,8 @@ impl ContainerdConf {
     pub fn with_import(mut self, release: Release, table: &Table) -> ContainerdConf {
         let import = ContainerdConf::of(Some(table));
         self.nri_plugin_off |= import.nri_plugin_off;
+        self.root = import.root.or(self.root);
+        self.state = import.state.or(self.state);
         // Lists grow, in every version.
         self.cri_disabled = self.cri_disabled.or(import.cri_disabled);
         self.overlayfs_off |= import.overlayfs_off;

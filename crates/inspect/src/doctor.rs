@@ -41,6 +41,7 @@ use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::kernel_files::kernel_files;
 use usernsd_linux::proc::Proc;
 use usernsd_peers::systemd::Systemd;
+use usernsd_prepare::bootstrap::runtime::containerd_directories;
 use usernsd_prepare::bootstrap::{self, ids::RunPrograms, restart::running_service};
 use usernsd_prepare::idmapped_mounts;
 
@@ -273,8 +274,10 @@ impl Doctor {
     fn kernel(&self, ids: &Probe<IdFacts>) -> Probe<KernelFacts> {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
-        let storage = usernsd_prepare::crio::storage(&self.place.root);
-        let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(Some(&storage.root), has);
+        let crio = usernsd_prepare::crio::storage(&self.place.root);
+        let containerd = containerd_directories(&self.place.root);
+        let moved = [crio.root.as_str(), containerd.root.as_str()];
+        let mut kernel = Proc::new(&self.place.root.join("proc")).kernel(&moved, has);
         kernel.at_boot = bootstrap::kernel::at_boot(&self.root, &[]);
         let may_try = self.place.may_run_programs;
         let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();

@@ -7,6 +7,8 @@ const RELEASE_2: Release = Release::new(2, 0);
 
 fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdConf {
     ContainerdConf {
+        root: None,
+        state: None,
         layout: &PACKAGED,
         main_file: MAIN_FILE.to_owned(),
         version,

@@ -22,9 +22,9 @@ const STORES: [&str; 8] = [
 
 impl Proc {
     /// Reads the facts about the kernel; a missing file is a fact, too. `has` answers whether a directory exists on
-    /// the host; `moved` is one with pods' files besides the usual ones.
+    /// the host; `moved` are those with pods' files besides the usual ones.
     #[must_use]
-    pub fn kernel(&self, moved: Option<&str>, has: impl Fn(&str) -> bool) -> Kernel {
+    pub fn kernel(&self, moved: &[&str], has: impl Fn(&str) -> bool) -> Kernel {
         let table = std::fs::read_to_string(self.root.join("1/mountinfo")).ok();
         let mounts = table.as_deref().map(MountTable::parse);
         Kernel {
@@ -35,7 +35,7 @@ impl Proc {
             psi: Some(self.root.join("pressure/cpu").exists()),
             stores: STORES
                 .into_iter()
-                .chain(moved.filter(|moved| !STORES.contains(moved)))
+                .chain(moved.iter().copied().filter(|moved| !STORES.contains(moved)))
                 .filter(|store| has(store))
                 .filter_map(|store| mounts.as_ref()?.store(store))
                 .collect(),
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn facts_are_read_from_the_files_that_exist() {
         let proc = tempfile::tempdir().unwrap();
-        let nothing = Proc::new(proc.path()).kernel(None, |_| true);
+        let nothing = Proc::new(proc.path()).kernel(&[], |_| true);
         assert_eq!((nothing.max_user_namespaces, nothing.cgroup), (None, CgroupSetup::Unknown));
         assert_eq!(nothing.hides_processes, None);
         for (file, text) in [
@@ -66,7 +66,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let found = Proc::new(proc.path()).kernel(None, |store| store == "/var/lib/kubelet");
+        let found = Proc::new(proc.path()).kernel(&[], |store| store == "/var/lib/kubelet");
         assert_eq!(found.max_user_namespaces, Some(63432));
         assert_eq!(found.cgroup, CgroupSetup::Unified { nsdelegate: true });
         assert_eq!((found.psi, found.hides_processes), (Some(true), Some(true)));
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(found.stores[0].kind, "xfs");
         // A directory to which an administrator has moved one.
         let moved =
-            |directory: &str| Proc::new(proc.path()).kernel(Some(directory), |store| store != "/data").stores;
+            |directory: &str| Proc::new(proc.path()).kernel(&[directory], |store| store != "/data").stores;
         assert!(moved("/data/containers").iter().any(|store| store.path == "/data/containers"));
         assert_eq!(moved("/var/lib/containerd").len(), moved("/data").len());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::runtime::is_running_system;
+use super::runtime::{containerd_directories, is_running_system};
 use super::{BootstrapError, OnManaged, Part};
 use crate::idmapped_mounts;
 use usernsd_domain::finding::{Finding, FindingId};
@@ -68,8 +68,8 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
         return Ok(part);
     }
     let has = |path: &str| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false));
-    let storage = crate::crio::storage(root.path());
-    let mut found = Proc::new(&root.path().join("proc")).kernel(Some(&storage.root), has);
+    let (crio, containerd) = (crate::crio::storage(root.path()), containerd_directories(root.path()));
+    let mut found = Proc::new(&root.path().join("proc")).kernel(&[&crio.root, &containerd.root], has);
     let of_tmpfs = idmapped_mounts::probe(root, &mut found.stores);
     part.findings = kernel::findings(&found, pods);
     part.findings.extend(of_tmpfs);
@@ -94,7 +94,7 @@ pub fn plan_sysctl(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, Boot
     if !root.has(&SEEN)? {
         return Ok(Part::default());
     }
-    let found = Proc::new(&root.path().join("proc")).kernel(None, |_| false);
+    let found = Proc::new(&root.path().join("proc")).kernel(&[], |_| false);
     write_setting(root, &found, pods, apply)
 }
 

@@ -6,7 +6,7 @@ mod crio;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::containerd::{NodeLayout, containerd_files, layout};
+pub use self::containerd::{NodeLayout, containerd_directories, containerd_files, layout};
 pub use self::crio::{loaded_config, reads_containers};
 use super::restart::Loaded;
 use super::{BootstrapError, Part, hook};

@@ -10,6 +10,7 @@ use crate::bootstrap::{BootstrapError, OnManaged, Part, PartRefusal, data_direct
 use crate::containerd::{self as containerd_program, ContainerdError, Planned};
 use crate::crio::CrioError;
 use crate::runtime_files::{ConfRoot, parse};
+use usernsd_domain::containerd::directories::Directories;
 use usernsd_domain::containerd::imports::{self, Import};
 use usernsd_domain::containerd::layout::{Layout, PACKAGED};
 use usernsd_domain::containerd::{self, ContainerdConf, ContainerdPlan, Release};
@@ -233,6 +234,21 @@ pub fn containerd_files(root: &HostRoot) -> Result<(&'static Layout, String), Bo
         return Ok((layout, named));
     }
     Ok((layout, found.map_or_else(|| layout.main_file.to_owned(), |found| found.place(layout.main_file))))
+}
+
+/// Where containerd keeps images and containers on the node with the root `root`: in the usual directories, as far as its
+/// files cannot be read.
+#[must_use]
+pub fn containerd_directories(root: &Path) -> Directories {
+    let Ok(root) = HostRoot::open(root) else { return Directories::of(None, None, None) };
+    // Both are merged alike by every release.
+    let read = containerd_conf(&root, Release::new(2, 0), OurDropIn::AsIs);
+    let conf = read.ok().and_then(Result::ok).map(|files| files.conf);
+    let is_packaged = conf.as_ref().is_none_or(|conf| conf.layout.distribution.is_none());
+    let unit = is_packaged.then(|| kubelet::settings_of_unit(&root, "containerd.service").ok()).flatten();
+    // Go's flags have one dash or two.
+    let flag = |flags: [&str; 2]| unit_file::path_of_flag(unit.as_ref()?, "containerd", &flags, &[]);
+    Directories::of(conf.as_ref(), flag(["--root", "-root"]), flag(["--state", "-state"]))
 }
 
 /// The node's layout; `None` if containerd has no main file in a usual place.
