@@ -39,7 +39,7 @@ struct Unknown<'a> {
     id: Option<&'static str>,
     line: &'a str,
     count: usize,
-    program: Option<&'static str>,
+    program: Option<&'a str>,
     /// The operation during which the program logged the message.
     step: Option<&'static str>,
     /// The usual meaning of the kernel's error in that operation.
@@ -167,7 +167,7 @@ impl Unknown<'_> {
             id: None,
             line: &found.line,
             count: found.count,
-            program: *program,
+            program: program.as_deref(),
             step: step.map(log::Step::name),
             usual: *usual,
             next: *next,

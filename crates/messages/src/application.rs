@@ -56,7 +56,7 @@ messages! { Application;
             "failed to preserve ownership for …: Operation not permitted",
             "chown(…) failed (1: Operation not permitted)",
             "chown failed: [Errno 1] Operation not permitted",
-            "PermissionError: [Errno 1] Operation not permitted: ",
+            "PermissionError: [Errno 1] Operation not permitted: '…'",
             "EPERM: operation not permitted, chown ",
             "EPERM: operation not permitted, chmod ",
             "cannot change owner and permissions of …: Operation not permitted",
@@ -64,9 +64,10 @@ messages! { Application;
             "chmod: changing permissions of …: Operation not permitted",
         ],
         sample: "chown: changing ownership of '/data': Operation not permitted",
-        cause: "Root in the container can only change the owner of files whose owner is mapped into the pod. Files on NFS and other volumes that are not ID-mapped belong to users of the server or the host; or the container has dropped the capability CHOWN.",
-        fix: "usernsd explain POD shows which volumes are mapped, and their owners. Use a volume that supports ID mapping, change the owner on the server, or keep the capability CHOWN.",
+        cause: "There are three possible causes: the process is not root in the container; or the container has dropped the capability CHOWN or FOWNER; or the file's present owner is not mapped there, as on NFS and other volumes that are not ID-mapped, whose files belong to users of the server or the host.",
+        fix: "id in the container shows the user, and usernsd explain POD which volumes are mapped, and their owners. A process that is not root needs the owner from the image, the volume or fsGroup. Otherwise keep the capability CHOWN, use a volume that supports ID mapping, or change the owner on the server.",
         page: "runbooks/checks/idmapped_mounts.md",
+        when: is_not_of_the_kernel,
     }
     WriteDenied = "volume-write-denied" {
         says: [
@@ -161,6 +162,20 @@ messages! { Application;
         sample: "error during container init: open /proc/sys/net/core/somaxconn: no such file or directory",
         cause: "The pod's network has no such sysctl. Older kernels hide those of net.core in a network namespace that belongs to a user namespace; other sysctls exist only once for the machine, or belong to a module that is not loaded.",
         fix: "Remove the sysctl from securityContext.sysctls of pods with hostUsers: false and from the runtime's defaults, or update the kernel.",
+    }
+    UsernsSysctlMissing = "userns-sysctl-missing" {
+        says: [
+            "unprivileged_userns_clone' is an unknown key",
+            "cannot stat /proc/sys/kernel/unprivileged_userns_clone",
+            "/proc/sys/kernel/unprivileged_userns_clone: No such file or directory",
+            "apparmor_restrict_unprivileged_userns' is an unknown key",
+            "cannot stat /proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns: No such file or directory",
+        ],
+        sample: "sysctl: error: 'kernel.unprivileged_userns_clone' is an unknown key",
+        cause: "This kernel does not have the sysctl: kernel.unprivileged_userns_clone exists only with a patch of Debian's and older Ubuntu's kernels, kernel.apparmor_restrict_unprivileged_userns only in Ubuntu 23.10 and later. Where it is missing, it forbids nothing.",
+        fix: "Nothing has to be set. user.max_user_namespaces must be above 0; unshare -Ur true shows whether this user can create user namespaces, and its message why not.",
+        page: "runbooks/checks/max_user_namespaces.md",
     }
     BridgeFilter = "bridge-netfilter-missing" {
         says: [
@@ -319,12 +334,19 @@ messages! { Application;
         says: [
             "modprobe: ERROR: could not insert",
             "could not insert '…': Operation not permitted",
-            "modprobe: FATAL: Module",
-            "modprobe: can't change directory to",
         ],
         sample: "modprobe: ERROR: could not insert 'ip_tables': Operation not permitted",
         cause: "Kernel modules cannot be loaded from a user namespace.",
         fix: "Load the module on the node (/etc/modules-load.d, a MachineConfig, or a DaemonSet without hostUsers: false).",
+    }
+    ModuleMissing = "module-missing" {
+        says: [
+            "modprobe: FATAL: Module",
+            "modprobe: can't change directory to",
+        ],
+        sample: "modprobe: FATAL: Module wireguard not found in directory /lib/modules/6.1.0-13-amd64",
+        cause: "modprobe finds no such module for the running kernel: /lib/modules of a container is that of its image, which has none for the node's kernel, and the kernel may have the module built in, or not at all.",
+        fix: "lsmod and modprobe -n NAME on the node show whether it is there; install and load it there (/etc/modules-load.d). A container with a user namespace could not load it, and needs no modprobe if it is loaded.",
     }
     SetgroupsDenied = "setgroups-denied" {
         says: [
@@ -358,6 +380,17 @@ messages! { Application;
         fix: "Keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false: with hostUsers: false root in the container has no privileges on the node. Or start the container as root instead of using sudo.",
         page: "recipes/root-application.md",
     }
+    SetuidOwner = "setuid-owner-not-root" {
+        says: [
+            "mount: only root can do that (effective UID is …)",
+            "(effective UID is …)",
+            "must be owned by uid 0 and have the setuid bit set",
+        ],
+        sample: "mount: only root can do that (effective UID is 427680)",
+        cause: "The program is setuid, and its file does not belong to root of this user namespace, or has lost its setuid bit: the image was unpacked with another mapping than the one with which the container runs (userns-remap with --userns=host, a copied root file system, a rootless engine's image used by root), or a script has changed the owner or mode.",
+        fix: "ls -ln of the program shows the owner, which must be 0. Run the container with the mapping that its image was unpacked for, or remove the image and pull it again; in a running container chown root FILE and chmod u+s FILE.",
+        when: |id| crate::number(id).is_none_or(|id| id != 0),
+    }
     FileCapabilities = "file-capabilities-denied" {
         says: [
             "cap_set_file failed",
@@ -372,7 +405,7 @@ messages! { Application;
     Overflow = "owner-overflow" {
         says: ["Value too large for defined data type"],
         sample: "touch: cannot touch '/data/x': Value too large for defined data type",
-        cause: "The kernel cannot store the owner of a new file: the user or group of the process is not mapped in the ID-mapped mount, or the file system has no ID for it.",
+        cause: "If a file is made or moved: the kernel cannot store its owner, because the user or group of the process is not mapped in the ID-mapped mount, or the file system has no ID for it. If a file is only looked at (ls, stat): a 32-bit program cannot hold its size or inode number, which has nothing to do with owners.",
         fix: "Run the process as a user and group below 65536 that are mapped into the pod; usernsd explain POD shows the mapping and the volumes. Do not mount a volume with a smaller mapping of its own.",
     }
     DeviceDenied = "device-denied" {
@@ -436,11 +469,17 @@ messages! { Application;
     }
 }
 
+/// Whether a text, which may be a path in quotes, is no path of a device or of a file system of the kernel.
+fn is_not_of_the_kernel(path: &str) -> bool {
+    let path = path.trim_start_matches(['\'', '"', '`']);
+    !["/sys/", "/proc/", "/dev/"].iter().any(|kernels| path.starts_with(kernels))
+}
+
 /// Whether a path, perhaps in quotes, can be one of a volume or an image, not of a file system of the kernel.
 fn may_be_of_a_volume(path: &str) -> bool {
-    let path = path.trim_start_matches(['\'', '"', '`']);
-    let is_path = path.starts_with('/') || (!path.is_empty() && !path.contains(char::is_whitespace));
-    is_path && !["/sys/", "/proc/", "/dev/"].iter().any(|kernels| path.starts_with(kernels))
+    let name = path.trim_start_matches(['\'', '"', '`']);
+    let is_path = name.starts_with('/') || (!name.is_empty() && !name.contains(char::is_whitespace));
+    is_path && is_not_of_the_kernel(path)
 }
 
 /// Whether a text is the rest of a program's path, and not the program itself that is executed again.

@@ -359,6 +359,16 @@ messages! { Engine;
         cause: "podman uses systemd to create cgroups, and the parent cgroup is not a slice of systemd: --cgroup-parent names no .slice, or the podman pod was created while the user had no systemd session and cgroupfs was used.",
         fix: "Create the podman pod again in a session with systemd (loginctl enable-linger USER for units at boot); or set cgroup_manager = \"cgroupfs\" in containers.conf.",
     }
+    NoRuntimeDirectory = "no-runtime-directory" {
+        says: [
+            "mkdir /run/user/…: permission denied",
+            "mkdir: cannot create directory …/run/user/…: Permission denied",
+            "mkdir '/run/user/…: Permission denied",
+        ],
+        sample: "Error: mkdir /run/user/1001: permission denied",
+        cause: "The runtime directory of that user (XDG_RUNTIME_DIR) does not exist, and only root creates it: systemd-logind does so at the user's login and removes it after the last one. su and sudo are no login and may keep another user's variable; in an image without systemd nobody creates it.",
+        fix: "Log in with machinectl shell USER@ or ssh, or loginctl enable-linger USER, which keeps the directory without a login. In a container, or without systemd, set XDG_RUNTIME_DIR to a directory of the user with mode 0700.",
+    }
     OomScore = "engine-oom-score" {
         says: [
             "failed to write to /proc/self/oom_score_adj: Permission denied",
@@ -366,7 +376,7 @@ messages! { Engine;
             "write /proc/self/oom_score_adj: permission denied",
         ],
         sample: "[conmon:d]: failed to write to /proc/self/oom_score_adj: Permission denied",
-        cause: "An engine without root tries to lower its oom_score_adj, by which the kernel chooses the process to kill when memory runs out. Only the host's root can lower it. The engine continues.",
+        cause: "A program that is not root of the machine (a rootless engine, conmon, a kubelet on a node in a container) tries to lower its oom_score_adj, by which the kernel chooses the process to kill when memory runs out. Only the host's root can lower it. The program continues.",
         fix: "Nothing has to be done: the message is harmless.",
     }
     RootlessNetwork = "rootless-network-failed" {

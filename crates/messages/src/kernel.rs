@@ -56,6 +56,13 @@ messages! { Kernel;
         cause: "A program without privileges on the node created a user namespace, and AppArmor removes its capabilities there (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns). This does not affect the user namespaces of pods, which the runtime creates as root.",
         fix: "Load an AppArmor profile with the rule userns for that program on the node, as for rootless engines.",
     }
+    ApparmorNoProfile = "apparmor-profile-missing" {
+        says: ["apparmor=\"DENIED\" operation=\"change_…\" info=\"label not found\""],
+        sample: "audit: type=1400 audit(1492091794.691:601): apparmor=\"DENIED\" operation=\"change_profile\" info=\"label not found\" error=-2 profile=\"unconfined\" name=\"lxd-web_</var/lib/lxd>\" pid=19324 comm=\"lxd\"",
+        cause: "A program (comm) was to put another one under an AppArmor profile (name) that is not loaded: it was never loaded on this node, or loading it has failed, or it is looked for in the AppArmor namespace of a container that has none.",
+        fix: "aa-status lists the loaded profiles. Restart the program that loads this one (LXD, snapd, containerd) and read what it logs then, or load it with apparmor_parser -r FILE.",
+        page: "apparmor.md",
+    }
     ApparmorOther = "apparmor-denied" {
         says: ["apparmor=\"DENIED\" operation=\""],
         sample: "audit: type=1400 audit(1541596673.929:52): apparmor=\"DENIED\" operation=\"open\" profile=\"snap.rambox.rambox\" name=\"/etc/fstab\" pid=5562 comm=\"rambox\" requested_mask=\"r\" denied_mask=\"r\" fsuid=1000 ouid=0",

@@ -1,16 +1,24 @@
 //! A whole log: which messages are in it, and what is understood of one that is not known.
 
 mod errno;
+mod exit;
+mod marks;
 mod nearest;
+mod ordinary;
+mod program;
+mod statement;
 mod step;
 mod usual;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use self::step::Meaning;
 pub use self::step::Step;
 use super::coverage::{self, Reason};
 use super::pattern::Line;
-use super::{Message, MessageId, Program, follows, recognise_all, recognise_cut, recognise_in};
+use super::text::spelled_out;
+use super::{Message, MessageId, follows, recognise_all, recognise_cut, recognise_in};
 
 /// The most unknown lines that are shown.
 const MAX_UNKNOWN: usize = 5;
@@ -42,7 +50,7 @@ pub struct Found<T> {
 #[derive(Debug, Default)]
 pub struct Understood {
     /// The program that prints the message.
-    pub program: Option<&'static str>,
+    pub program: Option<Cow<'static, str>>,
     /// The operation that failed.
     pub step: Option<Step>,
     /// What the kernel's error usually means in that operation.
@@ -94,7 +102,7 @@ pub fn read(text: &str) -> Reading {
     let mut unknown: Vec<(usize, Found<Line>)> = unknown.into_values().collect();
     unknown.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
     let understood = |(_, Found { what, line, count }): (usize, Found<Line>)| Found {
-        what: Understood::of_line(&what),
+        what: Understood::of_line(&what, &line),
         line,
         count,
     };
@@ -162,7 +170,12 @@ fn pasted(text: &str) -> Vec<Found<Understood>> {
 
 /// Whether a line reports something that went wrong on the way to a user namespace.
 fn concerns_user_namespaces(line: &str) -> bool {
-    const CONCERNS: [&str; 24] = [
+    names_user_namespaces(line) && reports_a_failure(line)
+}
+
+/// Whether a line names what user namespaces consist of, or are used for.
+fn names_user_namespaces(line: &str) -> bool {
+    const NAMES: [&str; 24] = [
         "unshare",
         "noop process",
         "user namespace",
@@ -188,7 +201,31 @@ fn concerns_user_namespaces(line: &str) -> bool {
         "control group",
         "init.scope",
     ];
-    const WRONG: [&str; 14] = [
+    NAMES.iter().any(|word| line.contains(word))
+}
+
+/// Whether a line names who may do what.
+fn names_rights(line: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "permi",
+        "allow",
+        "privileg",
+        "owner",
+        "owned",
+        "root",
+        "capabilit",
+        "sandbox",
+        "namespace",
+        "mount",
+    ];
+    NAMES.iter().any(|word| line.contains(word))
+}
+
+/// Whether a line has a word of failures.
+fn reports_a_failure(line: &str) -> bool {
+    const WORDS: [&str; 19] = [
+        "timed out",
+        "not found",
         "fail",
         "error",
         "denied",
@@ -197,14 +234,21 @@ fn concerns_user_namespaces(line: &str) -> bool {
         "cannot",
         "can't",
         "could not",
+        "couldn't",
         "unable",
         "refus",
         "forbidden",
         "no space left",
         "fatal",
+        "abort",
+        "exception",
         "not implemented",
     ];
-    CONCERNS.iter().any(|word| line.contains(word)) && WRONG.iter().any(|word| line.contains(word))
+    let none_found = || {
+        line.split_once(" found")
+            .is_some_and(|(before, _)| before.split_whitespace().any(|word| word == "no"))
+    };
+    WORDS.iter().any(|word| line.contains(word)) || none_found()
 }
 
 /// Lines that differ in numbers and hexadecimal names only are one.
@@ -224,7 +268,7 @@ impl Understood {
     /// The understood parts of a line.
     #[must_use]
     pub fn of(line: &str) -> Understood {
-        Understood::of_line(&Line::new(line))
+        Understood::of_line(&Line::new(line), line)
     }
 
     /// Whether nothing is.
@@ -233,79 +277,47 @@ impl Understood {
         self.program.is_none() && self.step.is_none() && self.listed.is_none() && self.nearest.is_empty()
     }
 
-    fn of_line(line: &Line) -> Understood {
+    /// `shown` is the line as it was printed, with the case of its letters.
+    fn of_line(line: &Line, shown: &str) -> Understood {
+        let text = line.as_str();
         let listed = coverage::find(line);
-        let (step, error) = Step::of(line.as_str());
-        let usual = step.and_then(|step| step.usual(error));
+        let Meaning { mut step, error, mut usual } = Meaning::of(text);
+        if usual.is_none()
+            && let Some(words) = spelled_out(shown)
+        {
+            let meaning = Meaning::of(&words);
+            if meaning.usual.is_some() {
+                (step, usual) = (meaning.step, meaning.usual);
+            }
+        }
+        let program = listed.map(|(program, _)| program).or_else(|| program::named(text));
+        // The text after a mere introduction is the one that was understood.
+        let listed = listed.filter(|(_, reason)| usual.is_none() || *reason != Reason::Wrapper);
+        let nearest = match step {
+            Some(step) if step.is_of_its_own() => Vec::new(),
+            _ => nearest::to(text, error),
+        };
+        let is_unclear = step.is_none() && listed.is_none() && nearest.is_empty();
+        if is_unclear && reports_a_failure(text) && !names_user_namespaces(text) && !names_rights(text) {
+            step = Some(Step::Unclear);
+            usual = Step::Unclear.of_sentence();
+        }
+        let understood = step.is_some() || program.is_some();
+        let by_form =
+            || understood.then(|| program::by_form(text)).flatten().map(|name| Cow::Owned(name.to_owned()));
         Understood {
-            program: listed.map(|(program, _)| program).or_else(|| program_of(line.as_str())),
+            program: program.map(Cow::Borrowed).or_else(by_form),
             step,
             usual,
             next: usual.and(step).and_then(Step::look),
-            // The text after a mere introduction is the one that was understood.
-            listed: listed.filter(|(_, reason)| usual.is_none() || *reason != Reason::Wrapper),
-            nearest: match step {
-                Some(Step::Ended | Step::Ignored) => Vec::new(),
-                _ => nearest::to(line.as_str(), error),
-            },
+            listed,
+            nearest,
         }
     }
 }
 
-/// Whether a word begins after `before`.
+/// Whether a word begins after `before`; s6-overlay is one word.
 fn begins_word(before: &str) -> bool {
-    !before.ends_with(|last: char| last.is_alphanumeric())
-}
-
-/// The program that prints such lines, by its own name in them.
-fn program_of(line: &str) -> Option<&'static str> {
-    // The innermost program first: the kubelet prints the runtime's message, which contains runc's.
-    const MARKS: [(&str, &str); 38] = [
-        ("newuidmap", "newuidmap"),
-        ("newgidmap", "newgidmap"),
-        ("getsubids", "getsubids"),
-        ("pinns", "pinns of CRI-O"),
-        ("runc create failed", "runc"),
-        ("runc:", "runc"),
-        ("nsexec", "runc"),
-        ("unable to start container process", "runc"),
-        ("crun:", "crun"),
-        ("sysbox", "sysbox"),
-        ("systemd-nspawn", "systemd-nspawn"),
-        ("systemd[", "systemd"),
-        ("podman", "podman"),
-        ("buildah", "buildah"),
-        ("dockerd", "Docker"),
-        ("rootlesskit", "rootlesskit"),
-        ("buildkit", "BuildKit"),
-        ("bwrap:", "bubblewrap"),
-        ("runsc", "gVisor"),
-        ("nsjail", "nsjail"),
-        ("kaniko", "kaniko"),
-        ("virt-launcher", "KubeVirt"),
-        ("fuse-overlayfs", "fuse-overlayfs"),
-        ("slirp4netns", "slirp4netns"),
-        ("apptainer", "Apptainer"),
-        ("singularity", "Singularity"),
-        ("lxc", "LXC"),
-        ("lxd", "LXD"),
-        ("incus", "Incus"),
-        ("violates podsecurity", Program::Kubernetes.name()),
-        ("security context constraint", Program::Openshift.name()),
-        ("containerd", Program::Containerd.name()),
-        ("crio", Program::Crio.name()),
-        ("cri-o", Program::Crio.name()),
-        ("kubelet", Program::Kubelet.name()),
-        ("k3s", "k3s"),
-        ("rke2", "RKE2"),
-        ("is forbidden:", Program::Kubernetes.name()),
-    ];
-    // A directory of that name proves nothing, nor a word that ends with it.
-    let is_named = |mark: &str| {
-        line.match_indices(mark).any(|(at, _)| {
-            let before = line.get(..at).unwrap_or_default();
-            !before.ends_with(['/', '.', '-', '~']) && begins_word(before)
-        })
-    };
-    MARKS.iter().find(|(mark, _)| is_named(mark)).map(|(_, program)| *program)
+    let inner = before.strip_suffix('-').unwrap_or(before);
+    !inner.ends_with(|last: char| last.is_alphanumeric())
 }

@@ -139,8 +139,8 @@ messages! { Oci;
             "creating `/…`: open `…`: Permission denied",
         ],
         sample: "create mountpoint for /var/run/secrets/kubernetes.io/serviceaccount mount: mkdirat /run/containerd/io.containerd.runtime.v2.task/k8s.io/X/rootfs/run/secrets: permission denied",
-        cause: "The mount point does not exist, and its parent directory belongs to the host's root, so the container's root cannot create it. This happens with VOLUME /run or VOLUME /var/run in the image on containerd before 2.0.7, 2.1.5 and 2.2, because the service account token is mounted below /run/secrets.",
-        fix: "Update containerd; or mount an emptyDir on that directory (mountPath: /run), or set automountServiceAccountToken: false.",
+        cause: "The mount point does not exist, and its parent directory does not belong to the container's root, which so cannot create it. In a pod this happens with VOLUME /run or VOLUME /var/run in the image on containerd before 2.0.7, 2.1.5 and 2.2, because the service account token is mounted below /run/secrets. With an engine the image gives the directory to another user, or was unpacked with another mapping.",
+        fix: "In a pod update containerd; or mount an emptyDir on that directory (mountPath: /run), or set automountServiceAccountToken: false. For an engine put the mount point into the image, or remove the image and pull it again after podman system migrate.",
     }
     GroupsNotMapped = "groups-not-mapped" {
         says: ["setgroups: invalid argument"],

@@ -21,8 +21,8 @@ More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md
 
 Without a line it reads the standard input, such as the output of `journalctl -u kubelet`, and prints each message once
 with its number of occurrences, the newest first. For an unknown line, it prints the program, the step
-that failed, what the kernel's error usually means in that step, where to look next, and the most similar known
-messages. `usernsd explain POD` looks for the messages in the log of a container that has ended. This page is generated
+that failed, what the kernel's error or the program's sentence usually means in that step, where to look next, and the most
+similar known messages; a failure that concerns no user namespace is named as such. `usernsd explain POD` looks for the messages in the log of a container that has ended. This page is generated
 from the same tables.
 "#;
 

@@ -163,6 +163,15 @@ messages! { Systemd;
         fix: "Disable the setting with a drop-in for the service (PrivateNetwork=no, and so on). Or, with hostUsers: false, add the capability SYS_ADMIN, which applies in the pod only, and on nodes with AppArmor name a profile that allows mounts, such as usernsd-systemd.",
         page: "apparmor.md",
     }
+    NoProc = "systemd-service-hidden-proc" {
+        says: [
+            "Failed to set up user namespacing: No such file or directory",
+            "Failed at step USER spawning …: No such file or directory",
+        ],
+        sample: "(signald)[283]: signald.service: Failed to set up user namespacing: No such file or directory",
+        cause: "systemd makes a user namespace for a service (PrivateUsers=, or in a container ProtectProc= and others that imply one) and cannot see /proc/PID/uid_map of the process that writes its mapping: ProtectProc=, ProcSubset= or hidepid hides it, or the service has no /proc. It is not refused by the kernel.",
+        fix: "Set ProtectProc=default and ProcSubset=all in a drop-in for the service, or PrivateUsers=no.",
+    }
     UserChange = "systemd-user-change" {
         says: [
             "Changing group credentials failed: ",
@@ -210,8 +219,8 @@ messages! { Systemd;
             "Failed to get D-Bus connection: ",
         ],
         sample: "Failed to connect to bus: No such file or directory",
-        cause: "systemctl cannot reach systemd: it is not PID 1 of the container, has not finished starting, or has failed.",
-        fix: "Read the container's log from the beginning for systemd's own message. Annotate the pod with usernsd.io/systemd: \"true\".",
+        cause: "systemctl cannot reach systemd: it is not PID 1 of the container, has not finished starting, or has failed. With systemctl --user, and if the line ends with \"No medium found\", the session has no bus of its user: su, sudo and cron open none.",
+        fix: "Read the container's log from the beginning for systemd's own message. Annotate the pod with usernsd.io/systemd: \"true\". For a user of a machine log in with machinectl shell USER@ or ssh, or loginctl enable-linger USER and set XDG_RUNTIME_DIR=/run/user/UID.",
         page: "recipes/systemd-server.md",
     }
     IdmappedDirectory = "systemd-idmapped-directory" {

@@ -8,6 +8,7 @@ mod node;
 mod operations;
 mod reading;
 mod reports;
+mod sentences;
 mod wordings;
 
 /// The identifier of the message that is found in a line.

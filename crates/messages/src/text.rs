@@ -29,6 +29,23 @@ pub(super) fn plain(text: &str) -> String {
     plain
 }
 
+/// The plain text with the names of errors in its language's form, such as `UnauthorizedAccessException`, as words; `None`
+/// if it has none.
+pub(super) fn spelled_out(text: &str) -> Option<String> {
+    let mut spelled = String::with_capacity(text.len() + 16);
+    let mut has_name = false;
+    let mut before = ' ';
+    for next in text.chars() {
+        if next.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            spelled.push(' ');
+            has_name = true;
+        }
+        spelled.push(next);
+        before = next;
+    }
+    has_name.then(|| plain(&spelled))
+}
+
 /// The text of a journal's entry in JSON, in which `journalctl -o json` shows a message with control characters as
 /// a list of bytes.
 pub(super) fn journal_bytes(line: &str) -> Option<String> {
@@ -126,6 +143,19 @@ mod tests {
         ] {
             assert_eq!(plain(text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn names_of_errors_are_words() {
+        assert_eq!(
+            spelled_out("System.UnauthorizedAccessException: x").as_deref(),
+            Some("system.unauthorized access exception: x")
+        );
+        assert_eq!(
+            spelled_out("java.nio.file.NoSuchFileException").as_deref(),
+            Some("java.nio.file.no such file exception")
+        );
+        assert_eq!(spelled_out("System error: EACCES"), None);
     }
 
     #[test]

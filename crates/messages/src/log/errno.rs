@@ -28,6 +28,14 @@ pub(super) enum KernelError {
     Closed,
     /// The program that serves a FUSE mount has gone.
     NotConnected,
+    /// The other side of a connection does not answer, or has no address.
+    Unreachable,
+    /// What a program has waited for did not happen.
+    Late,
+    /// An address is taken.
+    InUse,
+    Exists,
+    NoProcess,
 }
 
 /// The last of the kernel's errors in a line, which is that of the innermost operation, and the text before it.
@@ -48,7 +56,7 @@ pub(super) fn last(line: &str) -> Option<(&str, KernelError)> {
     Some((line.get(..at)?, error))
 }
 
-const WORDS: [(&str, KernelError); 30] = [
+const WORDS: [(&str, KernelError); 46] = [
     ("permission denied", KernelError::Denied),
     ("is not writable", KernelError::Denied),
     ("accessdeniedexception", KernelError::Denied),
@@ -79,10 +87,70 @@ const WORDS: [(&str, KernelError); 30] = [
     ("unexpected eof", KernelError::Closed),
     ("transport endpoint is not connected", KernelError::NotConnected),
     ("software caused connection abort", KernelError::NotConnected),
+    ("connection refused", KernelError::Unreachable),
+    ("connection timed out", KernelError::Unreachable),
+    ("no route to host", KernelError::Unreachable),
+    ("network is unreachable", KernelError::Unreachable),
+    ("host is unreachable", KernelError::Unreachable),
+    ("i/o timeout", KernelError::Unreachable),
+    ("handshake timeout", KernelError::Unreachable),
+    ("deadline exceeded", KernelError::Late),
+    ("no such host", KernelError::Unreachable),
+    ("could not resolve host", KernelError::Unreachable),
+    ("could not translate host name", KernelError::Unreachable),
+    ("name or service not known", KernelError::Unreachable),
+    ("temporary failure in name resolution", KernelError::Unreachable),
+    ("address already in use", KernelError::InUse),
+    ("file exists", KernelError::Exists),
+    ("no such process", KernelError::NoProcess),
+];
+
+/// Sentences of programs that have the meaning of an error.
+const STATED: [(&str, KernelError); 40] = [
+    ("not writable", KernelError::Denied),
+    ("not a writable", KernelError::Denied),
+    ("location writable", KernelError::Denied),
+    ("must be writable", KernelError::Denied),
+    ("not readable", KernelError::Denied),
+    ("must be readable", KernelError::Denied),
+    ("not executable", KernelError::Denied),
+    ("cannot write to", KernelError::Denied),
+    ("can't write to", KernelError::Denied),
+    ("could not write to", KernelError::Denied),
+    ("unable to write to", KernelError::Denied),
+    ("cannot create directory", KernelError::Denied),
+    ("unable to create directory", KernelError::Denied),
+    ("is denied", KernelError::Denied),
+    ("access denied", KernelError::Denied),
+    ("unauthorizedaccess", KernelError::Denied),
+    ("write permission", KernelError::Denied),
+    ("no permission", KernelError::Denied),
+    ("insufficient permission", KernelError::Denied),
+    ("do not have permission", KernelError::Denied),
+    ("don't have permission", KernelError::Denied),
+    ("read only file system", KernelError::ReadOnly),
+    ("does not exist", KernelError::Missing),
+    ("doesn't exist", KernelError::Missing),
+    ("not found", KernelError::Missing),
+    ("cannot find", KernelError::Missing),
+    ("can't find", KernelError::Missing),
+    ("could not find", KernelError::Missing),
+    ("couldn't find", KernelError::Missing),
+    ("failed to find", KernelError::Missing),
+    ("not supported", KernelError::NotSupported),
+    ("unsupported", KernelError::NotSupported),
+    ("notsupported", KernelError::NotSupported),
+    ("n't supported", KernelError::NotSupported),
+    ("not support ", KernelError::NotSupported),
+    ("n't support ", KernelError::NotSupported),
+    ("not functional", KernelError::NotSupported),
+    ("kernel >=", KernelError::NotSupported),
+    ("already exists", KernelError::Exists),
+    ("already in use", KernelError::Exists),
 ];
 
 /// The symbols of errno(3), as Node.js, Ruby and programs in their logs print them.
-const SYMBOLS: [(&str, KernelError); 21] = [
+const SYMBOLS: [(&str, KernelError); 27] = [
     ("eacces", KernelError::Denied),
     ("eperm", KernelError::NotPermitted),
     ("einval", KernelError::Invalid),
@@ -104,10 +172,22 @@ const SYMBOLS: [(&str, KernelError); 21] = [
     ("enoexec", KernelError::ExecFormat),
     ("epipe", KernelError::Closed),
     ("econnreset", KernelError::Closed),
+    ("econnrefused", KernelError::Unreachable),
+    ("etimedout", KernelError::Unreachable),
+    ("ehostunreach", KernelError::Unreachable),
+    ("eaddrinuse", KernelError::InUse),
+    ("eexist", KernelError::Exists),
+    ("esrch", KernelError::NoProcess),
 ];
 
 /// Texts before an error's number, as Python, Rust and C programs print it.
 const NUMBERED: [&str; 4] = ["errno ", "errno=", "errno: ", "os error "];
+
+/// The error that a sentence has the meaning of, if no error of the kernel is in the line: the last one.
+pub(super) fn stated(line: &str) -> Option<KernelError> {
+    let places = STATED.iter().filter_map(|(text, error)| Some((line.rfind(text)?, *error)));
+    places.max_by_key(|(at, _)| *at).map(|(_, error)| error)
+}
 
 /// Whether the words at that place are the kernel's: crun and podman add their own kind of error behind it.
 fn is_an_error(line: &str, at: usize) -> bool {
@@ -138,6 +218,7 @@ fn of_number(digits: &str) -> Option<KernelError> {
     Some(match digits.parse().ok()? {
         1 => KernelError::NotPermitted,
         2 => KernelError::Missing,
+        3 => KernelError::NoProcess,
         5 => KernelError::Io,
         6 | 19 => KernelError::NoDevice,
         7 => KernelError::TooLong,
@@ -146,6 +227,7 @@ fn of_number(digits: &str) -> Option<KernelError> {
         12 => KernelError::NoMemory,
         13 => KernelError::Denied,
         16 => KernelError::Busy,
+        17 => KernelError::Exists,
         22 => KernelError::Invalid,
         24 => KernelError::TooManyFiles,
         28 => KernelError::NoSpace,
@@ -155,6 +237,8 @@ fn of_number(digits: &str) -> Option<KernelError> {
         38 => KernelError::NotImplemented,
         75 => KernelError::Overflow,
         95 => KernelError::NotSupported,
+        98 => KernelError::InUse,
+        110 | 111 | 113 => KernelError::Unreachable,
         116 => KernelError::Stale,
         122 => KernelError::Quota,
         _ => return None,

@@ -1,7 +1,8 @@
 //! The operation that failed.
 
-use super::begins_word;
 use super::errno::{self, KernelError};
+use super::marks::{ELSEWHERE, ENDED, Marks, OPERATIONS, WHOLE, WIDER};
+use super::{begins_word, exit, reports_a_failure, statement};
 
 /// Operations that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,423 +97,166 @@ pub enum Step {
     Ignored,
     /// The kernel refused something, and no word of the line names what.
     Refused,
+    /// Starting a process.
+    Fork,
+    /// Setting up the pod's network by a CNI plugin.
+    Cni,
+    /// Talking to systemd or another program over D-Bus.
+    Bus,
+    /// What `SELinux` or one of its tools reports in a sentence.
+    Selinux,
+    /// A program's own check of a file's owner or mode.
+    OwnerCheck,
+    /// Looking up a user or group by name or number.
+    UserName,
+    /// A program's own check that it is root or another user, or has a right.
+    NeedsRoot,
+    /// A program's own check that it is not root.
+    RefusesRoot,
+    /// A name, password, key or token was not accepted.
+    Login,
+    /// A certificate was not accepted.
+    Tls,
+    /// The API server's authorization of a request.
+    ApiAccess,
+    /// Memory has run out.
+    OutOfMemory,
+    /// A file system is full or fails.
+    Storage,
+    /// The other side of a connection does not answer.
+    Unreachable,
+    /// A container is not in the state that a command needs.
+    ContainerState,
+    /// Fetching an image.
+    ImagePull,
+    /// Finding a node with room for the pod.
+    Placement,
+    /// A probe of a container that runs.
+    Probe,
+    /// Waiting for something that did not happen.
+    Wait,
+    /// Loading a library or module of the program.
+    Library,
+    /// Reading an option, a file or a value.
+    Configuration,
+    /// Something that the kernel or a program does not have.
+    Unsupported,
+    /// A file, program or object is not there.
+    Absent,
+    /// A file, address or object is there already.
+    Exists,
+    /// Something is in use.
+    Busy,
+    /// The kernel does not accept a value.
+    Rejected,
+    /// A limit is reached.
+    Exhausted,
+    /// No word of the line names an operation.
+    Unclear,
 }
 
-/// A step and the texts that identify it. A narrower step comes before a wider one.
-type Marks = (Step, &'static [&'static str]);
-
-/// Texts of lines whose cause is elsewhere, even if the line names an operation.
-const ELSEWHERE: [(Step, &str); 6] = [
-    (Step::Ignored, ", ignoring"),
-    (Step::Ignored, ", skip setting it"),
-    (Step::Ended, "error parsing pid"),
-    (Step::Ended, "most likely dead"),
-    (Step::Ended, "no logs from conmon"),
-    (Step::Ended, "because the control process exited"),
-];
-
-/// Texts that decide the step wherever they are in the line.
-const WHOLE: [Marks; 5] = [
-    (Step::Crash, &["panic: ", "sigsegv", "segmentation fault", "core dumped"]),
-    (
-        Step::Admission,
-        &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
-    ),
-    (Step::Credentials, &["su: authentication failure"]),
-    (Step::KubeletStart, &["create user namespace manager", "failed to run kubelet", "kubelet mappings"]),
-    (
-        Step::RuntimeStart,
-        &[
-            "validating runtime config",
-            "get and merge config",
-            "failed to load plugin",
-            "invalid plugin config",
-        ],
-    ),
-];
-
-/// Operations, by the words of the clause that names them. Runtimes put their own steps before the one that failed,
-/// separated by colons, so that the last clause with such words is it.
-const OPERATIONS: [Marks; 35] = [
-    (Step::OomScore, &["oom_score_adj", "oom score", "oom_adj"]),
-    (
-        Step::SecurityProfile,
-        &[
-            "attr/exec",
-            "attr/apparmor",
-            "attr/current",
-            "attr/fscreate",
-            "attr/keycreate",
-            "attr/sockcreate",
-            "apparmor profile",
-            "apply profile",
-            "selinux label",
-            "process label",
-        ],
-    ),
-    (Step::Keyring, &["keyring", "keyctl", "add_key", "request_key"]),
-    (
-        Step::Bpf,
-        &[
-            "bpf",
-            "ebpf",
-            "perf_event",
-            "perf event",
-            "perf_uprobe",
-            "kprobe",
-            "uprobe",
-            "tracepoint",
-            "tracefs",
-        ],
-    ),
-    (Step::Forbidden, &["io_uring", "uring", "userfaultfd", "set_mempolicy", "mbind", "move_pages"]),
-    (Step::Tracing, &["ptrace", "process_vm_readv", "pidfd_getfd"]),
-    (
-        Step::Confinement,
-        &["landlock", "seccomp", "suid sandbox", "setuid sandbox", "sandbox helper", "usable sandbox"],
-    ),
-    (
-        Step::Module,
-        &["could not insert", "modprobe", "insmod", "init_module", "kernel module", "/lib/modules"],
-    ),
-    (Step::NfsNames, &["nfsidmap", "rpc.idmapd", "nss_getpwnam"]),
-    (Step::Pivot, &["pivot_root", "pivot root"]),
-    (
-        Step::Mapping,
-        &[
-            "uid_map",
-            "gid_map",
-            "uidmap",
-            "gidmap",
-            "newuidmap",
-            "newgidmap",
-            "id mappings",
-            "unmapped",
-            "/setgroups",
-        ],
-    ),
-    (
-        Step::MappedMount,
-        &["idmap", "id-mapped", "id mapped", "map ids", "mount_setattr", "shift gid/uid", "mapped mount"],
-    ),
-    (
-        Step::Range,
-        &["subuid", "subgid", "getsubids", "unused ids", "available ids", "subids", "uid/gid range"],
-    ),
-    (
-        Step::Cgroup,
-        &[
-            "cgroup",
-            "cgfsng",
-            "control group",
-            "init.scope",
-            "scope unit",
-            ".slice",
-            "subtree_control",
-            "memory.max",
-            "memory.high",
-            "memory.limit",
-            "memory limit",
-            "memory.swap",
-            "cpu.max",
-            "cpu.weight",
-            "cpuset.",
-            "pids.max",
-            "io.max",
-            "hugetlb.",
-            "devices.allow",
-        ],
-    ),
-    (Step::NetworkNamespace, &["network namespace", "netns", "noop process"]),
-    (
-        Step::Namespace,
-        &[
-            "unshare",
-            "setns",
-            "new namespace",
-            "net namespace",
-            "mount namespace",
-            "clone_new",
-            "kernel namespace",
-            "user namespace",
-            "userns",
-            "namespacing",
-            "fork/exec /proc/self/exe",
-        ],
-    ),
-    (
-        Step::Exec,
-        &[
-            "fork/exec",
-            "execve",
-            "execv",
-            "exec:",
-            "exec '",
-            "exec /",
-            "exec user process",
-            "open executable",
-            "executable file",
-            "exec failed",
-            "failed to exec",
-            "cannot execute",
-        ],
-    ),
-    (Step::Chroot, &["chroot", "change root directory"]),
-    (
-        Step::WorkingDirectory,
-        &["chdir", "change directory", "change to directory", "working directory", "working dir"],
-    ),
-    (Step::RunAs, &["non-root policy", "runasnonroot"]),
-    (Step::DeviceNode, &["mknod", "device node"]),
-    (
-        Step::Attribute,
-        &[
-            "setxattr",
-            "getxattr",
-            "listxattr",
-            "xattr",
-            "extended attribute",
-            "cap_set_file",
-            "file capabilities",
-            "security.capability",
-        ],
-    ),
-    (
-        Step::Credentials,
-        &[
-            "setuid",
-            "setgid",
-            "seteuid",
-            "setegid",
-            "setreuid",
-            "setresuid",
-            "setresgid",
-            "setgroups",
-            "initgroups",
-            "cap_set_proc",
-            "capset",
-            "capability set",
-            "capabilities",
-            "drop privilege",
-            "drop_privs",
-            "change user",
-            "no new privileges",
-            "run as root",
-            "must be root",
-            "only root",
-            "superuser privilege",
-            "are you root",
-            "su-exec",
-            "setpriv",
-        ],
-    ),
-    (
-        Step::Machine,
-        &[
-            "settimeofday",
-            "clock_settime",
-            "adjtimex",
-            "set date",
-            "set time",
-            "system clock",
-            "sethostname",
-            "kmsg",
-            "klogctl",
-            "kernel buffer",
-            "swapon",
-            "swapoff",
-            "quotactl",
-            "ioperm",
-            "iopl",
-            "/dev/mem",
-            "kexec",
-            "reboot(",
-        ],
-    ),
-    (
-        Step::Limit,
-        &[
-            "rlimit",
-            "ulimit",
-            "resource limit",
-            "mlock",
-            "memlock",
-            "niceness",
-            "setpriority",
-            "ioprio",
-            "sched_set",
-            "scheduling policy",
-            "real-time",
-        ],
-    ),
-    (
-        Step::Rootfs,
-        &[
-            "snapshot",
-            "rootfs component",
-            "layer",
-            "applylayer",
-            "overlay",
-            "overlay2",
-            "overlayfs",
-            "mount callback failed",
-            "unpack",
-            "tar file",
-            "filesystem from image",
-        ],
-    ),
-    (Step::Fuse, &["fuse", "fusermount", "fusermount3", "fusemount", "squashfuse", "s3fs", "sshfs"]),
-    (
-        Step::Propagation,
-        &["shared mount", "mount propagation", "rshared", "rslave", "rprivate", "set propagation"],
-    ),
-    (Step::ForeignMount, &["mount.nfs", "mount.cifs", "mount error(", "rpc.statd", "losetup", "loop device"]),
-    (Step::Mount, &["mount", "unmount", "umount", "remount"]),
-    (Step::Sysctl, &["sysctl", "/proc/sys/"]),
-    (
-        Step::Network,
-        &[
-            "netlink",
-            "rtnetlink",
-            "rtm_",
-            "rtnl",
-            "netavark",
-            "bridge interface",
-            "veth",
-            "iptables",
-            "ip6tables",
-            "nftables",
-            "nf_tables",
-            "ipset",
-            "ipvs",
-            "tunsetiff",
-            "tstun",
-            "tuntap",
-            "tun '",
-            "netfilter",
-            "network interface",
-            "wireguard",
-            "conntrack",
-        ],
-    ),
-    (
-        Step::Owner,
-        &[
-            "ownership",
-            "chown",
-            "lchown",
-            "fchown",
-            "chgrp",
-            "chmod",
-            "preserving permissions",
-            "file permissions",
-            "supplementary groups",
-        ],
-    ),
-    (
-        Step::Socket,
-        &[
-            "bind(",
-            "bind to",
-            "listen tcp",
-            "listen udp",
-            "listen unix",
-            "listening on",
-            "socket(",
-            "raw socket",
-            "icmp",
-            "connect_unix",
-            "dial unix",
-            "unix socket",
-            ".sock",
-        ],
-    ),
-    (Step::Device, &["/dev/"]),
-];
-
-/// Texts that decide the step of a line that names no operation.
-const WIDER: [Marks; 3] = [
-    (
-        Step::Sandbox,
-        &[
-            "pod sandbox",
-            "podsandbox",
-            "runpodsandbox",
-            "createpodsandbox",
-            "start sandbox",
-            "sandbox container",
-        ],
-    ),
-    (
-        Step::Container,
-        &[
-            "container create failed",
-            "create container",
-            "createcontainer",
-            "startcontainer",
-            "oci runtime",
-            "oci not found",
-            "crun: ",
-            "shim task",
-        ],
-    ),
-    (Step::Inside, &["open(", "sudo:", "systemctl"]),
-];
-
-/// The end of another program or of a connection to it.
-const ENDED: [&str; 13] = [
-    "exited: ",
-    "exited with ",
-    "exit status ",
-    "exit code ",
-    "child exited",
-    "signal: killed",
-    ": eof",
-    "waiting for sandbox to start",
-    "not running",
-    "connection refused",
-    "job failed",
-    "see 'journalctl",
-    "see 'systemctl status",
-];
+/// What is understood of a line.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Meaning {
+    pub(super) step: Option<Step>,
+    /// The kernel's error, if the line has one.
+    pub(super) error: Option<KernelError>,
+    /// What this error, or the failure without one, usually means in the step.
+    pub(super) usual: Option<&'static str>,
+}
 
 // === impl Step ===
 
 impl Step {
-    /// The step in which a line was printed, by its words, and the kernel's error in it.
-    pub(super) fn of(line: &str) -> (Option<Step>, Option<KernelError>) {
-        let innermost = errno::last(line);
-        let error = innermost.map(|(_, error)| error);
-        (
-            Step::named(line, innermost.map(|(before, _)| before)).or_else(|| Step::by_error(line, error)),
-            error,
-        )
+    /// The step that the words of a line decide, whatever else it names.
+    fn decided(line: &str) -> Option<Step> {
+        let elsewhere = ELSEWHERE.iter().find(|(_, mark)| line.contains(mark)).map(|(step, _)| *step);
+        elsewhere.or_else(|| in_sentence(line, &statement::DECISIVE)).or_else(|| in_text(line, &WHOLE))
     }
 
-    /// The step that the words of a line name; `before` is the text before the kernel's error.
+    /// The operation that a line names; `before` is the text before the kernel's error.
     fn named(line: &str, before: Option<&str>) -> Option<Step> {
-        if let Some((step, _)) = ELSEWHERE.iter().find(|(_, mark)| line.contains(mark)) {
-            return Some(*step);
-        }
         let in_clauses =
             |text: &str| text.rsplit(": ").find_map(|clause| in_text(&format!("{clause}:"), &OPERATIONS));
-        let named = in_text(line, &WHOLE).or_else(|| before.and_then(in_clauses));
         // The text after the error, often fields of the log, counts only if nothing before it names a step.
-        named.or_else(|| in_clauses(line)).or_else(|| in_text(line, &WIDER))
+        before.and_then(in_clauses).or_else(|| in_clauses(line))
+    }
+
+    /// The step of a line that names no operation whose error has a meaning.
+    fn stated(line: &str, error: Option<KernelError>) -> Option<Step> {
+        let has_ended = ENDED.iter().any(|mark| line.contains(mark)) || line.ends_with(": eof");
+        let ended = has_ended.then_some(Step::Ended);
+        if error.is_some() {
+            return ended.or_else(|| Step::of_error(error)).or_else(|| in_sentence(line, &statement::STRONG));
+        }
+        let strong = in_sentence(line, &statement::STRONG).or(ended);
+        let weak = || reports_a_failure(line).then(|| in_sentence(line, &statement::WEAK)).flatten();
+        strong.or_else(|| Step::of_error(errno::stated(line))).or_else(weak)
     }
 
     /// The step of a line of which only the error is understood.
-    fn by_error(line: &str, error: Option<KernelError>) -> Option<Step> {
-        if ENDED.iter().any(|mark| line.contains(mark)) || line.ends_with(": eof") {
-            return Some(Step::Ended);
-        }
+    fn of_error(error: Option<KernelError>) -> Option<Step> {
         Some(match error? {
             KernelError::Denied | KernelError::NotPermitted | KernelError::ReadOnly | KernelError::Stale => {
                 Step::Refused
             }
             KernelError::Closed => Step::Ended,
-            _ => return None,
+            KernelError::Unreachable => Step::Unreachable,
+            KernelError::Late => Step::Wait,
+            KernelError::NoSpace | KernelError::Quota | KernelError::Io | KernelError::NotConnected => {
+                Step::Storage
+            }
+            KernelError::Missing | KernelError::NoDevice | KernelError::NoProcess => Step::Absent,
+            KernelError::NotSupported | KernelError::NotImplemented => Step::Unsupported,
+            KernelError::InUse | KernelError::Exists => Step::Exists,
+            KernelError::Busy => Step::Busy,
+            KernelError::Invalid => Step::Rejected,
+            KernelError::NoMemory | KernelError::Unavailable | KernelError::TooManyFiles => Step::Exhausted,
+            KernelError::ExecFormat => Step::Exec,
+            KernelError::Overflow | KernelError::TooLong => return None,
         })
+    }
+
+    /// Whether the words of the step are also those of lines that report no failure.
+    const fn is_named_by_words(self) -> bool {
+        matches!(
+            self,
+            Step::Mount
+                | Step::Socket
+                | Step::Exec
+                | Step::Fork
+                | Step::Device
+                | Step::Rootfs
+                | Step::Mapping
+                | Step::Sysctl
+                | Step::Chroot
+                | Step::Limit
+                | Step::Cni
+                | Step::Bus
+                | Step::Inside
+        )
+    }
+
+    /// Whether what is missing or closed in this step is a file, of which a sentence has more than the step.
+    const fn is_of_files(self) -> bool {
+        matches!(self, Step::Mount | Step::Socket | Step::Device | Step::Exec)
+    }
+
+    /// Whether the step is understood by a sentence of its own, to which messages with similar words are not near.
+    pub(super) const fn is_of_its_own(self) -> bool {
+        matches!(
+            self,
+            Step::Ended
+                | Step::Ignored
+                | Step::Crash
+                | Step::Unreachable
+                | Step::Storage
+                | Step::Absent
+                | Step::Exists
+                | Step::Busy
+                | Step::Unsupported
+                | Step::Bus
+        ) || self.of_sentence().is_some()
     }
 
     /// The operation in words.
@@ -564,8 +308,97 @@ impl Step {
             Step::Ended => "another program, which has ended or has not started",
             Step::Ignored => "something that the program goes on without",
             Step::Refused => "access to a file, or a call that needs privileges",
+            Step::Fork => "starting a process",
+            Step::Cni => "setting up the pod's network by a CNI plugin",
+            Step::Bus => "reaching a program over D-Bus",
+            Step::Selinux => "a report of SELinux",
+            Step::OwnerCheck => "the program's own check of a file's owner or mode",
+            Step::UserName => "looking up a user or group",
+            Step::NeedsRoot => "the program's own check of the user or rights with which it runs",
+            Step::RefusesRoot => "the program's own check that it does not run as root",
+            Step::Login => "logging in to a service",
+            Step::Tls => "checking a certificate",
+            Step::ApiAccess => "the API server's authorization of a request",
+            Step::OutOfMemory => "running out of memory",
+            Step::Storage => "reading or writing a file system",
+            Step::Unreachable => "reaching another program over the network",
+            Step::ContainerState => "a command for a container that is in another state",
+            Step::ImagePull => "fetching an image",
+            Step::Placement => "finding room for the pod",
+            Step::Probe => "a probe of the container",
+            Step::Wait => "waiting for something",
+            Step::Library => "loading a library or module of the program",
+            Step::Configuration => "reading an option, a file or a value",
+            Step::Unsupported => "using something that is not supported there",
+            Step::Absent => "something that is not there",
+            Step::Exists => "something that is there already",
+            Step::Busy => "something that is in use",
+            Step::Rejected => "a call with a value that the kernel does not accept",
+            Step::Exhausted => "something of which no more is left",
+            Step::Unclear => "not named by the line",
         }
     }
+}
+
+// === impl Meaning ===
+
+impl Meaning {
+    /// What the words of a line mean.
+    pub(super) fn of(line: &str) -> Meaning {
+        let innermost = errno::last(line);
+        let error = innermost.map(|(_, error)| error);
+        let of_connection = || match error? {
+            KernelError::Unreachable | KernelError::Late | KernelError::InUse => Step::of_error(error),
+            _ => None,
+        };
+        // A connection that fails does so in any operation.
+        if let Some(step) = Step::decided(line).or_else(of_connection) {
+            return Meaning::with(step, error, line);
+        }
+        let named = Step::named(line, innermost.map(|(before, _)| before));
+        let means = |step: Option<Step>, error: Option<KernelError>| {
+            let step = step?;
+            // What a line only names, it may have done.
+            let has_failed = error.is_some() || !step.is_named_by_words() || reports_a_failure(line);
+            let usual = step.usual(error).filter(|_| has_failed)?;
+            Some(Meaning { step: Some(step), error, usual: Some(usual) })
+        };
+        // A sentence counts as an error only where none of the kernel is named.
+        let sentence = error.is_none().then(|| errno::stated(line)).flatten();
+        let of_sentence = || means(named.filter(|_| sentence.is_some()), sentence);
+        // What a program checks itself is more than the operation whose words it names.
+        if error.is_none()
+            && let Some(step) = in_sentence(line, &statement::CHECKS)
+        {
+            return Meaning::with(step, error, line);
+        }
+        let operation = match named {
+            Some(step) if step.is_of_files() => of_sentence().or_else(|| means(named, error)),
+            _ => means(named, error).or_else(of_sentence),
+        };
+        if let Some(meaning) = operation {
+            return meaning;
+        }
+        let wider = in_text(line, &WIDER);
+        let meaning = error.and_then(|_| means(wider, error));
+        let stated = || Step::stated(line, error).map(|step| Meaning::with(step, error.or(sentence), line));
+        let bare = || named.or(wider).map(|step| Meaning { step: Some(step), error, usual: None });
+        meaning
+            .or_else(|| stated().filter(|meaning| meaning.usual.is_some()))
+            .or_else(|| means(wider, error))
+            .or_else(bare)
+            .unwrap_or(Meaning { error, ..Meaning::default() })
+    }
+
+    fn with(step: Step, error: Option<KernelError>, line: &str) -> Meaning {
+        let of_status = if step == Step::Ended { exit::meaning(line) } else { None };
+        Meaning { step: Some(step), error, usual: of_status.or_else(|| step.usual(error)) }
+    }
+}
+
+/// The first step whose marks are in a sentence, of which some end with the space or mark behind a word.
+fn in_sentence(line: &str, steps: &[Marks]) -> Option<Step> {
+    in_text(&format!("{line} "), steps)
 }
 
 /// The first step whose marks are in a text.
@@ -577,10 +410,18 @@ fn in_text(text: &str, steps: &[Marks]) -> Option<Step> {
             let before = text.get(..at).unwrap_or_default();
             // Nor among the arguments of a program: --setuid.
             let is_word = !starts_word || (begins_word(before) && !before.ends_with("--"));
-            is_word && (step != Step::Device || is_device(text.get(at + mark.len()..).unwrap_or_default()))
+            let is_device =
+                || starts_path(before) && is_device(text.get(at + mark.len()..).unwrap_or_default());
+            is_word && (step != Step::Device || is_device())
         })
     };
     steps.iter().find(|(step, marks)| marks.iter().any(|mark| is_in_text(*step, mark))).map(|(step, _)| *step)
+}
+
+/// Whether a path begins after `before`, and is not the rest of another one.
+fn starts_path(before: &str) -> bool {
+    !before
+        .ends_with(|last: char| last.is_alphanumeric() || matches!(last, '.' | '-' | '_' | '/' | '}' | '>'))
 }
 
 /// Whether a name below `/dev` is one of a device, not of the container's own streams and file systems.

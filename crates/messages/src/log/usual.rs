@@ -1,17 +1,20 @@
 //! What the kernel's error usually means in a step, and where to look next: `user_namespaces(7)`, `capabilities(7)`,
 //! `mount_setattr(2)`, `cgroups(7)`, `pivot_root(2)`, `perf_event_open(2)`, `landlock(7)`.
 
-use super::Step;
 use super::errno::KernelError;
+use super::step::Step;
 
 impl Step {
     /// What the kernel's error, or the failure of the step without one, usually means there.
     pub(super) const fn usual(self, error: Option<KernelError>) -> Option<&'static str> {
         use KernelError::{
-            Busy, Closed, Denied, ExecFormat, Invalid, Io, Missing, NoDevice, NoMemory, NoSpace,
-            NotConnected, NotImplemented, NotPermitted, NotSupported, Overflow, Quota, ReadOnly, Stale,
-            TooLong, TooManyFiles, Unavailable,
+            Busy, Closed, Denied, ExecFormat, Exists, InUse, Invalid, Io, Late, Missing, NoDevice, NoMemory,
+            NoProcess, NoSpace, NotConnected, NotImplemented, NotPermitted, NotSupported, Overflow, Quota,
+            ReadOnly, Stale, TooLong, TooManyFiles, Unavailable, Unreachable,
         };
+        if let Some(usual) = self.of_sentence() {
+            return Some(usual);
+        }
         Some(match (self, error) {
             (Step::Crash, _) => {
                 "this is a fault of the program itself, not of the node's configuration: the lines after it show the place; update the program"
@@ -21,6 +24,15 @@ impl Step {
             }
             (Step::Ignored, _) => {
                 "the program goes on without it: if something does not work, another line has the cause"
+            }
+            (_, Some(Unreachable)) => {
+                "the other side did not answer, or its name was not found: it is not running (at a local socket nothing else is possible), listens elsewhere, or a NetworkPolicy, DNS, a firewall or a loaded node is in the way. User namespaces have nothing to do with it, unless the other side has failed because of one: its own log shows that"
+            }
+            (_, Some(Late)) => {
+                "something did not happen in time: the cause is in the log or the events of what was waited for, such as a runtime, a disk or a network that is slow or stuck, not in this line"
+            }
+            (_, Some(InUse)) => {
+                "another program, or an earlier run of this one, has the address: with hostNetwork also one of the node; user namespaces have nothing to do with it"
             }
             (Step::Bpf, Some(NotPermitted | Denied) | None) => {
                 "BPF programs, probes and the counters of other processes need BPF, PERFMON or SYS_ADMIN in the machine's own user namespace: no capability of a pod with hostUsers: false counts. In other pods the capability is missing, or a sysctl of the node (kernel.perf_event_paranoid, kernel.unprivileged_bpf_disabled) forbids it"
@@ -117,7 +129,7 @@ impl Step {
                 "the process lacks SYS_ADMIN in its user namespace; or seccomp, or an AppArmor profile such as the runtimes' default one, forbids pivot_root; or the root directory is that of an initial ramdisk, or shared with other mount namespaces"
             }
             (Step::Exec, Some(Denied)) => {
-                "the file has no x for this user, its directory is closed to it, or its file system is mounted with noexec; or the file's owner is not mapped, as on NFS and other volumes without ID mapping"
+                "the file has no x for this user, its directory is closed to it, or its file system is mounted with noexec; or the file's owner is not mapped, as on NFS and other volumes without ID mapping; or SELinux or AppArmor forbids it"
             }
             (Step::Exec, Some(NotPermitted)) => {
                 "the file has capabilities that the container has dropped, and the kernel does not execute it without them; or seccomp, SELinux or AppArmor forbids it"
@@ -179,6 +191,12 @@ impl Step {
             (Step::Attribute, Some(NotSupported)) => {
                 "the file system stores no such attributes (NFS and older tmpfs)"
             }
+            (Step::Owner, Some(Missing)) => {
+                "the file does not exist, or the user or group has no name in the image"
+            }
+            (Step::Owner, Some(Denied)) => {
+                "a directory on the way to the file is closed to the process, or SELinux or AppArmor forbids it"
+            }
             (Step::Owner, Some(Invalid)) => {
                 "the new owner, or a group or an entry of an access control list, is an ID that is not mapped where the process runs: cat /proc/self/uid_map shows which are"
             }
@@ -195,7 +213,7 @@ impl Step {
                 "the range of IDs is not as the program expects it: there is none for this user in /etc/subuid and /etc/subgid, or it is too small, overlaps another one, or does not begin and end at a multiple of 65536"
             }
             (Step::Mapping, Some(NotPermitted | Denied)) => {
-                "the IDs are not among those of the calling process (its /proc/self/uid_map), or it may not map them: newuidmap needs the capabilities SETUID and SETGID and a line in /etc/subuid and /etc/subgid"
+                "the IDs are not among those of the calling process (its /proc/self/uid_map), or it may not map them: newuidmap needs the capabilities SETUID and SETGID and a line in /etc/subuid and /etc/subgid; or AppArmor takes all rights in a new user namespace from the program (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns)"
             }
             (Step::Mapping, Some(Invalid)) => {
                 "an ID occurs twice or is not mapped where the process runs, or the range ends beyond 4294967294"
@@ -234,7 +252,7 @@ impl Step {
                 "the namespace's file or process is gone: the sandbox or container ended before"
             }
             (Step::Namespace, None) => {
-                "creating a namespace is forbidden by seccomp without SYS_ADMIN, by AppArmor (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns) or by SELinux"
+                "if a namespace cannot be made: seccomp forbids it without SYS_ADMIN, or AppArmor does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or SELinux, or user.max_user_namespaces is 0. If the line is about what is supported or required: the kernel, the program's version, or the way in which it was started does not fit"
             }
             (Step::Cgroup, Some(Denied | NotPermitted)) => {
                 "the cgroup does not belong to the user of the process: usernsd explain POD shows the owner of a container's cgroup"
@@ -280,13 +298,13 @@ impl Step {
                 "the process lacks SYS_ADMIN in its user namespace, or that file system cannot be mounted in one (disks, NFS), or parts of /proc or /sys are covered, or the mount keeps flags of its source (nosuid, nodev, noexec, ro) that a user namespace cannot clear"
             }
             (Step::Mount, Some(Denied)) => {
-                "AppArmor or SELinux forbid mounts, or a directory on the way is closed to the container's root, an ordinary user of the node"
+                "AppArmor or SELinux forbid mounts, or a directory on the way is closed to the container's root, an ordinary user of the node. The program mount prints this, too, if SYS_ADMIN is missing, or if the mount has flags that a user namespace cannot clear"
             }
             (Step::Mount, Some(Invalid)) => {
                 "the mount has an option that the file system does not know, or an owner (uid=, gid=) that is not mapped, or its target is the root directory or not a mount point, or an overlay is to be mounted on an overlay"
             }
             (Step::Mount, Some(Missing)) => {
-                "the directory or file to be mounted, or the mount point, does not exist: on the node for a volume, in the image for its target"
+                "what is to be mounted, or the mount point, does not exist: a ConfigMap, Secret or claim in the namespace, a directory or file on the node for a volume, or in the image for its target"
             }
             (Step::Mount | Step::Rootfs, Some(NoDevice)) => {
                 "the kernel does not have this file system, or its module is not loaded and cannot be loaded from a user namespace (modprobe overlay on the node)"
@@ -302,7 +320,7 @@ impl Step {
                 "the owner of a file is not mapped where the image is unpacked, or an overlay is to be mounted on an overlay, or the directory was left behind by a mount that is gone"
             }
             (Step::Rootfs, Some(NotPermitted | Denied)) => {
-                "a directory on the way to the image's files is closed to the container's root, an ordinary user of the node (a home directory with mode 0700), or the files do not belong to it, or a device node is to be created; on NFS the server refuses other owners"
+                "a directory on the way to the image's files is closed to the container's root, an ordinary user of the node (a home directory with mode 0700), or the files do not belong to it, or a device node is to be created, or the kernel allows no overlay in a user namespace (before Linux 5.11); on NFS the server refuses other owners"
             }
             (Step::Rootfs, Some(Missing)) => {
                 "a file of the image is not there: it was removed while a container used it, or unpacking ended early; remove the image and pull it again"
@@ -312,6 +330,88 @@ impl Step {
             }
             (_, Some(TooManyFiles)) => {
                 "a limit of open files, or more often of inotify instances (fs.inotify.max_user_instances), which all pods share as users of the node's root"
+            }
+            (Step::Mapping, Some(NoProcess)) => {
+                "the process whose IDs were to be mapped has ended before: its own message has the cause"
+            }
+            (Step::Mapping, None) => {
+                "the mapping of a user namespace cannot be written or is not the one that the program needs: its IDs are not those of the calling process or of /etc/subuid and /etc/subgid, or newuidmap is missing or may not map, or the process has ended"
+            }
+            (Step::Rootfs, Some(NotSupported | NotImplemented) | None) => {
+                "the snapshotter or storage driver cannot be used there: the file system of its directory does not suit it, or what it mounts with is missing or not allowed in this container or user namespace (overlay takes Linux 5.11 in one, FUSE 4.18 and /dev/fuse, fuse-overlayfs or fusermount3)"
+            }
+            (Step::Mount, None) => {
+                "the line does not have the kernel's reason: a directory is missing, an option or file system is not known to the kernel, the source is in use, or a right is missing (SYS_ADMIN, AppArmor, SELinux)"
+            }
+            (Step::Bus, Some(Denied | NotPermitted | Missing) | None) => {
+                "the program cannot use D-Bus: no bus runs there, or its address is another user's (su and sudo keep XDG_RUNTIME_DIR and DBUS_SESSION_BUS_ADDRESS), or the bus does not accept the user. A bus outside of a user namespace compares user IDs by number, and those inside are others to it (REJECTED EXTERNAL)"
+            }
+            (Step::Socket, Some(Missing)) => {
+                "the socket is not there: the program that opens it does not run, or has this interface switched off, or its directory is not mounted in this container"
+            }
+            (Step::Socket, None) => {
+                "the program that opens the socket does not run, or has this interface switched off, or its directory is not mounted in this container, or the process may not use it"
+            }
+            (Step::Exec, None) => {
+                "the program could not be executed: it is missing, has no x for this user, is for another architecture, or noexec, seccomp, SELinux or AppArmor forbids it"
+            }
+            (Step::Fork, Some(Invalid | NotPermitted | Denied | NoSpace)) => {
+                "the process was to be started in namespaces of its own, and the kernel does not make them: user namespaces are switched off or used up (user.max_user_namespaces; on RHEL 7 the kernel's option user_namespace.enable), or seccomp or AppArmor forbids it"
+            }
+            (Step::Fork, _) => {
+                "the limit of processes or the memory is reached: pids.max of the container or pod (podPidsLimit of the kubelet), or RLIMIT_NPROC, which counts all processes of the same user of the machine"
+            }
+            (Step::Cni, _) => {
+                "a CNI plugin failed or is missing: the text behind its name is its own message, its programs are in /opt/cni/bin and its configuration in /etc/cni/net.d of the node. A user namespace plays a part only if that text is about joining a namespace"
+            }
+            (Step::Admission, _) => {
+                "the API server refuses the pod by a rule that the line names (Pod Security, an SCC, a quota, a webhook, a field of the pod): no runtime has seen it yet"
+            }
+            (Step::KubeletStart, _) => {
+                "the kubelet ends at its start: the text at the end of the line, behind err=, is the reason; a range of IDs for pods is one of several things that it requires then"
+            }
+            (Step::RuntimeStart, _) => {
+                "the runtime or one of its plugins does not start with its present configuration: the text behind error= is the reason"
+            }
+            (Step::Chroot, Some(Denied | Missing) | None) => {
+                "the directory is missing or closed to the process, or the container lacks the capability SYS_CHROOT, or the process is no longer root"
+            }
+            (Step::Limit, _) => {
+                "a limit of the process is too low or may not be raised: limits come from the runtime's unit or its default_ulimits, and raising them needs rights in the machine's own user namespace"
+            }
+            (Step::Sysctl, None) => {
+                "the sysctl does not exist here, or may not be set: /proc/sys is read-only in containers that are not privileged, and in a user namespace only sysctls of the pod's network and IPC namespace can be set"
+            }
+            (Step::Device, None) => {
+                "the device is not in the container, or belongs to a user and group of the node that are not mapped, or its device cgroup does not allow it: a device plugin, CRI-O's annotation io.kubernetes.cri-o.Devices or privileged: true adds it"
+            }
+            (Step::Inside, None) => {
+                "a program in the container reports a failure of its own: a line before it has the reason, if the kernel has refused something"
+            }
+            (Step::Storage, _) => {
+                "if the line is about a file, its file system is full, of bytes or of inodes, or a quota is reached, or the disk has failed. If it is about a process or a namespace, a sysctl user.max_*_namespaces is 0 or used up; if about inotify, fs.inotify.max_user_watches"
+            }
+            (Step::Unsupported, _) => {
+                "what the line names is missing in the kernel, in a program's version or in how it was built, or cannot be used where the program runs (a container, a user namespace, an ordinary user); the line does not show which"
+            }
+            (Step::Absent, Some(NoDevice)) => {
+                "the kernel has no such device or file system, or its module is not loaded"
+            }
+            (Step::Absent, Some(NoProcess)) => "the process has ended before, or is in another PID namespace",
+            (Step::Absent, _) => {
+                "something that the line names is not there: not in the image or its PATH, not on the node, not in the cluster, under another name, or removed before. A shell prints it, too, for a program whose dynamic loader the image does not have. In a container a path is one of its image and volumes, not of the node"
+            }
+            (Step::Exists, _) | (_, Some(Exists)) => {
+                "it is there already, from an earlier run or another program; user namespaces have nothing to do with it"
+            }
+            (Step::Busy, _) => {
+                "something uses it: a mount on or below it, a process with a file or its working directory in it, or another run of the program"
+            }
+            (Step::Rejected, _) => {
+                "the kernel does not accept a value: in a container often a user or group that is not mapped where the process runs; otherwise an option, flag or type that this kernel, file system or socket does not have"
+            }
+            (Step::Exhausted, _) => {
+                "a limit is reached: processes (pids.max of the pod, RLIMIT_NPROC), memory (limits.memory, RLIMIT_MEMLOCK), open files (ulimit -n); it may work again later"
             }
             _ => return None,
         })
@@ -371,7 +471,7 @@ impl Step {
             Step::Limit => {
                 "ulimit -a in the container; systemctl show -p LimitNOFILE,LimitMEMLOCK of the runtime's unit on the node"
             }
-            _ => return None,
+            _ => return self.look_at_sentence(),
         })
     }
 }
