@@ -40,6 +40,7 @@ fn run_as(pods: &Pods<'_>, pod: &PodSpec, spec: &ContainerSpec, of: Option<&str>
     container
 }
 
+const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
 /// The policy module of this source.
 const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/selinux/usernsd.cil");
 
@@ -88,6 +89,54 @@ fn pods_need_our_policy_and_those_that_change_their_cgroup_a_type_or_a_boolean_t
     node.run(["setsebool", "container_manage_cgroup", "on"]);
     assert_eq!(mkdir(), 0);
     assert!(!doctor(&node).contains("selinux_cgroup"), "{}", doctor(&node));
+}
+
+/// The policy has no type for the directory from which the runtime launches plugins, so that it may not run them. The
+/// module of this source has one.
+#[test]
+fn the_runtime_launches_the_plugin_if_its_directory_has_our_policys_type() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    if !enforces() {
+        return;
+    }
+    let pods = Pods::connect(&node);
+    let restart = || {
+        node.restart_unit("containerd.service");
+        pods.wait_until_it_answers();
+    };
+    node.run(["usernsd", "bootstrap"]);
+    restart();
+    let lines = denials(&node, "dockerd_t");
+    let is_refused = |line: &&String| line.contains("{ execute }") && line.contains("90-usernsd");
+    assert!(lines.iter().any(|line| is_refused(&line)), "{lines:#?}");
+    assert!(doctor(&node).contains("plugin_running"), "{}", doctor(&node));
+
+    // A directory that is made from now on has it, and so has what bootstrap writes there.
+    node.run(["usernsd", "bootstrap", "--undo"]);
+    node.run(["rm", "-rf", "/opt/nri"]);
+    node.run(["semodule", "--install", POLICY]);
+    let before = denials(&node, "dockerd_t").len();
+    node.run(["usernsd", "bootstrap"]);
+    restart();
+    let pid = wait_for("the launched plugin", || node.processes(PLUGIN).first().copied());
+    let label = node.run(["cat", &format!("/proc/{pid}/attr/current")]);
+    assert!(label.contains(":dockerd_t:"), "{label}");
+    assert!(!doctor(&node).contains("plugin_running"), "{}", doctor(&node));
+    let pod = pods.run_pod(&PodSpec::new("writable").annotated("usernsd.io/cgroup", "writable"));
+    let writable = pods.run(&pod, &ContainerSpec::sleeping());
+    assert_eq!(writable.owner("").0, BASE);
+    let privileged = pods.run_pod(&PodSpec::new("privileged").numbered(1).privileged());
+    let privileged = pods.run(&privileged, &ContainerSpec::sleeping().privileged());
+    assert_eq!(privileged.owner("").0, BASE + 65_536);
+    let lines = denials(&node, "dockerd_t").split_off(before);
+    let of_plugin: Vec<_> = lines.iter().filter(|line| line.contains("usernsd")).collect();
+    assert!(of_plugin.is_empty(), "{of_plugin:#?}");
+
+    // One that was there before gets it from restorecon.
+    node.run(["chcon", "-R", "-t", "usr_t", "/opt/nri"]);
+    node.run(["restorecon", "-R", "/opt/nri"]);
+    let label = node.run(["stat", "-c", "%C", PLUGIN]);
+    assert!(label.contains(":container_plugin_t:"), "{label}");
 }
 
 /// The agent with the type that the manifests give it. Not in their pod: podman would relabel the node's directories,

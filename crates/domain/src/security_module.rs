@@ -1,5 +1,7 @@
 //! The kernel's security modules, as far as they judge what containers do: AppArmor by profiles, SELinux by types.
 
+use std::ops::Range;
+
 use super::check::kernel::{KernelFile, KernelFiles};
 use super::check::{Check, Checked};
 
@@ -99,6 +101,28 @@ fn cgroup_boolean(files: &KernelFiles) -> Checked {
     }
 }
 
+/// The SELinux label that a new file gets instead of its `own`, which the kernel has chosen; `None` if it keeps that.
+///
+/// It is the type of the file's directory, as it is in the policy's list of paths (file_contexts) for directories of
+/// configuration. The kernel's choice also depends on the process: with Debian's policy what a service creates in a directory
+/// of `/etc` is `etc_runtime_t`, which containerd may not read, and then does not start. User, role and level stay.
+#[must_use]
+pub fn label_in(directory: &[u8], own: Option<&[u8]>) -> Option<Vec<u8>> {
+    let Some(own) = own else { return Some(directory.to_vec()) };
+    let (wanted, range) = (directory.get(type_in(directory)?)?, type_in(own)?);
+    if own.get(range.clone())? == wanted {
+        return None;
+    }
+    Some([own.get(..range.start)?, wanted, own.get(range.end..)?].concat())
+}
+
+/// The place of the type in a label, `user:role:type` or `user:role:type:level`, which may end with a zero byte.
+fn type_in(label: &[u8]) -> Option<Range<usize>> {
+    let mut ends = label.iter().enumerate().filter(|(_, byte)| matches!(byte, b':' | 0)).map(|(at, _)| at);
+    let start = ends.nth(1)? + 1;
+    Some(start..ends.next().unwrap_or(label.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -118,6 +142,25 @@ mod tests {
             CheckOutcome::Failed(problems) => problems[0].what.clone(),
         };
         format!("{}: {output}", checked.word())
+    }
+
+    #[test]
+    fn a_new_file_gets_the_type_of_its_directory_and_keeps_the_rest_of_its_label() {
+        let label = |directory: &str, own: Option<&str>| {
+            let label = label_in(directory.as_bytes(), own.map(str::as_bytes));
+            label.map(|label| String::from_utf8(label).unwrap())
+        };
+        let etc = "system_u:object_r:etc_t:s0\0";
+        let runtime = "unconfined_u:object_r:etc_runtime_t:s0:c1,c2\0";
+        assert_eq!(label(etc, Some(runtime)).unwrap(), "unconfined_u:object_r:etc_t:s0:c1,c2\0");
+        assert_eq!(label("a:b:c", Some("d:e:f")).unwrap(), "d:e:c");
+        assert_eq!(label("a:b:c\0", Some("d:e:f:s0")).unwrap(), "d:e:c:s0");
+        // SELinux is off: the directory's is what there is.
+        assert_eq!(label(etc, None).unwrap(), etc);
+        for keeps in ["unconfined_u:object_r:etc_t:s0\0", "system_u:object_r:etc_t", "no label", ""] {
+            assert_eq!(label(etc, Some(keeps)), None, "{keeps}");
+        }
+        assert_eq!(label("no label", Some(runtime)), None);
     }
 
     #[test]

@@ -32,9 +32,9 @@ use self::reader::RequestedKind;
 pub use lock::{PasswordLock, ShadowLock, TaskLock};
 pub use program::OwnProgram;
 
-use usernsd_domain::provision::{Attributes, HostPath};
-
 use usernsd_domain::lock::lock;
+use usernsd_domain::provision::{Attributes, HostPath};
+use usernsd_domain::security_module::label_in;
 
 /// Upper limit for the size of files that are read here; a larger one must be something else.
 const MAX_BYTES: u64 = 16 << 20;
@@ -398,12 +398,10 @@ impl HostRoot {
             None => self.open_dir(path, path.parent().as_ref())?,
             Some(staging) => self.open_dir(path, Some(staging))?,
         };
-        if staging.is_some() && like.label.is_none() {
-            // The kernel assigns labels by the directory in which a file is created.
-            like.label = label_of(&dir).map_err(call)?;
-        }
+        let of_dir = if like.label.is_none() { label_of(&dir).map_err(call)? } else { None };
         let beside = Beside { from, name: together::name_of_new(path), dir, path: path.clone() };
-        let is_labelled = write_beside(&beside.from, &beside.name, fill, &like, &extended).map_err(call)?;
+        let is_labelled = write_beside(&beside.from, &beside.name, fill, &like, of_dir.as_deref(), &extended)
+            .map_err(call)?;
         if !is_labelled {
             lock(&self.unlabelled).push(path.clone());
         }
@@ -517,12 +515,14 @@ impl Drop for Beside {
     }
 }
 
-/// Writes and syncs a file that has no reader yet; returns whether it got its label.
+/// Writes and syncs a file that has no reader yet; returns whether it got its label: that of `like`, or else one for a file
+/// in a directory with the label `of_dir`.
 fn write_beside(
     dir: &OwnedFd,
     name: &str,
     fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
     like: &Attributes,
+    of_dir: Option<&[u8]>,
     extended: &[acl::Extended],
 ) -> Result<bool, Errno> {
     let mut is_labelled = true;
@@ -538,12 +538,17 @@ fn write_beside(
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;
     acl::set(&file, like.mode, extended)?;
-    if let Some(label) = &like.label
-        && label_of(&file)?.as_ref() != Some(label)
-    {
-        match fsetxattr(&file, LABEL, label, XattrFlags::empty()) {
-            // Without SELinux it is an ordinary "security." attribute, which needs CAP_SYS_ADMIN (xattr(7)).
-            Err(Errno::PERM) => is_labelled = false,
+    let own = label_of(&file)?;
+    let label = match (&like.label, of_dir) {
+        (Some(label), _) => Some(label.clone()).filter(|label| own.as_ref() != Some(label)),
+        (None, Some(of_dir)) => label_in(of_dir, own.as_deref()),
+        (None, None) => None,
+    };
+    if let Some(label) = label {
+        match fsetxattr(&file, LABEL, &label, XattrFlags::empty()) {
+            // Without SELinux it is an ordinary "security." attribute, which needs CAP_SYS_ADMIN (xattr(7)); with it, the
+            // policy may not let this process change labels.
+            Err(Errno::PERM | Errno::ACCESS) => is_labelled = false,
             set => set?,
         }
     }
@@ -566,6 +571,17 @@ fn label_of(file: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
         }
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
         Err(errno) => Err(errno),
+    }
+}
+
+/// Gives a directory, by a path of this process's own root, the SELinux type of another one, so that a program which may
+/// read that may read this. Nothing changes without labels, or if the policy lets this process change none.
+pub fn take_type(path: &Path, like: &Path) {
+    let label = |path: &Path| File::open(path).ok().and_then(|file| label_of(&file).ok().flatten());
+    let Some(label) = label(like).and_then(|like| label_in(&like, label(path).as_deref())) else { return };
+    if let Ok(file) = File::open(path) {
+        // If it is refused, the program that cannot read it reports that.
+        let _ = fsetxattr(&file, LABEL, &label, XattrFlags::empty());
     }
 }
 

@@ -1,14 +1,13 @@
 //! Validates a drop-in with containerd's own program, before it is installed on the node.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::runtime_files::parse;
-use usernsd_domain::containerd::ContainerdConf;
+use crate::scratch::Scratch;
+use usernsd_domain::containerd::{ContainerdConf, MAIN_FILE};
 use usernsd_domain::crio::config::Content;
 use usernsd_linux::program::{ProgramError, run};
 
@@ -61,9 +60,10 @@ pub fn validate(
     scratch: &Path,
 ) -> Result<(), ContainerdError> {
     let copy = scratch.join(format!("usernsd-containerd-{}", std::process::id()));
-    let _guard = Scratch(copy.clone());
     let failed = |error| ContainerdError::Copy { path: copy.clone(), error };
-    DirBuilder::new().mode(0o700).create(&copy).map_err(failed)?;
+    let main_file = order.first().map_or(MAIN_FILE, String::as_str);
+    let like = Path::new(main_file).parent().unwrap_or(Path::new("/"));
+    let _guard = Scratch::new(copy.clone(), like).map_err(failed)?;
     let (main, beside) = (copy.join("config.toml"), copy.join("planned.toml"));
     std::fs::write(&beside, planned.bytes).map_err(failed)?;
     let beside = beside.display().to_string();
@@ -93,14 +93,4 @@ pub fn check(program: &Path, main_file: &str) -> Result<(), ContainerdError> {
     let output = run(program, &["--config", main_file, "config", "dump"], DEADLINE)?;
     let why = output.stderr.lines().last().unwrap_or("it gave no reason");
     if output.success { Ok(()) } else { Err(ContainerdError::Invalid(why.to_owned())) }
-}
-
-/// Removes the temporary copy when dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // The copy may not exist.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

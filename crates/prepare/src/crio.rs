@@ -3,8 +3,6 @@
 
 mod hooks;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use thiserror::Error;
 use crate::bootstrap::BootstrapError;
 use crate::bootstrap::kubelet::{environment_of_unit, texts_of_unit};
 use crate::runtime_files::{ConfError, ConfRoot, parse};
+use crate::scratch::Scratch;
 use usernsd_domain::check::runtime::{Crio, Older};
 use usernsd_domain::crio::check::{STORAGE_CONF, check, storage_conf};
 use usernsd_domain::crio::command_line;
@@ -296,8 +295,8 @@ pub fn validate(
 ) -> Result<(), CrioError> {
     let failed = |path: &Path, error| CrioError::Copy { path: path.to_owned(), error };
     let copy = scratch.join(format!("usernsd-crio-{}", std::process::id()));
-    let guard = Scratch(copy.clone());
-    DirBuilder::new().mode(0o700).create(&copy).map_err(|error| failed(&copy, error))?;
+    let like = Path::new(MAIN_FILE).parent().unwrap_or(Path::new("/"));
+    let guard = Scratch::new(copy.clone(), like).map_err(|error| failed(&copy, error))?;
     let put = |path: &str, bytes: &[u8]| {
         let to = copy.join(path.trim_start_matches('/'));
         let parent = to.parent().unwrap_or(&copy);
@@ -327,16 +326,6 @@ pub fn validate(
     }
     let fatal = output.stderr.lines().rev().find(|line| line.contains("level=fatal"));
     Err(CrioError::Invalid(fatal.or(output.stderr.lines().last()).unwrap_or("it gave no reason").to_owned()))
-}
-
-/// Removes the temporary copy when dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // The copy may not exist.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

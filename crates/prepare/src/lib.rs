@@ -10,3 +10,4 @@ pub mod journal;
 pub mod kubelet;
 pub mod machineconfig;
 pub mod runtime_files;
+mod scratch;

@@ -82,6 +82,37 @@ fn a_file_keeps_mode_owner_and_label() {
     assert_eq!(names(&directory), ["subuid"]);
 }
 
+/// This machine's kernel may have no SELinux, so that a label is an attribute like others.
+#[test]
+fn a_new_file_gets_the_label_of_its_directory() {
+    let (directory, root) = root();
+    let label = b"system_u:object_r:etc_t:s0\0";
+    let etc = fs::File::open(directory.path().join("etc")).unwrap();
+    if fsetxattr(&etc, LABEL, label, rustix::fs::XattrFlags::empty()).is_err() {
+        return;
+    }
+    root.replace(&FILE, b"new", &Attributes::READABLE, None).unwrap();
+    assert_eq!(root.attributes(&FILE).unwrap().unwrap().label.as_deref(), Some(&label[..]));
+}
+
+#[test]
+fn a_directory_takes_the_type_of_another_one() {
+    let (directory, _root) = root();
+    let (etc, new) = (directory.path().join("etc"), directory.path().join("new"));
+    fs::create_dir(&new).unwrap();
+    let label = b"system_u:object_r:container_config_t:s0\0";
+    let set = |path: &std::path::Path, label: &[u8]| {
+        fsetxattr(fs::File::open(path).unwrap(), LABEL, label, rustix::fs::XattrFlags::empty()).is_ok()
+    };
+    take_type(&new, &directory.path().join("missing"));
+    if !set(&etc, label) || !set(&new, b"u:r:initrc_runtime_t:s0\0") {
+        return;
+    }
+    take_type(&new, &etc);
+    let label = label_of(fs::File::open(&new).unwrap()).unwrap().unwrap();
+    assert_eq!(String::from_utf8(label).unwrap(), "u:r:container_config_t:s0\0");
+}
+
 #[test]
 fn a_staging_directory_keeps_half_written_files_out_of_the_target() {
     let (directory, root) = root();
