@@ -213,8 +213,8 @@ KERNEL := 6.12
 LSM := apparmor
 SUITE := forky
 VM := --kernel $(KERNEL) --lsm $(LSM) --suite $(SUITE)
-# Ownership, controllers, AppArmor, the guard, bootstrap and doctor's checks of the kernel.
-VM_CASES := controllers:: apparmor:: ownership::systemd_runs_on_containerd \
+# Ownership, controllers, AppArmor, the guard, the hook, bootstrap and doctor's checks of the kernel.
+VM_CASES := controllers:: apparmor:: ownership::systemd_runs_on_containerd ownership::systemd_runs_privileged_with_the_hook \
   ownership::each_container_gets_the_right_owner ownership::the_pod_gets_limits ownership::a_cgroup_that_runc \
   ownership::a_cgroup_that_crun guard::containerd_a_lost_container_is_refused doctor::each_problem_of_a_live_node \
   node_bootstrap::containerd_starts node_bootstrap::mapped_mounts
@@ -226,8 +226,10 @@ VM_MACHINES := $(foreach kernel,6.1 6.12 7,$(foreach lsm,apparmor selinux none,$
   6.12/apparmor/trixie
 VM_OLD := faults::a_node_with_old_versions_is_served doctor::old_versions_are_named node_bootstrap::the_nodes_own_tools
 # Under SELinux vm.sh gives other cases this project's policy, and containers a type with which they may change their cgroup.
-VM_SELINUX := selinux:: controllers::systemd_sees_the_limits ownership::systemd_runs_on_containerd \
-  controllers::every_controller_works
+VM_SELINUX := selinux:: controllers::systemd_sees_the_limits controllers::every_controller_works \
+  ownership::systemd_runs_on_containerd ownership::systemd_runs_privileged_with_the_hook \
+  guard::containerd_a_lost_container_is_refused doctor::each_problem_of_a_live_node node_bootstrap::containerd_starts \
+  node_bootstrap::mapped_mounts preinstalled::containerd_launches
 
 # Ownership under real limits, and AppArmor with and without this project's profiles. The longest first.
 VM_SMOKE := apparmor::systemd_runs_under controllers::systemd_sees_the_limits controllers::limits_of_units \
@@ -247,11 +249,13 @@ vm-test: tools static ## the cases VM_CASES on such a machine
 vm-smoke: tools ## the four cases VM_SMOKE, on two machines at a time
 	tests/node/vm.sh test $(VM) --jobs 2 $(VM_SMOKE)
 
+# Machines at a time, each with 1 GB of memory and one processor.
+VM_JOBS := 1
 vm-all: tools nextest static ## the cases of vm-test on every kernel and security module, some hours; then docs/compatibility.md
 	failed=0; for machine in $(VM_MACHINES); do IFS=/ read -r kernel lsm suite <<<"$$machine"; \
 	  cases='$(VM_CASES)'; [[ $$lsm != selinux ]] || cases='$(VM_SELINUX)'; \
-	  tests/node/vm.sh test --kernel "$$kernel" --lsm "$$lsm" --suite "$$suite" $$cases || failed=1; done; \
-	tests/node/vm.sh test --kernel 6.1 --lsm apparmor --suite bookworm $(VM_OLD) || failed=1; \
+	  tests/node/vm.sh test --kernel "$$kernel" --lsm "$$lsm" --suite "$$suite" --jobs $(VM_JOBS) $$cases || failed=1; done; \
+	tests/node/vm.sh test --kernel 6.1 --lsm apparmor --suite bookworm --jobs $(VM_JOBS) $(VM_OLD) || failed=1; \
 	$(vm_table); exit $$failed
 
 vm-table: nextest ## makes docs/compatibility.md of the results in target/vm/results

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::agent::{Agent, Start, node_with_binary, on_the_node};
 use crate::node::{CgroupManager, Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner};
+use crate::storm::hook_for_containerd;
 
 /// The files that a cgroup's owner may have, from the kernel.
 fn delegate_list() -> Vec<String> {
@@ -64,6 +65,18 @@ pub(crate) fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u
     let outside = if inner.exists() { inner } else { container.cgroup.clone() };
     assert_eq!(inside.stdout, format!("{} 0", fs::metadata(&outside).unwrap().ino()), "{}", inside.stderr);
     assert_eq!(owner(&outside).0, uid);
+}
+
+/// Neither agent nor plugin: the OCI runtime starts the hook.
+#[test]
+fn systemd_runs_privileged_with_the_hook_on_containerd() {
+    let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
+    let handler = hook_for_containerd(&node);
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("privileged").privileged().handler(handler));
+    let container = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
+    assert_handed_over(&container.cgroup, BASE);
+    assert_systemd_runs(&pods, &container, BASE);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 #   machine.sh PROGRAM        PROGRAM is a static usernsd for aarch64: release/cross.sh arm64 build
 #
 # It prints what the machine printed, and succeeds if the agent joined containerd over NRI under its filter of system
-# calls, and the cgroup of a pod with a user namespace belongs to the pod's first ID.
+# calls, and the cgroup of a pod with a user namespace belongs to the pod's first ID. The result is a line in
+# target/vm/results, as those of vm.sh.
 #
 # The machine has Debian forky's kernel, systemd, containerd and runc for arm64, on the configuration of the test node.
 # Its root file system is kept in target/node-arm64. It is emulated by qemu, one processor, without time limits: on a
@@ -136,10 +137,21 @@ install -m 755 "$program" "$made/root/srv/usernsd"
 install -m 755 "$here/pod.py" "$here/smoke.sh" "$made/root/srv/"
 truncate -s 2G "$work/disk"
 mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0,nodiscard -d "$made/root" "$work/disk"
+# Without AppArmor, as the root has no parser of profiles.
 qemu-system-aarch64 -machine virt -cpu cortex-a57 -accel tcg,thread=single -icount shift=2,sleep=on -smp 1 -m 1024 \
   -nodefaults -display none -no-reboot -kernel "$made/vmlinuz" -initrd "$made/initrd" \
-  -append 'console=ttyAMA0 quiet rw systemd.show_status=false panic=-1 cgroup_no_v1=all' \
+  -append 'console=ttyAMA0 quiet rw systemd.show_status=false panic=-1 cgroup_no_v1=all lsm=landlock,yama' \
   -drive "file=$work/disk,format=raw,if=none,id=disk,cache=unsafe" -device virtio-blk-pci,drive=disk \
   -serial "file:$work/serial" </dev/null
-tr -d '\r' <"$work/serial"
-grep -q '^smoke: passed' <(tr -d '\r' <"$work/serial") || fail "the machine did not do what it should"
+tr -d '\r' <"$work/serial" | tee "$work/said"
+result=failed
+! grep -q '^smoke: passed' "$work/said" || result=passed
+facts=$(sed -n 's/^facts:\t//p' "$work/said")
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$source/Cargo.toml" | head -n 1)
+# None of a machine that ended before it had a runtime.
+if [[ -n $facts ]]; then
+  mkdir -p "$source/target/vm/results"
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$(date -u +%F)" "$version" "$facts" \
+    arm64::the_agent_hands_over_the_cgroup_of_a_pod "$result" "$SECONDS" >>"$source/target/vm/results/arm64-forky.tsv"
+fi
+[[ $result = passed ]] || fail "the machine did not do what it should"

@@ -21,6 +21,12 @@ until_true() {
 
 echo "smoke: $(uname -rm), pages of $(getconf PAGESIZE) bytes, $(/srv/usernsd --version)"
 until_true ctr version
+# As vm.sh has them of its machines, separated by tabs; no crun.
+facts=("$(uname -r)" "$(tr , ' ' </sys/kernel/security/lsm)" "$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')"
+  "$(containerd --version | cut -d ' ' -f 3)" "$(runc --version | sed -n '1s/runc version //p')" - "$(uname -m)")
+printf 'facts:'
+printf '\t%s' "${facts[@]}"
+echo
 for image in pause busybox; do
   ctr --namespace k8s.io images import "/srv/$image.tar" || wrong "no image $image"
 done
