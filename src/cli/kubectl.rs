@@ -4,13 +4,14 @@ mod ask;
 mod demo;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -35,6 +36,8 @@ const PROGRAM: &str = "/usernsd";
 const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
 /// The containers of a node, as a command of usernsd's.
 const PS: [&str; 2] = ["ps", "--output=json"];
+/// How many nodes without an agent are named.
+const NAMED: usize = 10;
 
 #[derive(Deserialize)]
 struct List<T> {
@@ -260,14 +263,35 @@ impl Cluster {
             bail!("no pod with {SELECTOR} is in namespace {}: is usernsd installed there?", self.agents);
         }
         let agents = one_per_node(agents);
-        // It exits 1 if there are problems.
-        let answers = self.ask(&agents, &["status", "--output=json"])?;
+        let (answers, nodes) = thread::scope(|scope| {
+            let nodes = scope.spawn(|| self.nodes());
+            // It exits 1 if there are problems.
+            let answers = self.ask(&agents, &["status", "--output=json"]);
+            (answers, nodes.join().unwrap_or_default())
+        });
+        let answers = answers?;
+        let without = without_agent(&nodes, &agents);
         let rows = agents.into_iter().zip(answers);
         let rows: Vec<Row> =
             rows.map(|(agent, answer)| Row { status: read(&agent, answer), agent }).collect();
         let bad = rows.iter().any(Row::needs_attention);
         super::print(&table(rows))?;
+        if let Some(without) = without {
+            super::tell(&format!(
+                "nodes without an agent: {without}; kubectl --namespace {} describe daemonset usernsd shows which nodes \
+                 it is for",
+                self.agents
+            ));
+        }
         Ok(exit(i32::from(bad)))
+    }
+
+    /// The names of all nodes; none without the right to list them.
+    fn nodes(&self) -> Vec<String> {
+        let args = ["get", "nodes", "--output=jsonpath={.items[*].metadata.name}"];
+        let answer = self.kubectl.call(&args, &|_| ());
+        let names = answer.map(|answer| answer.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&names).split_whitespace().map(str::to_owned).collect()
     }
 
     fn support_bundle(&self, node: &str, output: &Path, redact: bool) -> anyhow::Result<ExitCode> {
@@ -330,6 +354,19 @@ fn table(mut rows: Vec<Row>) -> String {
         "NODE", "AGENT", "PHASE", "CONTAINERS", "PROBLEMS", "WORST"
     );
     std::iter::once(heading).chain(rows.iter().map(Row::render)).collect()
+}
+
+/// The nodes on which there is no agent, the first of them by name; `None` if there are none.
+fn without_agent(nodes: &[String], agents: &[Pod]) -> Option<String> {
+    let with: BTreeSet<&str> = agents.iter().map(|agent| agent.spec.node_name.as_str()).collect();
+    let without: Vec<String> =
+        nodes.iter().filter(|node| !with.contains(node.as_str())).map(|node| line(node)).collect();
+    let named = without.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match without.len() {
+        0 => None,
+        1..=NAMED => Some(named),
+        count => Some(format!("{named} and {} more", count - NAMED)),
+    }
 }
 
 /// Parses an agent's answer; reports to the user if that fails.
@@ -438,6 +475,17 @@ mod tests {
         assert_eq!(order, ["d", "f", "e", "g", "c", "b", "0", "a"], "{table}");
         let of = |node: &str| table.lines().find(|line| line.starts_with(node)).unwrap();
         assert!(of("c").ends_with("of c") && of("d").ends_with("the agent does not answer"), "{table}");
+    }
+
+    #[test]
+    fn the_first_nodes_without_an_agent_are_named() {
+        let agents = [row("b", "Running", Some(&[])).agent, row("d", "Pending", None).agent];
+        let nodes = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(without_agent(&nodes(&["b", "d"]), &agents), None);
+        assert_eq!(without_agent(&[], &agents), None, "the user may not list nodes");
+        assert_eq!(without_agent(&nodes(&["a", "b", "c\u{1b}"]), &agents).unwrap(), "a, c\\u{1b}");
+        let many: Vec<String> = (10..30).map(|node| format!("n{node}")).collect();
+        assert!(without_agent(&many, &agents).unwrap().ends_with("n18, n19 and 10 more"));
     }
 
     #[test]

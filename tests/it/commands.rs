@@ -296,6 +296,7 @@ cd "$(dirname "$0")"
 echo "$*" >>log
 case "$*" in
 "get --output=json pods "*) cat agents.json ;;
+"get nodes "*) cat nodes ;;
 proxy*) ln -s "$PWD/socket" "${{2#*=}}"; echo serving; exec sleep 1000 ;;
 exec*) {by_exec} ;;
 esac
@@ -354,6 +355,7 @@ fn a_hundred_agents_are_asked_through_one_kubectl() {
         88 => status_with(node, 2, 1),
         _ => status_with(node, 0, 0),
     });
+    std::fs::write(fleet.dir.path().join("nodes"), "n000 spare n099").unwrap();
     let (code, stdout, stderr, calls) = fleet.status();
     let nodes: Vec<&str> = stdout.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(nodes[..6], ["n063", "n064", "n071", "n088", "n017", "n042"], "{stdout}{stderr}");
@@ -368,8 +370,12 @@ fn a_hundred_agents_are_asked_through_one_kubectl() {
     {
         assert!(stderr.contains(reason), "{stderr}");
     }
-    assert_eq!(stderr.lines().count(), 3, "{stderr}");
-    let [list, proxy] = &calls[..] else { panic!("{calls:?}") };
+    let last = stderr.lines().nth(3).unwrap();
+    assert!(last.contains("nodes without an agent: spare; kubectl --namespace usernsd"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 4, "{stderr}");
+    let (of_nodes, others): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.starts_with("get nodes "));
+    assert_eq!(of_nodes.len(), 1, "{calls:?}");
+    let [list, proxy] = &others[..] else { panic!("{calls:?}") };
     assert!(list.starts_with("get --output=json pods "), "{list}");
     // Nothing else than programs in the agents' pods can be reached through its socket.
     assert!(

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,17 +19,20 @@ case "$*" in
   [ -e unreachable ] && exit 1
   if grep -qsx "$3 $4 $6" denied; then echo no; exit 1; fi
   echo yes ;;
-"get --output=json pods "*) cat agents.json ;;
+"get --output=json pods "*)
+  # The second question is asked while signals are received.
+  [ "$(grep -c 'get --output=json pods' log)" = 1 ] || while [ -e wait ]; do sleep 0.02; done
+  cat agents.json ;;
 "create "*)
   cat >created.json
   if [ -e refused ]; then cat refused >&2; exit 1; fi ;;
-"get --output=json pod usernsd-demo-"*) cat pod.json ;;
+"get --output=json pod usernsd-demo-"*) [ ! -e slow ] || sleep 60; cat pod.json ;;
 *" systemctl is-system-running") cat state; exit 1 ;;
 *" cat /proc/self/uid_map") cat map ;;
 *" ls -ldn /sys/fs/cgroup") echo 'drwxr-xr-x 4 0 65534 0 Nov 29 20:00 /sys/fs/cgroup' ;;
 *" ps --output=json") echo '[]' ;;
 *" explain "*) echo 'Container  explained'; exit "$(cat explained)" ;;
-"delete "*) [ -e stuck ] && exit 1; echo 'pod "usernsd-demo" deleted' ;;
+"delete "*) rm -f wait; [ ! -e held ] || sleep 0.3; [ -e stuck ] && exit 1; echo 'pod "usernsd-demo" deleted' ;;
 *) echo "unexpected: $*" >&2; exit 9 ;;
 esac
 "#;
@@ -91,6 +95,8 @@ impl Fake {
             .args(args)
             .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
             .env("KUBECTL_DIR", self.dir.path())
+            // As a shell starts a program in a terminal.
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -271,6 +277,43 @@ fn the_pod_is_deleted_after_an_interruption() {
             output.calls
         );
         assert!(output.stderr.contains("deleted"), "{}", output.stderr);
+    }
+}
+
+/// A terminal sends SIGINT to kubectl as well.
+#[test]
+fn an_interruption_that_ends_kubectl_too_is_no_failure() {
+    let fake = Fake::new();
+    fake.write("slow", "");
+    let child = fake.start(&[]);
+    while !fake.calls().iter().any(|call| call.contains("pod usernsd-demo-")) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-s", "INT", "--", &group]).status().unwrap().success());
+    let output = fake.end(child);
+    assert_eq!(output.code, Some(130), "{}", output.stderr);
+    assert!(output.has_deleted() && !output.stderr.contains("failed"), "{}", output.stderr);
+}
+
+#[test]
+fn no_pod_is_created_after_an_interruption() {
+    let fake = Fake::new();
+    fake.write("held", "");
+    for _ in 0..5 {
+        fake.write("wait", "");
+        let child = fake.start(&[]);
+        while fake.calls().iter().filter(|call| call.starts_with("get --output=json pods")).count() < 2 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(
+            Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success()
+        );
+        let output = fake.end(child);
+        assert_eq!(output.code, Some(130), "{}", output.stderr);
+        // A kubectl that was started at the end would write its line now.
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!fake.calls().iter().any(|call| call.starts_with("create ")), "{:?}", fake.calls());
     }
 }
 

@@ -1,6 +1,7 @@
 //! `kubectl userns demo`: runs systemd in a pod with a user namespace, shows how it looks from both sides, and deletes
 //! the pod, also when it is interrupted.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{CONFIG, Cluster, SELECTOR, is_ready, one_per_node};
 use crate::args::Output;
@@ -22,6 +24,8 @@ use usernsd_domain::lock::lock;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// When the kubelet ends the pod if nobody could delete it, in seconds.
 const DEADLINE: u32 = 900;
+/// How much later than kubectl's failure its cause, a signal, may be received.
+const INTERRUPTION: Duration = Duration::from_millis(100);
 /// The exit code after SIGINT or SIGTERM, as shells have it for SIGINT.
 const INTERRUPTED: u8 = 130;
 /// Reasons for which the kubelet waits that do not go away by themselves.
@@ -49,8 +53,9 @@ struct Run {
     demo: Demo,
     namespace: String,
     pod: String,
-    /// Held while the pod is created: whoever deletes it waits until the API server has answered.
-    creating: Mutex<()>,
+    /// Whether the pod has been deleted, after which it must not be created. Held while it is created: whoever deletes it
+    /// waits until the API server has answered.
+    deleted: Mutex<bool>,
 }
 
 /// Runs the demonstration. Exits 0 if systemd runs, and root in the pod is no user of the node's.
@@ -68,7 +73,7 @@ pub(super) fn run(cluster: Cluster, demo: Demo) -> anyhow::Result<ExitCode> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let pod = format!("usernsd-demo-{:x}-{:x}", now.as_secs() & 0xff_ffff, std::process::id());
-    let run = Arc::new(Run { cluster, demo, namespace, pod, creating: Mutex::new(()) });
+    let run = Arc::new(Run { cluster, demo, namespace, pod, deleted: Mutex::new(false) });
     let steps = async {
         let (ended, end) = oneshot::channel();
         let steps = Arc::clone(&run);
@@ -80,11 +85,20 @@ pub(super) fn run(cluster: Cluster, demo: Demo) -> anyhow::Result<ExitCode> {
         end.await.context("the demonstration has ended without a result")?
     };
     let result = compose::runtime()?.block_on(async {
-        tokio::select! {
+        let mut interruption = pin!(compose::signalled());
+        let failed = tokio::select! {
             // First, so that signals are received before anything is created.
             biased;
-            signalled = compose::signalled() => signalled.map(|()| ExitCode::from(INTERRUPTED)),
-            result = steps => result,
+            signalled = &mut interruption => return signalled.map(|()| ExitCode::from(INTERRUPTED)),
+            result = steps => match result {
+                Ok(code) => return Ok(code),
+                Err(failed) => failed,
+            },
+        };
+        // A terminal interrupts kubectl too, whose failure may be noticed first.
+        match timeout(INTERRUPTION, interruption).await {
+            Ok(signalled) => signalled.map(|()| ExitCode::from(INTERRUPTED)),
+            Err(_) => Err(failed),
         }
     });
     run.delete();
@@ -195,7 +209,10 @@ impl Run {
     }
 
     fn create(&self) -> anyhow::Result<()> {
-        let _creating = lock(&self.creating);
+        let deleted = lock(&self.deleted);
+        if *deleted {
+            bail!("the demonstration was interrupted");
+        }
         let args = ["create", "--filename=-", "--request-timeout=30s"];
         let answer = self.cluster.kubectl.call_with(&args, manifest(self).to_string().as_bytes(), &tell)?;
         if answer.code != 0 {
@@ -309,7 +326,8 @@ impl Run {
 
     /// Deletes the pod, if it was created.
     fn delete(&self) {
-        let _creating = lock(&self.creating);
+        let mut deleted = lock(&self.deleted);
+        *deleted = true;
         let by_hand =
             || tell(&format!("to delete it: kubectl delete pod --namespace {} {}", self.namespace, self.pod));
         let words = [
