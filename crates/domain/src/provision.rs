@@ -325,7 +325,7 @@ mod tests {
         let lines =
             |text: &[Vec<u8>]| text.iter().map(|line| String::from_utf8(line.clone()).unwrap()).collect();
         for (old, new, want_removed, want_added) in [
-            ("a\nb\na\n", "a\nc", "a b", "c"),
+            ("a\nb\na\n", "a\nc", "b a", "c"),
             ("a\nb\nb\n", "b\na\n", "b", ""),
             ("", "a\na\n", "", "a a"),
             ("a", "a\n", "", ""),
