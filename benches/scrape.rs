@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use divan::Bencher;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, PodRef};
-use usernsd_domain::delegation::Limits;
+use usernsd_domain::delegation::{KnownLimits, Limits};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::isolation::Stage;
@@ -127,7 +127,7 @@ impl Node {
                     cgroup: CgroupPath::parse(&path).ok(),
                     inode: Some(index.into()),
                     owner: Some(HostId(base)),
-                    limits: Some(Limits::DEFAULT),
+                    limits: KnownLimits::Set(Limits::DEFAULT),
                     outcome: Outcome::Delegated,
                     source: Source::Nri,
                     isolation: Verdict::Good,

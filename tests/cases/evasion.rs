@@ -139,6 +139,29 @@ fn a_container_that_hides_its_cgroup_does_not_evade_the_limits_of_its_pod() {
     check("nri: {enabled: false}\n", ["250", "50"]);
 }
 
+/// How many of these containers are reported because nothing limits their cgroups: by doctor with the results of an agent,
+/// if one answers, by doctor alone, and by explain.
+fn reported_as_unlimited(node: &Node, containers: &[(Container, &str)]) -> [usize; 3] {
+    let printed = |words: &[&str]| -> Value {
+        let ran = node.exec([&["usernsd"], words, &["-o", "json"]].concat());
+        let text = String::from_utf8_lossy(&ran.stderr);
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    let by_doctor = |words: &[&str]| {
+        let document = printed(words);
+        let mut checks = document["checks"].as_array().unwrap().iter();
+        let check = checks.find(|check| check["id"] == "pod_cgroup_bounded").unwrap();
+        check["problems"].as_array().unwrap().len()
+    };
+    let is_explained = |container: &&(Container, &str)| {
+        let document = printed(&["explain", &container.0.id]);
+        let problems = document[0]["problems"].as_array().unwrap();
+        problems.contains(&json!("nothing limits the cgroups that the pod may create"))
+    };
+    let explained = containers.iter().filter(is_explained).count();
+    [by_doctor(&["doctor"]), by_doctor(&["doctor", "--no-agent"]), explained]
+}
+
 /// crun hands over the cgroup of every container with a user namespace, also if the specification mounts it read-only. The
 /// container mounts it once more: with a capability, or in a user namespace below its own, for which it needs none.
 #[test]
@@ -179,14 +202,40 @@ fn a_container_that_mounts_its_cgroup_itself_is_bounded() {
             .map(|file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap().trim().to_owned())
     };
     let (unlimited, limited) = (["max", "max"].map(String::from), ["250", "50"].map(String::from));
-    for (index, way) in ways.iter().enumerate() {
-        let (made, container) = run(&format!("before-{index}"), index, way);
-        assert_eq!((made, limits(&container)), (MANY, unlimited.clone()), "{way:?}: {}", container.log());
-        let agent = Agent::with(&node, "nri: {enabled: false}\n");
-        assert_eq!((agent.outcome(&container).as_str(), limits(&container)), (way.2, limited.clone()));
-        assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
-        agent.kill();
+    let made: Vec<(Container, &str)> = ways
+        .iter()
+        .enumerate()
+        .map(|(index, way)| {
+            let (made, container) = run(&format!("before-{index}"), index, way);
+            assert_eq!((made, limits(&container)), (MANY, unlimited.clone()), "{way:?}: {}", container.log());
+            (container, way.2)
+        })
+        .collect();
+    // While nobody sets limits, each of them is reported as unlimited.
+    assert_eq!(reported_as_unlimited(&node, &made), [made.len(); 3]);
+    let agent =
+        Agent::with(&node, "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n");
+    for (container, outcome) in &made {
+        let record = agent.record(container);
+        assert_eq!(
+            (&record["outcome"], &record["state"]),
+            (&json!(outcome), &json!("unlimited")),
+            "{record}"
+        );
+        assert_eq!(limits(container), unlimited);
     }
+    let counted = || agent.metric("usernsd_containers", &[("cgroup_state", "unlimited")]);
+    assert_eq!(counted(), 3.0);
+    assert_eq!(reported_as_unlimited(&node, &made), [made.len(); 3]);
+    agent.kill();
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    for (container, outcome) in &made {
+        assert_eq!((agent.outcome(container).as_str(), limits(container)), (*outcome, limited.clone()));
+        assert_ne!(agent.record(container)["state"], "unlimited");
+    }
+    assert_eq!(agent.metric("usernsd_fix_failures_total", &[]), 0.0);
+    assert_eq!(reported_as_unlimited(&node, &made), [0; 3]);
+    agent.kill();
     // An agent in the start path limits them before they do anything.
     let agent = Agent::start(&node);
     for (index, way) in ways.iter().enumerate() {

@@ -57,8 +57,15 @@ fn the_page_of_the_state_lists_each_skip_reason() {
     let after: String =
         table.lines().skip_while(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect();
     let row = |skip: Skip| {
-        let states = [false, true].map(|is_missed| format!("`{}`", skip.cgroup_state(is_missed).name()));
-        let states = if states[0] == states[1] { states[0].clone() } else { states.join(" or ") };
+        let states = [(false, false), (true, false), (false, true)].map(|(is_missed, is_unlimited)| {
+            format!("`{}`", skip.cgroup_state(is_missed, is_unlimited).name())
+        });
+        let mut states: Vec<String> = states.into();
+        states.dedup();
+        let states = match states.as_slice() {
+            [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+            states => states.concat(),
+        };
         format!("| `{}` | {} | {states} |\n", skip.name(), skip.meaning())
     };
     let rows: String = Skip::ALL.into_iter().map(row).collect();

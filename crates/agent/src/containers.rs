@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::decide::{Creation, Decider};
 pub use crate::decide::{Decision, PodAnswer, PodAnswers, Policies, Refusal, Trigger};
 use usernsd_domain::container::{Container, CriId};
-use usernsd_domain::delegation::Skip;
+use usernsd_domain::delegation::{KnownLimits, Skip};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::isolation::{Conclusion, Stage};
 use usernsd_domain::lock::lock;
@@ -361,10 +361,18 @@ impl Containers {
                 self.delegator().is_still_right(path, inode, owner)
             }
             // These outcomes are final: the specification does not change, and a container gains nothing by
-            // changing its own namespaces and mounts.
-            (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
-                self.delegator().is_there(path, inode)
-            }
+            // changing its own namespaces and mounts. One that owns its cgroup must still be limited.
+            (
+                Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount),
+                Some(path),
+                Some(inode),
+                owner,
+            ) => match owner {
+                Some(owner) if record.limits != KnownLimits::Unread => {
+                    self.delegator().is_still_right(path, inode, owner)
+                }
+                _ => self.delegator().is_there(path, inode),
+            },
             _ => false,
         }
     }

@@ -1,8 +1,7 @@
 //! The number of cgroups that a pod and each of its containers may create, so that none is handed over without a limit.
 
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::delegation::{Limit, Limits, Rules};
-use usernsd_domain::idmap::{HostId, IdMap};
+use usernsd_domain::delegation::{Limit, Limits};
 
 /// The part of the pod's cgroups that no container gets: one of this many.
 const RESERVED_PART: u32 = 8;
@@ -37,16 +36,6 @@ impl ChildCgroup {
         };
         below.saturating_add(1)
     }
-}
-
-/// Whether a container that is skipped gets limits all the same: if it owns its cgroup already, which its OCI runtime handed
-/// over. `owner` is that of the cgroup's directory, and `uid_map` the mapping of the container's user namespace.
-///
-/// How the cgroup is mounted does not matter. The container may have closed it or mounted over it before it was inspected, and
-/// one that has it read-only or not at all can mount it itself: in a user namespace below its own that takes no capability.
-#[must_use]
-pub fn apply_to_skipped(owner: HostId, uid_map: &IdMap, rules: &Rules) -> bool {
-    owner != HostId::ROOT && uid_map.container_of(owner).is_some() && !rules.observe_only
 }
 
 /// The file and the value of each limit to be written: those that are still `max`. A value that an
@@ -104,7 +93,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use usernsd_domain::delegation::OwnerPolicy;
 
     /// The share of a container whose cgroup is to be writable.
     fn share(pod: u32, taken: u64, used: u64) -> u32 {
@@ -128,18 +116,6 @@ mod tests {
         let shares = [2, 3, 4, 5].map(|closed| share(250, taken_with_closed(250, 1, closed, 0), 0));
         assert!(shares.is_sorted_by(|one, next| one > next) && shares[3] > 0, "{shares:?}");
         assert!(taken_with_closed(250, 1, u32::MAX, u64::MAX) == u64::MAX);
-    }
-
-    #[test]
-    fn a_container_that_owns_its_cgroup_is_bounded_although_it_is_skipped() {
-        let rules =
-            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
-        let map = IdMap::parse("0 200000 65536\n65536 0 1").unwrap();
-        for (owner, want) in [(200_000, true), (201_000, true), (0, false), (300_000, false)] {
-            assert_eq!(apply_to_skipped(HostId(owner), &map, &rules), want, "{owner}");
-            let plan_only = Rules { observe_only: true, ..rules };
-            assert!(!apply_to_skipped(HostId(owner), &map, &plan_only), "{owner}");
-        }
     }
 
     #[test]

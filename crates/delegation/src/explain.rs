@@ -31,8 +31,8 @@ pub struct ExplainFacts {
     pub opt_in: OptInResult,
     /// The agent's record of it.
     pub agent: AgentRecord,
-    /// Whether the number of cgroups that its pod may create is limited.
-    pub bounded: bool,
+    /// Whether it owns its cgroup, and the number of cgroups that its pod may create is not limited.
+    pub is_unlimited: bool,
     /// The AppArmor profile that forbids mounts to systemd, which runs in it.
     pub forbids_mounts: Option<String>,
 }
@@ -250,10 +250,8 @@ impl Diagnosis {
             }
             AgentRecord::Unaware | AgentRecord::Silent(_) => self.because("The cgroup is the container's."),
         }
-        if !facts.bounded {
-            self.problem("nothing limits the cgroups that the pod may create");
-            self.because("Without a limit, a pod's cgroups can take the node down.");
-            self.agent_is_needed(facts);
+        if facts.is_unlimited {
+            self.unlimited(facts);
         }
         if let Some(profile) = &facts.forbids_mounts {
             self.because(format!(
@@ -265,6 +263,19 @@ impl Diagnosis {
                 "if it has such services, load the AppArmor profile usernsd-systemd on the node, name it in the pod \
                  (appArmorProfile: {type: Localhost, localhostProfile: usernsd-systemd}), and add the capability SYS_ADMIN",
             );
+        }
+    }
+
+    fn unlimited(&mut self, facts: &ExplainFacts) {
+        self.problem("nothing limits the cgroups that the pod may create");
+        self.because("Without a limit, a pod's cgroups can take the node down.");
+        match &facts.agent {
+            AgentRecord::Silent(_) => self.agent_is_needed(facts),
+            AgentRecord::Unaware => {}
+            AgentRecord::Inspected { .. } => self.next(
+                "set delegation.mechanism in the agent's configuration: with none it sets no limits. With another value, \
+                 the agent's log shows why there are none",
+            ),
         }
     }
 
@@ -322,6 +333,13 @@ impl Diagnosis {
     }
 
     fn skipped(&mut self, facts: &ExplainFacts, skip: Skip, detail: Option<&str>) {
+        if facts.is_unlimited {
+            self.because(
+                "Its OCI runtime handed the cgroup over (crun does so for each container with a user namespace). However it \
+                 is mounted, the container can mount it again and create cgroups.",
+            );
+            self.unlimited(facts);
+        }
         match skip {
             Skip::ReadOnlyMount => {
                 match &facts.opt_in {
@@ -340,9 +358,11 @@ impl Diagnosis {
                         self.next("to make it writable, change that annotation in the pod's template");
                     }
                     OptInResult::Nothing => {
-                        self.because(
-                            "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would make no difference.",
-                        );
+                        self.because(if facts.is_unlimited {
+                            "/sys/fs/cgroup is read-only in it, the default of every runtime."
+                        } else {
+                            "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would make no difference."
+                        });
                         self.next(
                             "to make it writable, annotate the pod's template: usernsd.io/cgroup: writable (for systemd: \
                              usernsd.io/systemd: \"true\")",
@@ -416,12 +436,12 @@ impl ExplainFacts {
         let (outcome, state) = match &self.now {
             None => (None, None),
             Some(PresentPlan::Plan(Plan::AlreadyRight { .. })) => {
-                let state = if self.bounded { CgroupState::Ok } else { CgroupState::Unlimited };
+                let state = if self.is_unlimited { CgroupState::Unlimited } else { CgroupState::Ok };
                 (Some(OutcomeName::AlreadyRight), Some(state))
             }
             Some(PresentPlan::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
             Some(PresentPlan::Skip(skip, _)) => {
-                let state = skip.cgroup_state(self.opt_in == OptInResult::Missed);
+                let state = skip.cgroup_state(self.opt_in == OptInResult::Missed, self.is_unlimited);
                 (Some(OutcomeName::Skipped(*skip)), Some(state))
             }
             Some(PresentPlan::Failed(_)) => (Some(OutcomeName::Failed), None),

@@ -103,16 +103,15 @@ pub fn plan(proven: &Proven, facts: &Facts, rules: &Rules) -> Result<Plan, Skip>
     // Any owner that is mapped into the container is accepted: runc and crun choose different users, and
     // both are right. The host's root is mapped into no container that comes this far by its own root,
     // but a further extent may map it (CRI-O "auto" with runAsUser 0).
-    let is_the_containers = |id: HostId| id != HostId::ROOT && uid_map.container_of(id).is_some();
     let directory = match facts.owner {
-        id if is_the_containers(id) => false,
+        id if uid_map.has_user(id) => false,
         HostId::ROOT => true,
         _ => return Err(Skip::ForeignOwner),
     };
     let mut files = Vec::new();
     for (name, id) in &facts.files {
         match *id {
-            id if is_the_containers(id) => {}
+            id if uid_map.has_user(id) => {}
             HostId::ROOT => files.push(name.clone()),
             _ => return Err(Skip::ForeignOwner),
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::idmap::HostId;
+use super::idmap::{HostId, IdMap};
 use super::record::CgroupState;
 
 /// The user who becomes the owner of the cgroup.
@@ -125,11 +125,15 @@ impl Skip {
     }
 
     /// The state of a cgroup that was left as it is for this reason. `is_missed`: whether the container should have had
-    /// a writable one.
+    /// a writable one. `is_unlimited`: whether the container owns the cgroup and lacks the limits that it needs.
     #[must_use]
-    pub fn cgroup_state(self, is_missed: bool) -> CgroupState {
+    pub fn cgroup_state(self, is_missed: bool, is_unlimited: bool) -> CgroupState {
         match self {
+            // Once the container is recreated as its pod asked, it is judged as one with a writable cgroup.
             Skip::ReadOnlyMount | Skip::NoCgroupMount if is_missed => CgroupState::Missed,
+            Skip::ReadOnlyMount | Skip::NoCgroupMount | Skip::Closed | Skip::Unproven if is_unlimited => {
+                CgroupState::Unlimited
+            }
             Skip::ReadOnlyMount | Skip::NoCgroupMount => CgroupState::ReadOnly,
             Skip::HostUserNamespace | Skip::RootIsHostRoot => CgroupState::HostUserNamespace,
             Skip::UnmappedRoot
@@ -163,6 +167,18 @@ pub struct Limits {
     pub depth: u32,
 }
 
+/// The limits on the cgroups that a container may create, as far as they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KnownLimits {
+    /// They were not read: the container does not own its cgroup, or the inspection ended before.
+    #[default]
+    Unread,
+    /// One of them, or both, is not set.
+    Missing,
+    /// Both are set.
+    Set(Limits),
+}
+
 /// A cgroup limit as the kernel prints it: `max` or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -182,7 +198,42 @@ impl Limits {
     pub const DESCENDANTS_FILE: &str = "cgroup.max.descendants";
     /// The interface file of the depth.
     pub const DEPTH_FILE: &str = "cgroup.max.depth";
+
+    /// Whether a container needs limits: if it owns its cgroup, which usernsd or its OCI runtime handed over. `owner` is
+    /// that of the cgroup's directory, and `uid_map` the mapping of the container's user namespace.
+    ///
+    /// How the cgroup is mounted does not matter. The container may have closed it or mounted over it before it was
+    /// inspected, and one that has it read-only or not at all can mount it itself: in a user namespace below its own that
+    /// takes no capability.
+    #[must_use]
+    pub fn are_needed(owner: HostId, uid_map: &IdMap) -> bool {
+        uid_map.has_user(owner)
+    }
 }
+
+// === impl KnownLimits ===
+
+impl KnownLimits {
+    /// The limits that two files contain.
+    #[must_use]
+    pub fn of(descendants: Limit, depth: Limit) -> KnownLimits {
+        match (descendants, depth) {
+            (Limit::At(descendants), Limit::At(depth)) => KnownLimits::Set(Limits { descendants, depth }),
+            _ => KnownLimits::Missing,
+        }
+    }
+
+    /// The limits, if both are set.
+    #[must_use]
+    pub fn set(self) -> Option<Limits> {
+        match self {
+            KnownLimits::Set(limits) => Some(limits),
+            KnownLimits::Unread | KnownLimits::Missing => None,
+        }
+    }
+}
+
+// === impl Limit ===
 
 impl Limit {
     /// Reads the text of a limit file; `None` for what the kernel never prints.
@@ -204,6 +255,23 @@ mod tests {
     fn every_reason_has_its_own_name() {
         let names: std::collections::BTreeSet<_> = Skip::ALL.iter().map(|skip| skip.name()).collect();
         assert_eq!(names.len(), Skip::ALL.len());
+    }
+
+    #[test]
+    fn a_container_needs_limits_wherever_one_of_its_users_owns_its_cgroup() {
+        let map = IdMap::parse("0 200000 65536\n65536 0 1").unwrap();
+        for (owner, want) in [(200_000, true), (201_000, true), (0, false), (300_000, false)] {
+            assert_eq!(Limits::are_needed(HostId(owner), &map), want, "{owner}");
+        }
+    }
+
+    #[test]
+    fn limits_are_set_only_if_both_are() {
+        let (max, at) = (Limit::Max, Limit::At(7));
+        assert_eq!(KnownLimits::of(at, at), KnownLimits::Set(Limits { descendants: 7, depth: 7 }));
+        for (descendants, depth) in [(max, at), (at, max), (max, max)] {
+            assert_eq!(KnownLimits::of(descendants, depth), KnownLimits::Missing);
+        }
     }
 
     #[test]

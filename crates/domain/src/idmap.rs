@@ -167,6 +167,12 @@ impl IdMap {
         })
     }
 
+    /// Whether a host ID is that of one of the container's own users: mapped, and not the host's root.
+    #[must_use]
+    pub fn has_user(&self, id: HostId) -> bool {
+        id != HostId::ROOT && self.container_of(id).is_some()
+    }
+
     /// The host ID of the container's root; `None` if root is not mapped.
     #[must_use]
     pub fn root(&self) -> Option<HostId> {

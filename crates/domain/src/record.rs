@@ -3,7 +3,7 @@
 use super::assessment::Assessment;
 use super::cgroup::CgroupPath;
 use super::container::{CgroupMount, CriId, PodRef, UserNamespaceRequest};
-use super::delegation::{Limits, Skip};
+use super::delegation::{KnownLimits, Limits, Skip};
 use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
 use super::isolation::{Conclusion, Known, Stage};
@@ -83,12 +83,13 @@ pub enum CgroupState {
     Ok,
     /// The cgroup should belong to the container, and does not.
     OwnerWrong,
-    /// The cgroup is mounted read-only or not at all, so its owner does not matter.
+    /// The cgroup is mounted read-only or not at all. The container does not own it, or it is limited.
     ReadOnly,
     /// The cgroup is mounted read-only although its pod requested a writable one and may have it: the
     /// container was created while nothing was in the start path.
     Missed,
-    /// The cgroup belongs to the container, and the number of cgroups in it is not limited.
+    /// The cgroup belongs to the container, and the number of cgroups in it is not limited. How it is mounted does not
+    /// matter ([`Limits::are_needed`]).
     Unlimited,
     /// The container runs in the host's user namespace.
     HostUserNamespace,
@@ -144,8 +145,8 @@ pub struct Record {
     pub inode: Option<u64>,
     /// Owner of the cgroup when it was last inspected.
     pub owner: Option<HostId>,
-    /// The limits on cgroups that it may create, if both are set.
-    pub limits: Option<Limits>,
+    /// The limits on cgroups that it may create.
+    pub limits: KnownLimits,
     /// The outcome of the last inspection.
     pub outcome: Outcome,
     /// The trigger of that inspection.
@@ -283,11 +284,21 @@ impl Record {
             {
                 CgroupState::OwnerWrong
             }
-            Outcome::Delegated | Outcome::AlreadyRight if self.limits.is_some() => CgroupState::Ok,
-            Outcome::Delegated | Outcome::AlreadyRight => CgroupState::Unlimited,
-            Outcome::Skipped(skip) => skip.cgroup_state(self.missed),
+            Outcome::Delegated | Outcome::AlreadyRight => match self.limits {
+                KnownLimits::Set(_) => CgroupState::Ok,
+                KnownLimits::Missing | KnownLimits::Unread => CgroupState::Unlimited,
+            },
+            Outcome::Skipped(skip) => skip.cgroup_state(self.missed, self.is_unlimited()),
             Outcome::Failed(_) => CgroupState::Unknown,
         }
+    }
+
+    /// Whether it needs limits and was found without them. While an agent hands cgroups over, it sets them.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        let owned = self.owner.zip(self.uid_map.as_ref());
+        self.limits == KnownLimits::Missing
+            && owned.is_some_and(|(owner, map)| Limits::are_needed(owner, map))
     }
 
     /// The facts about a container, for everything that shows containers.
@@ -317,9 +328,8 @@ impl Record {
             return None;
         }
         let (owner, map) = (self.owner?, self.uid_map.as_ref()?);
-        let is_the_containers = owner != HostId::ROOT && map.container_of(owner).is_some();
         let may_be_roots = self.mount? != CgroupMount::ReadWrite;
-        Some(is_the_containers || (may_be_roots && owner == HostId::ROOT))
+        Some(map.has_user(owner) || (may_be_roots && owner == HostId::ROOT))
     }
 }
 
@@ -341,7 +351,7 @@ impl Record {
             cgroup: None,
             inode: None,
             owner: None,
-            limits: None,
+            limits: KnownLimits::Unread,
             outcome: Outcome::Delegated,
             source: Source::Nri,
             isolation: Verdict::Good,
@@ -359,7 +369,7 @@ mod tests {
     fn a_delegated_cgroup_without_limits_is_not_ok() {
         let record = Record::bare(CriId::parse("a").unwrap());
         assert_eq!(record.state(), CgroupState::Unlimited);
-        let bounded = Record { limits: Some(Limits::DEFAULT), ..record.clone() };
+        let bounded = Record { limits: KnownLimits::Set(Limits::DEFAULT), ..record.clone() };
         assert_eq!(bounded.state(), CgroupState::Ok);
         for skip in Skip::ALL {
             let skipped = Record { outcome: Outcome::Skipped(skip), ..bounded.clone() };
@@ -383,6 +393,35 @@ mod tests {
             ..read_only
         };
         assert_eq!(foreign.state(), CgroupState::OwnerWrong);
+    }
+
+    #[test]
+    fn a_container_that_owns_its_cgroup_and_lacks_limits_is_a_problem_however_the_cgroup_is_mounted() {
+        let owned = Record {
+            user_namespace: Some(UserNamespace { inode: Some(1), is_hosts: false }),
+            uid_map: IdMap::parse("0 200000 65536").ok(),
+            mount: Some(CgroupMount::ReadOnly),
+            owner: Some(HostId(200_000)),
+            limits: KnownLimits::Missing,
+            ..Record::bare(CriId::parse("a").unwrap())
+        };
+        let state = |record: &Record, skip| {
+            let record = Record { outcome: Outcome::Skipped(skip), ..record.clone() };
+            (record.state(), record.assessment().is_problem())
+        };
+        for skip in [Skip::ReadOnlyMount, Skip::NoCgroupMount, Skip::Closed, Skip::Unproven] {
+            assert_eq!(state(&owned, skip), (CgroupState::Unlimited, true), "{skip}");
+            let is_right = |record: &Record| !state(record, skip).1;
+            assert!(is_right(&Record { owner: Some(HostId::ROOT), ..owned.clone() }), "{skip}: root's");
+            assert!(
+                is_right(&Record { limits: KnownLimits::Set(Limits::DEFAULT), ..owned.clone() }),
+                "{skip}"
+            );
+            assert!(is_right(&Record { limits: KnownLimits::Unread, ..owned.clone() }), "{skip}");
+        }
+        // One that was created without what its pod asked for is shown as that, and is unlimited all the same.
+        let missed = Record { missed: true, outcome: Outcome::Skipped(Skip::ReadOnlyMount), ..owned };
+        assert_eq!((missed.state(), missed.is_unlimited()), (CgroupState::Missed, true));
     }
 
     #[test]

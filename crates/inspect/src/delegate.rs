@@ -19,10 +19,10 @@ use self::limits::read_limit;
 use self::stop::Stop;
 use crate::handles::NodeHandles;
 use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Point, Proven};
-use usernsd_delegation::{Facts, Plan, bounds, plan};
+use usernsd_delegation::{Facts, Plan, plan};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
-use usernsd_domain::delegation::{Limit, Limits, Rules, Skip};
+use usernsd_domain::delegation::{KnownLimits, Limit, Limits, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
 pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
@@ -116,8 +116,8 @@ pub struct Observation {
     pub inode: Option<u64>,
     /// Owner of the cgroup, after the change.
     pub owner: Option<HostId>,
-    /// The bounds that hold for it.
-    pub limits: Option<Limits>,
+    /// The limits that apply to it.
+    pub limits: KnownLimits,
 }
 
 /// Why the agent cannot hand over cgroups at all.
@@ -194,7 +194,10 @@ impl Inspection {
     /// The action that failed: limits are set before the owner changes.
     #[must_use]
     pub fn failed_action(&self) -> Action {
-        if self.observation.limits.is_none() { Action::SetLimits } else { Action::ChownCgroup }
+        match self.observation.limits {
+            KnownLimits::Set(_) => Action::ChownCgroup,
+            KnownLimits::Missing | KnownLimits::Unread => Action::SetLimits,
+        }
     }
 }
 
@@ -243,27 +246,43 @@ impl Delegator {
             done.own = Some(own);
             applied
         });
-        let result = result.or_else(|stop| self.bound_skipped(target, stop, &mut done));
+        let result =
+            result.map_err(|stop| self.bound_skipped(target, stop, self.rules.observe_only, &mut done));
         done.end(result);
         done
     }
 
-    /// Limits a container that is skipped, and its pod, if [`bounds::apply_to_skipped`].
-    fn bound_skipped(&self, target: &Target<'_>, stop: Stop, done: &mut Inspection) -> Result<Outcome, Stop> {
-        let Stop::Skip(..) = stop else { return Err(stop) };
-        let Some(own) = done.own.take() else { return Err(stop) };
+    /// Limits a container that is skipped, and its pod, if [`Limits::are_needed`]; with `observe_only`, only reads the
+    /// limits. Returns why the inspection ends.
+    fn bound_skipped(
+        &self,
+        target: &Target<'_>,
+        stop: Stop,
+        observe_only: bool,
+        done: &mut Inspection,
+    ) -> Stop {
+        let Stop::Skip(..) = stop else { return stop };
+        let Some(own) = done.own.take() else { return stop };
         let (MountSource::Specification(specified) | MountSource::Stricter(specified)) = target.mount;
         let uid_map = done.observation.uid_map.as_ref();
-        let applies = uid_map.is_some_and(|map| bounds::apply_to_skipped(own.owner(), map, &self.rules));
-        if done.changes.is_empty() && applies {
-            match self.set_limits(&own, specified, done) {
-                // The pod's limits come first; a container's own that is closed or gone is skipped for that already.
-                Ok(()) | Err(Stop::Skip(..)) => {}
-                Err(failed) => return Err(failed),
-            }
-        }
+        let needs_limits = uid_map.is_some_and(|map| Limits::are_needed(own.owner(), map));
+        let bounded = match (needs_limits && done.changes.is_empty(), observe_only) {
+            (false, _) => Ok(()),
+            (true, true) => Self::observe_limits(&own, &mut done.observation),
+            (true, false) => self.set_limits(&own, specified, done),
+        };
         done.own = Some(own);
-        Err(stop)
+        match bounded {
+            Err(failed @ Stop::Failed(_)) => failed,
+            // The pod's limits come first; a container's own that is closed or gone is skipped for that already.
+            Ok(()) | Err(Stop::Skip(..)) => stop,
+        }
+    }
+
+    /// Reads the limits that apply to a container.
+    fn observe_limits(own: &Cgroup, seen: &mut Observation) -> Result<(), Stop> {
+        seen.limits = Self::limits_of(own)?;
+        Ok(())
     }
 
     /// Inspects a container as [`Delegator::handle`] does, and returns the plan without changing anything.
@@ -276,9 +295,10 @@ impl Delegator {
         let mut done = Inspection::new();
         let result = self.try_plan(target, scope_of, &mut done);
         let plan = result.and_then(|(own, plan)| {
-            done.observation.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+            Self::observe_limits(&own, &mut done.observation)?;
             Ok(plan)
         });
+        let plan = plan.map_err(|stop| self.bound_skipped(target, stop, true, &mut done));
         let (plan, result) = match plan {
             Ok(plan) => (Some(plan), Ok(Outcome::AlreadyRight)),
             Err(stop) => (None, Err(stop)),
@@ -297,8 +317,7 @@ impl Delegator {
     pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
         let Ok(cgroup) = self.handles.cgroups.open_cgroup(path) else { return false };
         let bounded = || {
-            let pod = Self::bounded_cgroup(&cgroup);
-            matches!(Self::limits_of(pod.as_ref().unwrap_or(&cgroup)), Ok(Some(_)))
+            matches!(Self::limits_of(&cgroup), Ok(KnownLimits::Set(_)))
                 && matches!(read_limit(&cgroup, Limits::DESCENDANTS_FILE), Ok(Limit::At(_)))
         };
         cgroup.inode() == inode && cgroup.owner() == owner && bounded()
@@ -420,7 +439,7 @@ impl Delegator {
         let _held = matches!(plan, Plan::Chown { .. }).then(|| own.hold());
         // Limits first, so that nothing is ever delegated without them.
         if self.rules.observe_only {
-            done.observation.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
+            Self::observe_limits(own, &mut done.observation)?;
         } else {
             self.set_limits(own, CgroupMount::ReadWrite, done)?;
         }

@@ -128,6 +128,14 @@ struct Explainer<'a> {
     host_ids: Option<HostIds>,
 }
 
+/// The judgement on a container that runs, as it is now.
+struct Present {
+    plan: PresentPlan,
+    isolation: Verdict,
+    /// It owns its cgroup, and lacks the limits that it needs.
+    is_unlimited: bool,
+}
+
 /// Explains the containers that `target` names.
 ///
 /// # Errors
@@ -290,9 +298,9 @@ impl<'a> Explainer<'a> {
         if runs {
             let scope = self.scope(&container, &mut unseen).await;
             let request = request(&container, sandbox.as_ref());
-            let (seen, word) =
+            let (seen, found) =
                 self.inspect(&container, &inspected, request, &binds, scope.as_ref(), &mut unseen)?;
-            (got, now) = (seen, Some(word));
+            (got, now) = (seen, Some(found));
         }
         let facts = self.facts_of(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
         let Diagnosis { owner_is_right, mut problems, mut because, mut next } = Diagnosis::of(&facts);
@@ -394,19 +402,19 @@ impl<'a> Explainer<'a> {
         binds: &BTreeMap<String, String>,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
-    ) -> Result<(Option<Observed>, (PresentPlan, Verdict)), ExplainError> {
+    ) -> Result<(Option<Observed>, Present), ExplainError> {
         let candidate = Candidate { container, stage: Occasion::Listed(inspected.container.state).stage() };
         let (mut handled, plan) = self.inspector.examine(candidate, |_| scope.cloned());
         let seen = handled.observation.clone();
-        let isolation = handled.record(candidate, Source::Resync, request, || false).isolation;
-        let now = match (plan, &handled.outcome) {
+        let record = handled.record(candidate, Source::Resync, request, || false);
+        let plan = match (plan, &handled.outcome) {
             (_, Outcome::Skipped(skip @ Skip::BeingMade)) => PresentPlan::Skip(*skip, None),
             (Some(plan), _) => PresentPlan::Plan(plan),
             (None, Outcome::Failed(error)) => PresentPlan::Failed(error.clone()),
             (None, Outcome::Skipped(skip)) => PresentPlan::Skip(*skip, handled.detail.clone()),
             (None, Outcome::Delegated | Outcome::AlreadyRight) => PresentPlan::Skip(Skip::Unproven, None),
         };
-        let now = (now, isolation);
+        let now = Present { plan, isolation: record.isolation, is_unlimited: record.is_unlimited() };
         let process = match (handled.init, container.pid) {
             (Some(process), _) => process,
             (None, Some(pid)) => match self.handles().proc.open(pid) {
@@ -441,12 +449,11 @@ impl<'a> Explainer<'a> {
         inspected: &InspectedContainer,
         sandbox: Option<&InspectedSandbox>,
         got: Option<&Observed>,
-        now: Option<(PresentPlan, Verdict)>,
+        now: Option<Present>,
     ) -> ExplainFacts {
-        let (now, isolation) = now.unzip();
         // If the container does not run, only the specification is left.
         let specified = || guard::judge(request(container, sandbox), container.user_namespace);
-        let limits = got.and_then(|got| got.cgroup.as_ref()).and_then(|cgroup| cgroup.limits.as_ref());
+        let isolation = now.as_ref().map(|now| now.isolation);
         ExplainFacts {
             namespace: container.pod.namespace.clone(),
             pod: container.pod.name.clone(),
@@ -459,11 +466,11 @@ impl<'a> Explainer<'a> {
                     .collect::<Vec<_>>()
                     .join(": "),
             }),
-            now,
+            is_unlimited: now.as_ref().is_some_and(|now| now.is_unlimited),
+            now: now.map(|now| now.plan),
             isolation: isolation.unwrap_or_else(specified),
             opt_in: opt_in(container, &self.node.adjust),
             agent: self.agent_on(&container.id),
-            bounded: limits.is_none_or(document::Limits::is_bounded),
             forbids_mounts: got
                 .filter(|got| got.runs_systemd())
                 .and_then(|got| forbids_mounts(got.security.label.as_deref()?).map(str::to_owned)),

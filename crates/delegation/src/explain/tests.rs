@@ -12,7 +12,7 @@ fn facts(now: PresentPlan) -> ExplainFacts {
         isolation: Verdict::Good,
         opt_in: OptInResult::Nothing,
         agent: AgentRecord::Silent("nothing answers".into()),
-        bounded: true,
+        is_unlimited: false,
         forbids_mounts: None,
     }
 }
@@ -44,15 +44,31 @@ fn every_reason_is_explained_and_followed_by_a_step() {
 }
 
 #[test]
-fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
+fn a_right_cgroup_is_a_problem_only_if_it_is_unlimited() {
     let right = facts(PresentPlan::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
     for agent in [inspected("delegated", None), inspected("already_right", None), AgentRecord::Unaware] {
         let diagnosis = Diagnosis::of(&ExplainFacts { agent, ..right.clone() });
         assert!(diagnosis.problems.is_empty() && diagnosis.next.is_empty(), "{diagnosis:?}");
     }
-    let diagnosis = Diagnosis::of(&ExplainFacts { bounded: false, ..right });
+    let diagnosis = Diagnosis::of(&ExplainFacts { is_unlimited: true, ..right });
     assert_eq!(diagnosis.problems, ["nothing limits the cgroups that the pod may create"]);
     assert_eq!(diagnosis.next, [START_AGENT]);
+}
+
+#[test]
+fn a_container_that_owns_a_read_only_cgroup_without_limits_has_a_problem() {
+    let read_only = facts(PresentPlan::Skip(Skip::ReadOnlyMount, None));
+    assert!(Diagnosis::of(&read_only).problems.is_empty());
+    for (agent, next) in [
+        (AgentRecord::Silent("no socket".into()), Some(START_AGENT)),
+        (inspected("read_only_mount", None), Some("set delegation.mechanism")),
+        (AgentRecord::Unaware, None),
+    ] {
+        let diagnosis = Diagnosis::of(&ExplainFacts { is_unlimited: true, agent, ..read_only.clone() });
+        assert_eq!(diagnosis.problems, ["nothing limits the cgroups that the pod may create"]);
+        let found = diagnosis.next.iter().find(|step| next.is_some_and(|next| step.starts_with(next)));
+        assert_eq!(found.is_some(), next.is_some(), "{diagnosis:?}");
+    }
 }
 
 #[test]
@@ -75,16 +91,22 @@ fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
     // Nothing is known of the cgroup, and that is worth an explanation.
     let unknown = [Skip::NotUnified, Skip::Closed, Skip::Gone, Skip::Unproven];
     for skip in Skip::ALL {
-        for opt_in in [OptInResult::Nothing, OptInResult::Missed] {
-            let facts = ExplainFacts { opt_in, ..facts(PresentPlan::Skip(skip, None)) };
+        for (opt_in, is_unlimited) in
+            [(OptInResult::Nothing, false), (OptInResult::Missed, false), (OptInResult::Nothing, true)]
+        {
+            // The limits of a container are known only if its cgroup is.
+            let is_unlimited = is_unlimited && !matches!(skip, Skip::HostUserNamespace | Skip::BeingMade);
+            let facts = ExplainFacts { opt_in, is_unlimited, ..facts(PresentPlan::Skip(skip, None)) };
             let is_problem = facts.assessment().is_problem() || unknown.contains(&skip);
             assert_eq!(!Diagnosis::of(&facts).problems.is_empty(), is_problem, "{skip} {:?}", facts.opt_in);
         }
     }
     let right = || PresentPlan::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
     for now in [right(), chown(), PresentPlan::Failed("EIO".into())] {
-        for (bounded, isolation) in [(true, Verdict::Good), (false, Verdict::Good), (true, Verdict::Lost)] {
-            let facts = ExplainFacts { bounded, isolation, ..facts(now.clone()) };
+        for (is_unlimited, isolation) in
+            [(false, Verdict::Good), (true, Verdict::Good), (false, Verdict::Lost)]
+        {
+            let facts = ExplainFacts { is_unlimited, isolation, ..facts(now.clone()) };
             assert_eq!(
                 !Diagnosis::of(&facts).problems.is_empty(),
                 facts.assessment().is_problem(),

@@ -203,7 +203,9 @@ impl PodFacts<'_> {
     }
 
     fn unbounded(&self) -> Vec<Problem> {
-        let unlimited = self.containers().filter(|(_, record)| record.assessment() == Assessment::Unlimited);
+        let is_unlimited =
+            |record: &Record| record.is_unlimited() || record.assessment() == Assessment::Unlimited;
+        let unlimited = self.containers().filter(|(_, record)| is_unlimited(record));
         let problem = |(pod, record): (&Pod, &Record)| {
             Problem {
             what: format!(
@@ -211,7 +213,7 @@ impl PodFacts<'_> {
                 container(pod, record)
             ),
             remedy: "start the agent, which sets cgroup.max.descendants and cgroup.max.depth: systemctl start usernsd, or in a \
-                     DaemonSet see its pod on this node"
+                     DaemonSet see its pod on this node; with delegation.mechanism: none it sets no limits"
                 .to_owned(),
         }
         };
@@ -225,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::container::{CriId, PodRef};
-    use crate::delegation::Limits;
+    use crate::delegation::{KnownLimits, Limits};
     use crate::guard::Verdict;
     use crate::idmap::HostId;
     use crate::idmap::IdMap;
@@ -246,7 +248,7 @@ mod tests {
             cgroup: None,
             inode: None,
             owner: Some(HostId(200_000)),
-            limits: Some(Limits::DEFAULT),
+            limits: KnownLimits::Set(Limits::DEFAULT),
             outcome: Outcome::AlreadyRight,
             source: Source::Resync,
             isolation: Verdict::Good,
@@ -316,7 +318,17 @@ mod tests {
                 },
                 &[],
             ),
-            (|r| r.limits = None, &["pod_cgroup_bounded warn"]),
+            (|r| r.limits = KnownLimits::Missing, &["pod_cgroup_bounded warn"]),
+            // crun has handed the cgroup over, although it is mounted read-only.
+            (
+                |r| {
+                    r.name = "sidecar".into();
+                    r.mount = Some(CgroupMount::ReadOnly);
+                    r.outcome = Outcome::Skipped(Skip::ReadOnlyMount);
+                    r.limits = KnownLimits::Missing;
+                },
+                &["pod_cgroup_bounded warn"],
+            ),
         ];
         for (spoil, want) in cases {
             let mut record = record();

@@ -5,7 +5,7 @@ use super::{Delegator, Inspection};
 use usernsd_delegation::bounds::{self, ChildCgroup};
 use usernsd_domain::cgroup::descendants_of_stat;
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::delegation::{Limit, Limits};
+use usernsd_domain::delegation::{KnownLimits, Limit, Limits};
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::record::{Action, Change};
 use usernsd_domain::unit::pod_cgroup;
@@ -31,12 +31,10 @@ impl Delegator {
         own.above(&pod_cgroup(own.path())?)
     }
 
-    pub(super) fn limits_of(cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {
-        let (descendants, depth) = read_limits(cgroup)?;
-        Ok(match (descendants, depth) {
-            (Limit::At(descendants), Limit::At(depth)) => Some(Limits { descendants, depth }),
-            _ => None,
-        })
+    /// The limits on the cgroups that a container with this cgroup may create.
+    pub(super) fn limits_of(own: &Cgroup) -> Result<KnownLimits, CgroupError> {
+        let (descendants, depth) = read_limits(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
+        Ok(KnownLimits::of(descendants, depth))
     }
 
     /// Sets the limits that are missing, for a container whose specification mounts its cgroup in this way.
@@ -62,7 +60,7 @@ impl Delegator {
             self.set_share(own, pod, limits.descendants, specified, done)?;
         }
         done.beside.extend(pod);
-        done.observation.limits = Some(limits);
+        done.observation.limits = KnownLimits::Set(limits);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::clock::Stamp;
 use usernsd_domain::container::{CgroupMount, CriId, PodRef};
-use usernsd_domain::delegation::Limits;
+use usernsd_domain::delegation::{KnownLimits, Limits};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::isolation::Occasion;
@@ -174,6 +174,9 @@ struct InspectedWire {
     inode: Option<u64>,
     owner: Option<u32>,
     limits: Option<(u32, u32)>,
+    /// They were read, and one is not set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unlimited: bool,
     outcome: String,
     error: Option<String>,
     isolation: String,
@@ -392,7 +395,8 @@ fn write_inspected(inspected: &Inspected) -> InspectedWire {
         cgroup: record.cgroup.as_ref().map(CgroupPath::to_string),
         inode: record.inode,
         owner: record.owner.map(|owner| owner.0),
-        limits: record.limits.map(|limits| (limits.descendants, limits.depth)),
+        limits: record.limits.set().map(|limits| (limits.descendants, limits.depth)),
+        unlimited: record.limits == KnownLimits::Missing,
         outcome: record.outcome.name().to_owned(),
         error: match &record.outcome {
             Outcome::Failed(error) => Some(error.clone()),
@@ -451,7 +455,11 @@ fn read_inspected(wire: InspectedWire) -> Option<Inspected> {
         cgroup: maybe(wire.cgroup, |path| CgroupPath::parse(&path).ok())?,
         inode: wire.inode,
         owner: wire.owner.map(HostId),
-        limits: wire.limits.map(|(descendants, depth)| Limits { descendants, depth }),
+        limits: match wire.limits {
+            Some((descendants, depth)) => KnownLimits::Set(Limits { descendants, depth }),
+            None if wire.unlimited => KnownLimits::Missing,
+            None => KnownLimits::Unread,
+        },
         outcome,
         source: Source::Nri,
         isolation: Verdict::named(&wire.isolation)?,
@@ -508,7 +516,7 @@ mod tests {
                 cgroup: Some(path.clone()),
                 inode: Some(99),
                 owner: Some(HostId(200_000)),
-                limits: Some(Limits::DEFAULT),
+                limits: KnownLimits::Set(Limits::DEFAULT),
                 pid: Some(12),
                 outcome,
                 isolation: Verdict::Lost,
@@ -544,6 +552,11 @@ mod tests {
         let outcomes = outcomes.into_iter().chain(Skip::ALL.map(Outcome::Skipped));
         let mut messages: Vec<FromPlugin> =
             outcomes.map(|outcome| report(Done::Inspected(inspected(outcome)))).collect();
+        for limits in [KnownLimits::Missing, KnownLimits::Unread] {
+            let Inspected { record, .. } = inspected(Outcome::AlreadyRight);
+            let record = Record { limits, ..record };
+            messages.push(report(Done::Inspected(Inspected { record, ..inspected(Outcome::AlreadyRight) })));
+        }
         messages.extend([
             FromPlugin::Hello(Hello {
                 protocol: 1,

@@ -12,7 +12,7 @@ use crate::state::{About, State};
 use crate::verdict;
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::container::{CgroupMount, CriId, PodRef};
-use usernsd_domain::delegation::{Limit, Limits};
+use usernsd_domain::delegation::{KnownLimits, Limit, Limits};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::node::{
@@ -36,7 +36,12 @@ fn store() -> Store {
 }
 
 fn record(id: &str, outcome: Outcome, isolation: Verdict) -> Record {
-    Record { limits: Some(Limits::DEFAULT), outcome, isolation, ..Record::bare(CriId::parse(id).unwrap()) }
+    Record {
+        limits: KnownLimits::Set(Limits::DEFAULT),
+        outcome,
+        isolation,
+        ..Record::bare(CriId::parse(id).unwrap())
+    }
 }
 
 /// The value of a series; the series by its text.

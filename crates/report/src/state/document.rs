@@ -31,6 +31,10 @@ pub const VERSION: u64 = 1;
 const MISSED: &str = "its pod asked for a writable cgroup, and nothing was in its start path when it was created; delete the pod, \
                       or set optIn.missed to restart";
 
+/// Why a container whose cgroup was left as it is can be [`CgroupState::Unlimited`].
+const UNLIMITED: &str = "the container owns its cgroup, which its OCI runtime handed over, and delegation.mechanism is \"none\", so \
+                         no limits are set";
+
 /// Facts about the agent that do not change while it runs.
 #[derive(Debug, Clone)]
 pub struct About {
@@ -406,8 +410,11 @@ impl From<&Record> for Container {
             outcome: record.outcome.kind().into(),
             reason: match &record.outcome {
                 Outcome::Delegated | Outcome::AlreadyRight => None,
-                Outcome::Skipped(_) if record.state() == CgroupState::Missed => Some(MISSED.to_owned()),
-                Outcome::Skipped(skip) => Some(skip.meaning().to_owned()),
+                Outcome::Skipped(skip) => Some(match record.state() {
+                    CgroupState::Missed => MISSED.to_owned(),
+                    CgroupState::Unlimited => UNLIMITED.to_owned(),
+                    _ => skip.meaning().to_owned(),
+                }),
                 Outcome::Failed(error) => Some(error.clone()),
             },
             source: record.source.into(),
@@ -456,7 +463,7 @@ impl From<&Record> for Cgroup {
             unit: record.cgroup.as_ref().and_then(scope),
             inode: record.inode,
             owner: record.owner.map(|owner| owner.0),
-            limits: record.limits.map(|limits| {
+            limits: record.limits.set().map(|limits| {
                 let delegation::Limits { descendants, depth } = limits;
                 Limits { descendants, depth }
             }),

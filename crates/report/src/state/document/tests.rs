@@ -39,7 +39,7 @@ fn the_document_agrees_with_its_page() {
         cgroup: Some(CgroupPath::parse(&path).unwrap()),
         inode: Some(77),
         owner: Some(HostId(0)),
-        limits: Some(delegation::Limits { descendants: 250, depth: 50 }),
+        limits: delegation::KnownLimits::Set(delegation::Limits { descendants: 250, depth: 50 }),
         outcome: Outcome::Skipped(Skip::ReadOnlyMount),
         source: Source::Nri,
         isolation: Verdict::Good,
