@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use zbus::connection::Builder;
 use zbus::message::{Flags, Type};
-use zbus::{Connection, Message, MessageStream, ObjectPath, OwnedFd, Variant};
+use zbus::{Connection, Message, MessageStream, ObjectPath, Variant};
 
 pub const SYSTEMD: &str = ":1.1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -34,8 +34,6 @@ pub struct Scenario {
     pub units: BTreeMap<String, (String, FakeScope)>,
     /// Loads any unknown unit as not-found, as systemd does for well-formed names.
     pub load_on_demand: bool,
-    /// Unit names by PID. The process of a pidfd is read from its fdinfo.
-    pub pids: BTreeMap<u32, String>,
     /// Accepts calls (except for the bus's own) but never answers.
     pub hang: bool,
     /// Answers each call with an error of this name.
@@ -269,20 +267,6 @@ async fn answer(connection: &Connection, number: u32, call: &Message, recorded: 
             connection.reply(&header, &listed).await
         }
         ("ListUnits", _) => connection.reply(&header, &listed).await,
-        ("GetUnitByPIDFD", _) if version >= 253 => {
-            let fd: OwnedFd = call.body().deserialize().unwrap();
-            let Some(unit) = scenario.pids.get(&pid_of(&fd)) else {
-                return refuse("org.freedesktop.systemd1.NoUnitForPID").await;
-            };
-            connection.reply(&header, &(object_path(&scenario, unit), unit.as_str(), vec![1_u8; 16])).await
-        }
-        ("GetUnitByPID", _) => {
-            let pid: u32 = call.body().deserialize().unwrap();
-            let Some(unit) = scenario.pids.get(&pid) else {
-                return refuse("org.freedesktop.systemd1.NoUnitForPID").await;
-            };
-            connection.reply(&header, &object_path(&scenario, unit)).await
-        }
         _ => return refuse("org.freedesktop.DBus.Error.UnknownMethod").await,
     };
     sent.unwrap();
@@ -303,16 +287,4 @@ fn properties(version: u32, scope: FakeScope) -> HashMap<&'static str, Variant<'
         all.insert("DelegateSubgroup", Variant::from("payload"));
     }
     all
-}
-
-fn object_path(scenario: &Scenario, unit: &str) -> ObjectPath<'static> {
-    let label = scenario.units.iter().find(|(_, (name, _))| name == unit).unwrap().0;
-    ObjectPath::try_from(format!("/org/freedesktop/systemd1/unit/{label}")).unwrap()
-}
-
-/// The process of a pidfd, as the kernel reports it (pidfd_open(2)).
-fn pid_of(fd: &OwnedFd) -> u32 {
-    use std::os::fd::{AsFd, AsRawFd};
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();
-    text.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().parse().unwrap()
 }

@@ -1,13 +1,11 @@
 //! The systemd client against a fake that answers like an old and like a new systemd.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::time::Duration;
 
 use crate::fakes::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
 use futures_util::{Stream, StreamExt};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::unit::Scope;
 use usernsd_peers::systemd::{Systemd, SystemdError, SystemdEvent};
@@ -34,7 +32,7 @@ async fn rig(scenario: Scenario) -> Rig {
     Rig { _directory: directory, fake, systemd }
 }
 
-/// RHEL 8: no cgroup ID, no subgroup, no pidfd.
+/// RHEL 8: no cgroup ID, no subgroup.
 fn old() -> Scenario {
     Scenario { version: "239 (239-82.el8)".into(), ..units() }
 }
@@ -58,7 +56,6 @@ fn units() -> Scenario {
     ];
     Scenario {
         units: names.map(|(label, name)| (label.to_owned(), (name.to_owned(), scope.clone()))).into(),
-        pids: [(std::process::id(), CRIO.to_owned())].into(),
         ..Scenario::default()
     }
 }
@@ -151,49 +148,14 @@ async fn the_scopes_of_the_runtime_are_listed() {
 }
 
 #[tokio::test]
-async fn the_unit_of_a_process_is_found() {
-    let own = std::process::id();
-    let pidfd = |pid: u32| {
-        pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap()
-    };
-    let (own_fd, other_fd) = (pidfd(own), pidfd(std::os::unix::process::parent_id()));
-    for (scenario, calls) in [
-        (new(), vec!["GetUnitByPIDFD", "GetUnitByPIDFD"]),
-        // Asked once, then cached.
-        (old(), vec!["GetUnitByPIDFD", "GetUnitByPID", "GetUnitByPID"]),
-    ] {
-        let by_number = calls.len() == 3;
-        let rig = rig(scenario).await;
-        let found = rig.systemd.unit_of_pid(own_fd.as_fd(), own).await;
-        assert_eq!(found, Ok(Some(CRIO.to_owned())));
-        // The PID is used only if the pidfd cannot be.
-        let found = rig.systemd.unit_of_pid(other_fd.as_fd(), if by_number { own + 1 } else { own }).await;
-        assert_eq!(found, Ok(None));
-        assert_eq!(rig.fake.calls(), calls);
-        if by_number {
-            assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), 0).await, Ok(None));
-            assert_eq!(rig.fake.calls(), calls, "0 would mean the agent itself");
-        }
-    }
-    let rig = rig(new()).await;
-    for name in ["System.Error.ESRCH", "org.freedesktop.DBus.Error.UnixProcessIdUnknown"] {
-        rig.fake.scenario.lock().unwrap().refuse = Some(name.into());
-        assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), own).await, Ok(None), "{name}");
-    }
-}
-
-#[tokio::test]
 async fn an_error_names_the_call_and_its_cause() {
     let rig = rig(new()).await;
-    let own =
-        pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::empty());
     let (_events, subscription) = rig.systemd.events().await.unwrap();
     rig.fake.scenario.lock().unwrap().refuse = Some("org.freedesktop.DBus.Error.AccessDenied".into());
     for (error, call) in [
         (rig.systemd.version().await.unwrap_err(), "Get Version"),
         (rig.systemd.scopes().await.unwrap_err(), "ListUnitsByPatterns"),
         (rig.systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
-        (rig.systemd.unit_of_pid(own.as_ref().unwrap().as_fd(), 1).await.unwrap_err(), "GetUnitByPIDFD"),
         (subscription.switch_on().await.unwrap_err(), "Subscribe"),
         (subscription.switch_off().await.unwrap_err(), "Unsubscribe"),
     ] {

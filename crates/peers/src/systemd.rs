@@ -5,14 +5,13 @@
 //! time, so a call made while handling a signal would wait for itself.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use zbus::connection::Builder;
-use zbus::{Connection, Fd, Message, ObjectPath, OwnedObjectPath, OwnedVariant};
+use zbus::{Connection, Message, ObjectPath, OwnedObjectPath, OwnedVariant};
 
 pub use self::error::SystemdError;
 use self::error::{UNKNOWN_METHOD, answer, within};
@@ -57,10 +56,8 @@ pub struct Systemd {
     bus: PathBuf,
     calls: Connection,
     deadline: Duration,
-    // Each is set once a call was answered with "unknown method", because an older systemd does not gain
-    // methods. (A newer one could after a daemon-reexec; the older calls are then used until the agent
-    // restarts.)
-    no_pidfd: AtomicBool,
+    /// Set once `ListUnitsByPatterns` was answered with "unknown method", because an older systemd does not gain methods.
+    /// (A newer one could after a daemon-reexec; the older call is then used until the agent restarts.)
     no_patterns: AtomicBool,
 }
 
@@ -76,7 +73,6 @@ impl Systemd {
             calls: open(bus, MOST_REPLY).await?,
             bus: bus.to_owned(),
             deadline: DEADLINE,
-            no_pidfd: AtomicBool::new(false),
             no_patterns: AtomicBool::new(false),
         })
     }
@@ -153,41 +149,6 @@ impl Systemd {
         }))
     }
 
-    /// The unit that a process is in. Asks with the pidfd if systemd supports that (≥ 253), otherwise with
-    /// the PID. The PID is interpreted in systemd's PID namespace and may have been reused: check the pidfd
-    /// afterwards. `None` if the process is in no unit or has ended.
-    ///
-    /// # Errors
-    /// See [`SystemdError`].
-    pub async fn unit_of_pid(&self, pidfd: BorrowedFd<'_>, pid: u32) -> Result<Option<String>, SystemdError> {
-        if !self.no_pidfd.load(Ordering::Relaxed) {
-            const CALL: &str = "GetUnitByPIDFD";
-            match self.call(CALL, MANAGER_PATH, MANAGER, CALL, &Fd::from(pidfd)).await {
-                Ok(reply) => {
-                    let (_, unit, _): (OwnedObjectPath, String, Vec<u8>) = body(CALL, &reply)?;
-                    return Ok(Some(unit));
-                }
-                Err(error) if error.is_named(UNKNOWN_METHOD) => self.no_pidfd.store(true, Ordering::Relaxed),
-                Err(error) if NO_UNIT_OF_PID.iter().any(|name| error.is_named(name)) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        if pid == 0 {
-            // systemd takes 0 as the caller's own PID.
-            return Ok(None);
-        }
-        const CALL: &str = "GetUnitByPID";
-        match self.call(CALL, MANAGER_PATH, MANAGER, CALL, &pid).await {
-            Ok(reply) => {
-                let path: OwnedObjectPath = body(CALL, &reply)?;
-                let unit = path::unit_of(path.as_str());
-                unit.map(Some).ok_or_else(|| answer(CALL, format!("{path} is no unit's path")))
-            }
-            Err(error) if NO_UNIT_OF_PID.iter().any(|name| error.is_named(name)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes one call, within the deadline.
     async fn call<B>(
         &self,
@@ -211,12 +172,6 @@ const NO_SUCH_UNIT: [&str; 3] = [
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.DBus.Error.UnknownObject",
     "org.freedesktop.DBus.Error.UnknownInterface",
-];
-const NO_UNIT_OF_PID: [&str; 4] = [
-    "org.freedesktop.systemd1.NoUnitForPID",
-    "org.freedesktop.systemd1.NoSuchUnit",
-    "org.freedesktop.DBus.Error.UnixProcessIdUnknown",
-    "System.Error.ESRCH",
 ];
 
 async fn open(bus: &Path, most_reply: u64) -> Result<Connection, SystemdError> {

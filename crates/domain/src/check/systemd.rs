@@ -2,8 +2,8 @@
 
 use super::{Answer, Category, Check, Checked, Probe};
 
-/// `GetUnitByPIDFD` came with it: before, a process is identified by its PID, which can be reused.
-const BY_PIDFD: u32 = 253;
+/// The first version that writes the extended attribute `user.delegate` on the cgroups of delegated units.
+const MARKS: u32 = 251;
 /// The most scopes that are named.
 const MANY: usize = 5;
 
@@ -35,14 +35,14 @@ pub fn checks(facts: &Answer<SystemdFacts>) -> Vec<Checked> {
     let version = facts.version;
     vec![
         Check::SystemdReachable.passed("the system bus"),
-        if version >= BY_PIDFD {
+        if version >= MARKS {
             Check::SystemdVersion.passed(format!("systemd {version}"))
         } else {
             Check::SystemdVersion.failed(
                 format!(
-                    "systemd {version} identifies processes by number only, so the number is checked again afterwards"
+                    "systemd {version} does not mark the cgroups of delegated units, so the agent asks it about each container"
                 ),
-                format!("systemd {BY_PIDFD} or later accepts a handle of the process"),
+                format!("systemd {MARKS} or later marks them; a later release of the distribution has it"),
             )
         },
         scopes(&facts.scopes),
@@ -88,8 +88,8 @@ mod tests {
             Answer::Given(SystemdFacts { version, scopes: Ok(scopes) })
         };
         assert_eq!(words(&facts(262, &[true, true])), ["pass", "pass", "pass"]);
-        assert_eq!(words(&facts(253, &[])), ["pass", "pass", "skip"]);
-        assert_eq!(words(&facts(252, &[true])), ["pass", "note", "pass"]);
+        assert_eq!(words(&facts(251, &[])), ["pass", "pass", "skip"]);
+        assert_eq!(words(&facts(250, &[true])), ["pass", "note", "pass"]);
         assert_eq!(words(&facts(262, &[true, false])), ["pass", "pass", "warn"]);
         assert_eq!(words(&Answer::Missing("no bus".into())), ["warn", "skip", "skip"]);
         assert_eq!(words(&Answer::NotAsked("offline".into())), ["skip", "skip", "skip"]);

@@ -104,7 +104,7 @@ checks! {
     }
     Systemd {
         SystemdReachable = "systemd_reachable" Warning "systemd answers over D-Bus",
-        SystemdVersion = "systemd_version" Note "systemd identifies the unit of a process reliably",
+        SystemdVersion = "systemd_version" Note "systemd marks the cgroups of delegated units",
         ScopesDelegated = "scopes_delegated" Warning "systemd keeps out of containers' cgroups",
     }
     Pods {
