@@ -4,6 +4,7 @@
 //! The expressions use only standard CEL and `join`, no other extension.
 
 use super::adjust::{CGROUP_ANNOTATION, CGROUP_KEY, SYSTEMD_ANNOTATION, SYSTEMD_KEY};
+use super::nri_plugin::REQUIREMENT;
 use super::repair::{ANNOTATION as MISSED_ANNOTATION, KEEP};
 
 /// Name of the policy, and of its binding, that refuses pods.
@@ -199,8 +200,7 @@ pub fn policies(namespaces: &[String]) -> String {
     text
 }
 
-/// The policy that makes usernsd a required plugin for pods that ask (`required-plugins.noderesource.dev`, NRI ≥
-/// 0.10), as the YAML documents of its component.
+/// The policy that makes usernsd a required plugin for pods that ask ([`REQUIREMENT`], NRI ≥ 0.10), as the YAML documents of its component.
 #[must_use]
 pub fn required_policy() -> String {
     let asks = format!(
@@ -208,9 +208,8 @@ pub fn required_policy() -> String {
          object.metadata.annotations[key] in ['writable', 'true'])",
         is_ours("key")
     );
-    let free =
-        "!object.metadata.annotations.exists(key, key.startsWith('required-plugins.noderesource.dev'))";
-    let conditions = condition("asks-by-annotation", &asks) + &condition("names-no-plugin-itself", free);
+    let free = format!("!object.metadata.annotations.exists(key, key.startsWith('{REQUIREMENT}'))");
+    let conditions = condition("asks-by-annotation", &asks) + &condition("names-no-plugin-itself", &free);
     format!(
         "# A pod that asks for a cgroup by annotation waits, where the runtime's validator is on, until\n\
          # usernsd is there. One that names required plugins itself is left as it is.\n\
@@ -221,7 +220,7 @@ pub fn required_policy() -> String {
          - apiGroups: [\"\"]\n        apiVersions: [v1]\n        operations: [CREATE]\n        resources: [pods]\n  \
          matchConditions:\n{conditions}  mutations:\n    - patchType: ApplyConfiguration\n      \
          applyConfiguration:\n        expression: >-\n          Object{{metadata: Object.metadata{{annotations: \
-         {{'required-plugins.noderesource.dev': '[\"usernsd\"]'}}}}}}\n---\n\
+         {{'{REQUIREMENT}': '[\"usernsd\"]'}}}}}}\n---\n\
          apiVersion: admissionregistration.k8s.io/v1\n\
          kind: MutatingAdmissionPolicyBinding\n\
          metadata:\n  name: {REQUIRED_POLICY}\n\

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use usernsd_domain::runtime::RuntimeKind;
 
@@ -16,6 +17,26 @@ const SOCKETS: [(RuntimeKind, &str); 6] = [
     (RuntimeKind::Containerd, "var/snap/microk8s/common/run/containerd.sock"),
     (RuntimeKind::Containerd, "run/containerd/containerd.sock"),
 ];
+
+/// Returns the CRI sockets to try. Called for each attempt, because a runtime may be installed later.
+pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
+
+/// The CRI sockets to try on the node with that root: those that are `named`, else those that exist at the runtimes'
+/// default paths.
+#[must_use]
+pub fn sockets(host_root: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
+    if named.is_empty() {
+        discover(host_root).into_iter().map(|(_, path)| path).collect()
+    } else {
+        named.to_vec()
+    }
+}
+
+/// Finds the [`sockets`] again for each attempt.
+#[must_use]
+pub fn endpoints(host_root: PathBuf, named: Vec<PathBuf>) -> Endpoints {
+    Arc::new(move || sockets(&host_root, &named))
+}
 
 /// The sockets that exist below the host's root, each with the runtime whose default it is; [`super::Cri::version`]
 /// returns which one answers there. CRI-O's first, each once (`/var/run` is usually a link to

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::v1;
 use super::{
     ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, InspectedContainer,
-    InspectedSandbox, LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
+    InspectedSandbox, ListedContainer,
 };
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
@@ -25,6 +25,11 @@ use usernsd_domain::idmap::IdMap;
 use usernsd_domain::protobuf::{self, FieldValue, Fields, Malformed};
 use usernsd_domain::relevant;
 use usernsd_domain::repair::RESTART_COUNT;
+
+/// The labels that the kubelet puts on every sandbox and container (k8s.io/kubelet `pkg/types/labels.go`).
+const LABEL_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const LABEL_NAME: &str = "io.kubernetes.pod.name";
+const LABEL_UID: &str = "io.kubernetes.pod.uid";
 
 /// The most items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
 const LISTED: usize = 8192;
