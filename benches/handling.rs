@@ -27,7 +27,7 @@ use usernsd_domain::cgroup::{CgroupPath, DelegateList};
 use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::idmap::{ContainerId, HostId};
-use usernsd_inspect::delegate::{Delegator, MountSource, Target};
+use usernsd_inspect::delegate::{Delegator, MountSource, Target, UnitSource};
 use usernsd_inspect::handles::NodeHandles;
 use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::proc::Proc;
@@ -235,7 +235,7 @@ fn one_by_one() {
             is_started: false,
         };
         for want in ["delegated", "already_right"] {
-            let handled = step.next().unwrap().time(|| delegator.handle(&target, |_| None));
+            let handled = step.next().unwrap().time(|| delegator.handle(&target, UnitSource::Unasked));
             assert_eq!(handled.outcome.name(), want, "{handled:?}");
         }
         drop((cgroup, process));

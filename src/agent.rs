@@ -15,13 +15,14 @@ use tracing::{error, info, warn};
 
 use crate::compose;
 use usernsd_agent::confinement;
-use usernsd_agent::containers::{
-    Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
-};
+use usernsd_agent::containers::Containers;
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
-use usernsd_agent::decide::{Decider, PodAnswer};
+use usernsd_agent::decide::{
+    Decider, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
+};
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::nri_plugin::{Listed, Plugin};
+use usernsd_agent::pod_answers::PodAnswer;
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::systemd_watch::Units;
 use usernsd_agent::watchdog::{self, Pulse};

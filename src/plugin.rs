@@ -21,10 +21,13 @@ use tracing::{info, warn};
 use self::settings_file::SettingsFile;
 use crate::compose;
 use usernsd_agent::confinement;
-use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use usernsd_agent::cri_watch::answer_pods;
-use usernsd_agent::decide::{Decider, PodAnswer, PodAnswers, Policies, Trigger, keep_from_running};
+use usernsd_agent::decide::{
+    Decider, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST, Trigger,
+    keep_from_running,
+};
 use usernsd_agent::launched::reports::Reports;
+use usernsd_agent::pod_answers::{PodAnswer, PodAnswers};
 use usernsd_config::{LogFormat, Overrides, PluginSettings, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId, Sandbox};

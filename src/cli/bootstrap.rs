@@ -20,7 +20,7 @@ use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{RunPrograms, Sandboxes};
 use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
 use usernsd_prepare::bootstrap::runtime::{NodeRuntimes, RuntimePods};
-use usernsd_prepare::bootstrap::{self, Part, PartRefusal, Preparation};
+use usernsd_prepare::bootstrap::{self, Part, PartRefusal, PlanStep, Preparation};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
 /// How often a run with --exit-zero is repeated if another program changed a file at the same time.
@@ -194,14 +194,9 @@ impl Node<'_> {
                 Some(Runtime::Crio(version)) => Some(version),
                 _ => None,
             };
-            let step =
-                |root: &HostRoot| bootstrap::machine_config::plan(root, &parsed, ids, sandboxes, version);
-            let mut part = match plan_only {
-                true => bootstrap::plan(root, &[&step])?,
-                false => bootstrap::apply(root, &[&step], &mut tell)?,
-            };
-            part.findings.extend(findings);
-            return Ok(part);
+            let step: PlanStep<'_> =
+                Box::new(|root| bootstrap::machine_config::plan(root, &parsed, ids, sandboxes, version));
+            return run_steps(root, &[step], plan_only, findings);
         }
         // A node without any pod has not come up yet, so its system pods are unknown.
         let pods = runtime.and_then(|runtime| self.pods(runtime.kind())).filter(|pods| pods.all > 0);
@@ -218,10 +213,7 @@ impl Node<'_> {
             run_programs: RunPrograms::Yes,
             is_tried: true,
         };
-        let mut part =
-            if plan_only { preparation.plan(root)? } else { preparation.apply(root, &mut tell)? };
-        part.findings.extend(findings);
-        Ok(part)
+        run_steps(root, &preparation.steps(), plan_only, findings)
     }
 
     /// Before anything is written: checks whether the following restarts would do harm.
@@ -256,6 +248,21 @@ impl Node<'_> {
         }
         Ok(())
     }
+}
+
+/// Plans the steps, and applies the plan unless `plan_only` is set. Adds `findings` to those of the steps.
+fn run_steps(
+    root: &HostRoot,
+    steps: &[PlanStep<'_>],
+    plan_only: bool,
+    findings: Vec<Finding>,
+) -> anyhow::Result<Part> {
+    let mut part = match plan_only {
+        true => bootstrap::plan(root, steps)?,
+        false => bootstrap::apply(root, steps, &mut tell)?,
+    };
+    part.findings.extend(findings);
+    Ok(part)
 }
 
 fn read_machine_config(path: &Path) -> anyhow::Result<Parsed> {

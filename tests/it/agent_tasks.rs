@@ -10,12 +10,13 @@ use crate::fakes::nri_runtime::{self, Fault, Kind};
 use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
-use usernsd_agent::containers::{Containers, NotEnded, PodAnswer, Policies, Refusal, Trigger};
+use usernsd_agent::containers::{Containers, NotEnded};
 use usernsd_agent::cri_watch::{RuntimeWatch, answer_pods};
-use usernsd_agent::decide::Decider;
+use usernsd_agent::decide::{Decider, Policies, Refusal, Trigger};
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::launched::reports::Reports;
 use usernsd_agent::nri_plugin::{Listed, Plugin};
+use usernsd_agent::pod_answers::PodAnswer;
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::systemd_watch::Units;
 use usernsd_domain::adjust::AdjustRules;
@@ -143,7 +144,7 @@ impl Rig {
     async fn create(&self, container: &Container) -> Result<(), Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let decided = move || {
-            let creation = containers.before_create(&container, None);
+            let creation = containers.decider().before_create(&container, None);
             containers.record_created(&creation.created, SystemTime::now());
             creation.refusal.map_or(Ok(()), Err)
         };
@@ -157,7 +158,7 @@ impl Rig {
         let trigger =
             move || Trigger { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
         let decided = move || {
-            let decision = containers.decide(&container, trigger());
+            let decision = containers.decider().inspect(&container, trigger());
             containers.record(&decision.inspected, SystemTime::now());
             decision.refusal
         };

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::decide::{Creation, Decider};
-pub use crate::decide::{Decision, PodAnswer, PodAnswers, Policies, Refusal, Trigger};
+use crate::decide::{Decider, Decision, Trigger};
+use crate::pod_answers::{PodAnswer, PodAnswers};
 use usernsd_domain::container::{Container, CriId};
 use usernsd_domain::delegation::{KnownLimits, Skip};
 use usernsd_domain::guard::Verdict;
@@ -25,17 +25,6 @@ use usernsd_domain::unit::container_of_scope;
 use usernsd_inspect::delegate::Delegator;
 use usernsd_report::metrics::{Action, GuardCall, Metrics, RefusalReason};
 use usernsd_report::store::Store;
-
-/// How long a question to the runtime may delay a container's creation. The runtime waits 2 s for the
-/// plugin by default.
-pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
-/// How long a runtime that did not answer in time is not asked again. It is short, because meanwhile the
-/// guard lets containers be created; at their start it asks in any case.
-pub const RUNTIME_REST: Duration = Duration::from_secs(1);
-/// How long a question to systemd may delay a container's start: forty times the usual duration.
-pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
-/// How long a systemd that did not answer in time is not asked again. The proof holds without its answer.
-pub const SYSTEMD_REST: Duration = Duration::from_secs(10);
 
 /// The containers of this node.
 #[derive(Debug)]
@@ -86,6 +75,13 @@ impl Containers {
         &self.metrics
     }
 
+    /// The decisions for a runtime that waits for the answer. Once it has the answer, the caller passes the decision to
+    /// [`Containers::record_created`] or [`Containers::record`].
+    #[must_use]
+    pub fn decider(&self) -> &Decider {
+        &self.decider
+    }
+
     /// The remembered answers about pods.
     #[must_use]
     pub fn pods(&self) -> &PodAnswers {
@@ -94,14 +90,6 @@ impl Containers {
 
     fn delegator(&self) -> &Delegator {
         self.decider.delegator()
-    }
-
-    /// Decides on a container that is about to be created. Blocks for a short time if the runtime has to be
-    /// asked about its pod. The caller must call [`Containers::record_created`] once the runtime has the
-    /// answer.
-    #[must_use]
-    pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
-        self.decider.before_create(container, pod_has_user_namespace)
     }
 
     /// Counts and logs a decision on a container that is about to be created, made here or by the
@@ -151,30 +139,21 @@ impl Containers {
         Decision::complete_all(&mut decisions);
         let at = SystemTime::now();
         for Decision { inspected, .. } in &decisions {
-            let (is_new, _) = self.record_inspected(inspected, at);
-            self.log_inspected(inspected, is_new, at);
+            self.record(inspected, at);
         }
     }
 
-    /// Decides on a container whose process waits for the answer. The caller must call [`Containers::record`]
-    /// once the runtime has the answer.
-    #[must_use]
-    pub fn decide(&self, container: &Container, trigger: Trigger) -> Decision {
-        self.decider.inspect(container, trigger)
-    }
-
-    /// Records, counts and logs an inspection after the runtime has received its answer or given up waiting
-    /// for it.
+    /// Records, counts and logs an inspection; one for which a runtime waits, after the runtime has received its answer
+    /// or given up waiting for it.
     pub fn record(&self, inspected: &Inspected, at: SystemTime) {
-        let (is_new, _) = self.record_inspected(inspected, at);
+        let is_new = self.record_inspected(inspected, at);
         self.log_inspected(inspected, is_new, at);
     }
 
     /// Records, counts and logs an inspection that the launched plugin made at that time. A container that
     /// has ended since then gets no record.
     pub fn take_inspected(&self, inspected: &Inspected, at: SystemTime) {
-        let (is_new, _) = self.record_inspected(inspected, at);
-        self.log_inspected(inspected, is_new, at);
+        self.record(inspected, at);
         let record = &inspected.record;
         if let (Some(path), Some(inode)) = (&record.cgroup, record.inode)
             && !self.delegator().is_there(path, inode)
@@ -183,9 +162,8 @@ impl Containers {
         }
     }
 
-    /// Records and counts an inspection. Returns whether its outcome is new, and whether a loss of
-    /// isolation is.
-    fn record_inspected(&self, inspected: &Inspected, at: SystemTime) -> (bool, bool) {
+    /// Records and counts an inspection. Returns whether its outcome is new.
+    fn record_inspected(&self, inspected: &Inspected, at: SystemTime) -> bool {
         let record = &inspected.record;
         if inspected.unanswered {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
@@ -194,7 +172,7 @@ impl Containers {
         let _one_at_a_time = lock(&self.recording);
         let before = self.store.get(&record.id);
         if is_superseded(before.as_deref(), record) {
-            return (false, false);
+            return false;
         }
         let is_new = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
         // Up to here only the runtime has worked on the container.
@@ -210,7 +188,7 @@ impl Containers {
         let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
         let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
         // A runtime that dropped the plugin before it received the refusal has started the container.
-        let went_on = record.source == Source::Nri && !inspected.refused && self.refuses();
+        let went_on = record.source == Source::Nri && !inspected.refused && self.decider.refuses();
         let stage = if went_on { Stage::Running } else { record.stage };
         let is_new_loss =
             record.isolation == Verdict::Lost && (record.source == Source::Nri || !(was_lost || is_gone));
@@ -223,7 +201,7 @@ impl Containers {
         }
         if is_gone {
             self.store.forget(&record.id);
-            return (is_new, is_new_loss);
+            return is_new;
         }
         let mut record = record.clone();
         if is_new_loss {
@@ -241,7 +219,7 @@ impl Containers {
         if needs_attention {
             self.attention.notify_one();
         }
-        (is_new, is_new_loss)
+        is_new
     }
 
     /// Logs a mismatch once: the runtime that calls over NRI is not the one that answers over CRI.
@@ -266,12 +244,6 @@ impl Containers {
         let records = self.store.list();
         let made = records.iter().filter(|record| record.outcome == Outcome::Skipped(Skip::BeingMade));
         made.map(|record| record.id.clone()).collect()
-    }
-
-    /// Whether a container that lost the isolation that its pod asked for is refused.
-    #[must_use]
-    pub fn refuses(&self) -> bool {
-        self.decider.refuses()
     }
 
     /// The running containers that started without what their pod asked for: those without their user
@@ -396,11 +368,6 @@ impl Containers {
         self.store.forget(id);
     }
 
-    /// Forgets a pod that ended.
-    pub fn forget_pod(&self, sandbox_id: &str) {
-        self.decider.forget_pod(sandbox_id);
-    }
-
     /// Forgets containers whose cgroup no longer exists, because their end was missed. For those without a
     /// known cgroup, `listed` returns whether the runtime still has them.
     pub fn forget_gone(&self, listed: &dyn Fn(&CriId) -> bool) {
@@ -435,7 +402,7 @@ impl Containers {
         let policy = self.decider.policies().guard.name();
         let short = if refused {
             "not started: it would run as the host's root, its user namespace is lost"
-        } else if stage == Stage::Running && self.refuses() {
+        } else if stage == Stage::Running && self.decider.refuses() {
             self.metrics.missed(Missed::UserNamespace);
             "runs as the host's root: it started while nothing could refuse it"
         } else {

@@ -8,6 +8,7 @@ pub mod cri_watch;
 pub mod decide;
 pub mod launched;
 pub mod nri_plugin;
+pub mod pod_answers;
 pub mod repair;
 pub mod systemd_user;
 pub mod systemd_watch;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::containers::{Containers, Trigger};
-use crate::decide::keep_from_running;
+use crate::containers::Containers;
+use crate::decide::{Trigger, keep_from_running};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, ContainerState};
 use usernsd_domain::isolation::Occasion;
@@ -376,7 +376,7 @@ impl Plugin {
         let runtime = session.runtime().clone();
         let mut is_joined = false;
         let mut ignored = session.ignored().clone();
-        session.refuse_unread(serving.containers.refuses());
+        session.refuse_unread(serving.containers.decider().refuses());
         if let Err(error) = session.set_patience(Some(LIST)) {
             return Err(SessionEnd::Unreached(chain(&error)));
         }
@@ -484,7 +484,7 @@ impl Plugin {
                 serving.listed.put(found);
             }
             Request::CreateContainer { pod, container, token } => {
-                let creation = containers.before_create(&container, pod.user_namespace);
+                let creation = containers.decider().before_create(&container, pod.user_namespace);
                 let (created, answer) = creation.into_answer();
                 let answered = session.answer_create(token, answer);
                 containers.record_created(&created.answered(answered.is_ok()), SystemTime::now());
@@ -497,7 +497,7 @@ impl Plugin {
                     since,
                     patience: Duration::ZERO,
                 };
-                let mut decision = containers.decide(&container, trigger);
+                let mut decision = containers.decider().inspect(&container, trigger);
                 let refusal = decision.refusal.take();
                 let ended = refusal.is_some() && keep_from_running(runtime, decision.init.as_ref());
                 // The runtime waits for this answer.
@@ -515,7 +515,7 @@ impl Plugin {
                 answered?;
             }
             Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
-            Request::PodRemoved { id } => containers.forget_pod(id.as_str()),
+            Request::PodRemoved { id } => containers.decider().forget_pod(id.as_str()),
         }
         Ok(())
     }

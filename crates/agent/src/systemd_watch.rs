@@ -15,7 +15,8 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::containers::{Containers, Trigger};
+use crate::containers::Containers;
+use crate::decide::Trigger;
 use crate::systemd_user::SystemdUser;
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use self::limits::read_limit;
 use self::stop::Stop;
+use crate::ask::Asker;
 use crate::handles::NodeHandles;
 use usernsd_delegation::proof::{self, Evidence, InUserNamespace, Opened, Point, Proven};
 use usernsd_delegation::{Facts, Plan, plan};
@@ -76,6 +77,18 @@ pub enum MountSource {
     /// specification does not show how the OCI runtime mounted it, and a running container may have mounted
     /// more than it was given.
     Stricter(CgroupMount),
+}
+
+/// Where systemd's answer about a container's unit comes from, unless systemd has written it on the directory.
+/// Without an answer, the proof uses the other evidence.
+#[derive(Debug, Clone, Copy)]
+pub enum UnitSource<'a> {
+    /// Nobody asks systemd.
+    Unasked,
+    /// systemd was asked before, and gave this answer.
+    Answered(Option<&'a Scope>),
+    /// A task asks systemd, once its answer is needed.
+    Asking(&'a Asker<String, Option<Scope>>),
 }
 
 /// The result of observing one container and acting on it.
@@ -150,6 +163,18 @@ impl DelegatorError {
         match own_apparmor_profile() {
             Some(profile) => DelegatorError::Confined(error, profile),
             None => DelegatorError::HostNamespace(error),
+        }
+    }
+}
+
+// === impl UnitSource ===
+
+impl UnitSource<'_> {
+    fn scope(self, unit: &str) -> Option<Scope> {
+        match self {
+            UnitSource::Unasked => None,
+            UnitSource::Answered(scope) => scope.cloned(),
+            UnitSource::Asking(asker) => asker.ask(unit.to_owned()).flatten(),
         }
     }
 }
@@ -236,11 +261,10 @@ impl Delegator {
         &self.cgroup_namespace
     }
 
-    /// Inspects a container and delegates its cgroup. `scope_of` asks systemd about a unit; if it returns
-    /// `None`, systemd could not be asked in time, and the proof uses the other evidence.
-    pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Inspection {
+    /// Inspects a container and delegates its cgroup.
+    pub fn handle(&self, target: &Target<'_>, unit: UnitSource<'_>) -> Inspection {
         let mut done = Inspection::new();
-        let result = self.try_plan(target, scope_of, &mut done);
+        let result = self.try_plan(target, unit, &mut done);
         let result = result.and_then(|(own, plan)| {
             let applied = self.apply(&own, plan, &mut done);
             done.own = Some(own);
@@ -287,13 +311,9 @@ impl Delegator {
 
     /// Inspects a container as [`Delegator::handle`] does, and returns the plan without changing anything.
     /// `None` if the cgroup would be skipped; the outcome has the reason.
-    pub fn plan(
-        &self,
-        target: &Target<'_>,
-        scope_of: impl FnOnce(&str) -> Option<Scope>,
-    ) -> (Inspection, Option<Plan>) {
+    pub fn plan(&self, target: &Target<'_>, unit: UnitSource<'_>) -> (Inspection, Option<Plan>) {
         let mut done = Inspection::new();
-        let result = self.try_plan(target, scope_of, &mut done);
+        let result = self.try_plan(target, unit, &mut done);
         let plan = result.and_then(|(own, plan)| {
             Self::observe_limits(&own, &mut done.observation)?;
             Ok(plan)
@@ -345,7 +365,7 @@ impl Delegator {
     fn try_plan(
         &self,
         target: &Target<'_>,
-        scope_of: impl FnOnce(&str) -> Option<Scope>,
+        source: UnitSource<'_>,
         done: &mut Inspection,
     ) -> Result<(Cgroup, Plan), Stop> {
         let (path, unit) = proof::place(target.id, target.cgroups_path)?;
@@ -396,7 +416,7 @@ impl Delegator {
         if matches!(plan, Plan::Chown { .. })
             && let Some(unit) = unit
         {
-            evidence.unit = self.scope(&own, &path, || scope_of(&unit));
+            evidence.unit = self.scope(&own, &path, &unit, source);
             proven = proof::prove(&evidence)?;
             plan = self.decide(&proven, &facts)?;
         }
@@ -404,8 +424,8 @@ impl Delegator {
     }
 
     /// systemd's answer about the unit at `path`, which is `own` or above it: the one that systemd has written on the
-    /// directory, otherwise the one to `ask`.
-    fn scope(&self, own: &Cgroup, path: &CgroupPath, ask: impl FnOnce() -> Option<Scope>) -> Option<Scope> {
+    /// directory, otherwise the one of `source`.
+    fn scope(&self, own: &Cgroup, path: &CgroupPath, unit: &str, source: UnitSource<'_>) -> Option<Scope> {
         let above = (own.path() != path).then(|| own.above(path));
         let scope = match &above {
             None => Some(own),
@@ -419,7 +439,7 @@ impl Delegator {
         };
         match scope {
             Some(scope) if scope.is_marked_as_delegated() => Some(with(scope, true)),
-            scope => ask().or_else(|| {
+            scope => source.scope(unit).or_else(|| {
                 // A systemd that sets marks has set none on this directory.
                 let sets_marks = *self.marks.get_or_init(|| self.handles.cgroups.has_marks());
                 scope.filter(|_| sets_marks).map(|scope| with(scope, false))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::delegate::UnitSource;
 use crate::handles::NodeHandles;
 use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
@@ -17,7 +18,7 @@ use usernsd_delegation::explain::{
 };
 use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::chain::chain;
-use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
+use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::denial::{DENIALS, Denied};
@@ -404,7 +405,7 @@ impl<'a> Explainer<'a> {
         unseen: &mut Vec<String>,
     ) -> Result<(Option<Observed>, Present), ExplainError> {
         let candidate = Candidate { container, stage: Occasion::Listed(inspected.container.state).stage() };
-        let (mut handled, plan) = self.inspector.examine(candidate, |_| scope.cloned());
+        let (mut handled, plan) = self.inspector.examine(candidate, UnitSource::Answered(scope));
         let seen = handled.observation.clone();
         let record = handled.record(candidate, Source::Resync, request, || false);
         let plan = match (plan, &handled.outcome) {
@@ -571,17 +572,8 @@ fn asked(
         privileged: inspected.privileged,
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         decided_by: decided_by.and_then(|opt_in| opt_in.decided_by).map(|decision| decision.key),
-        cgroup_mount: mount_name(container.cgroup_mount()),
+        cgroup_mount: container.cgroup_mount().name(),
         cgroup_namespace: container.cgroup_namespace,
         security,
-    }
-}
-
-/// The name of a mount's mode in the state document.
-fn mount_name(mount: CgroupMount) -> &'static str {
-    match mount {
-        CgroupMount::Absent => "absent",
-        CgroupMount::ReadOnly => "read-only",
-        CgroupMount::ReadWrite => "read-write",
     }
 }

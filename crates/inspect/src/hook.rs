@@ -7,7 +7,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::delegate::Inspection;
+use crate::delegate::{Inspection, UnitSource};
 use crate::inspector::{Candidate, Inspector, OpenError};
 use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::isolation::Stage;
@@ -77,8 +77,7 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
     let inspector = Inspector::open(host_root, rules, limits)?;
     // The OCI runtime has not made its mounts yet.
     let candidate = Candidate { container: &container, stage: Stage::Making };
-    // Nobody asks systemd: a bus call would take longer than everything else. Its mark on the directory
-    // counts.
-    hooked.handled = Some(inspector.apply(candidate, |_| None));
+    // A bus call would take longer than everything else; systemd's mark on the directory counts.
+    hooked.handled = Some(inspector.apply(candidate, UnitSource::Unasked));
     Ok(hooked)
 }

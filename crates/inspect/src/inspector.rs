@@ -5,7 +5,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::delegate::{Delegator, DelegatorError, Inspection, MountSource, Observation, Target};
+use crate::delegate::{Delegator, DelegatorError, Inspection, MountSource, Observation, Target, UnitSource};
 use crate::handles::{NodeHandles, OpenHandlesError};
 use usernsd_delegation::Plan;
 use usernsd_domain::container::{Container, UserNamespaceRequest};
@@ -15,7 +15,6 @@ use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::isolation::{Conclusion, IsolationEvidence, ProcessPlace, Stage};
 use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
-use usernsd_domain::unit::Scope;
 
 /// Inspects containers of one node.
 #[derive(Debug)]
@@ -72,24 +71,15 @@ impl Inspector {
         self.delegator.set_rules(rules, limits);
     }
 
-    /// Inspects a container and corrects its cgroup. `scope_of` asks systemd about a unit; if it returns
-    /// `None`, systemd could not be asked in time.
-    pub fn apply(
-        &self,
-        candidate: Candidate<'_>,
-        scope_of: impl FnOnce(&str) -> Option<Scope>,
-    ) -> Inspection {
-        self.delegator.handle(&candidate.target(), scope_of)
+    /// Inspects a container and corrects its cgroup.
+    pub fn apply(&self, candidate: Candidate<'_>, unit: UnitSource<'_>) -> Inspection {
+        self.delegator.handle(&candidate.target(), unit)
     }
 
     /// Inspects a container without changing anything. Also returns the plan; `None` if the cgroup would be
     /// skipped.
-    pub fn examine(
-        &self,
-        candidate: Candidate<'_>,
-        scope_of: impl FnOnce(&str) -> Option<Scope>,
-    ) -> (Inspection, Option<Plan>) {
-        self.delegator.plan(&candidate.target(), scope_of)
+    pub fn examine(&self, candidate: Candidate<'_>, unit: UnitSource<'_>) -> (Inspection, Option<Plan>) {
+        self.delegator.plan(&candidate.target(), unit)
     }
 }
 

@@ -101,7 +101,7 @@ pub enum OnManaged {
 
 /// Plans one part of the preparation from what it reads on the node. It must not write, and is called a
 /// second time under the locks.
-pub type PlanStep<'a> = dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a;
+pub type PlanStep<'a> = Box<dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a>;
 
 /// Why a node was not prepared. No file is half-written then.
 #[derive(Debug, Error)]
@@ -177,7 +177,7 @@ struct Locks {
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn plan(root: &HostRoot, steps: &[&PlanStep<'_>]) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, steps: &[PlanStep<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
     for step in steps {
         let mut part = step(root)?;
@@ -206,7 +206,7 @@ pub fn plan(root: &HostRoot, steps: &[&PlanStep<'_>]) -> Result<Part, BootstrapE
 /// See [`BootstrapError`].
 pub fn apply(
     root: &HostRoot,
-    steps: &[&PlanStep<'_>],
+    steps: &[PlanStep<'_>],
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
     correct_times(root)?;

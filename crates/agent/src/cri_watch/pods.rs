@@ -9,7 +9,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::containers::{Containers, PodAnswer, PodAnswers};
+use crate::containers::Containers;
+use crate::pod_answers::{PodAnswer, PodAnswers};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::{Container, CriId};
 use usernsd_inspect::ask::Question;
@@ -84,7 +85,7 @@ pub(super) async fn review(containers: &Containers, cri: &Cri) {
             }
             let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
             let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
-            gone.for_each(|id| containers.forget_pod(id));
+            gone.for_each(|id| containers.decider().forget_pod(id));
         }
         Err(error) => {
             warn!(error = %chain(&error), "could not list the sandboxes; the next resync tries again");

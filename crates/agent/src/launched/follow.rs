@@ -298,7 +298,7 @@ impl Follow {
             Done::Created(created) => self.containers.record_created(created, at),
             Done::Inspected(inspected) => self.containers.take_inspected(inspected, at),
             Done::Ended(id) => self.containers.forget(id),
-            Done::PodEnded(id) => self.containers.forget_pod(id.as_str()),
+            Done::PodEnded(id) => self.containers.decider().forget_pod(id.as_str()),
         }
     }
 }

@@ -49,7 +49,7 @@ impl Doctor {
             run_programs: self.run_programs(),
             is_tried: false,
         };
-        Ok(match preparation.plan(&self.root) {
+        Ok(match bootstrap::plan(&self.root, &preparation.steps()) {
             Ok(Part { refused: Some(why), .. }) => Drift::Refused(why.to_string()),
             // Nothing is planned for a runtime that was not found: an empty plan does not pass then.
             Ok(Part { changes, .. })

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::Doctor;
 use crate::bundle::Bundles;
+use crate::delegate::UnitSource;
 use crate::inspector::{Candidate, Inspector};
 use crate::survey::Surveyor;
 use usernsd_delegation::Plan;
@@ -163,7 +164,7 @@ fn record(
 ) -> Record {
     let candidate = Candidate { container, stage: Occasion::Listed(state).stage() };
     // Whether systemd delegates the unit is a check of its own.
-    let (mut inspection, plan) = inspector.examine(candidate, |_| None);
+    let (mut inspection, plan) = inspector.examine(candidate, UnitSource::Unasked);
     if let Some(Plan::Chown { .. }) = plan {
         inspection.outcome = Outcome::Failed("nobody has handed the cgroup over".to_owned());
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::delegate::Observation;
 use crate::handles::NodeHandles;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
-use usernsd_domain::container::Container;
+use usernsd_domain::container::{CgroupMount, Container};
 use usernsd_domain::delegation::Limits as Bounds;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::mounts::{ContainerMount, ContainerMounts};
@@ -20,7 +20,6 @@ use super::document::{
     Cgroup, DirectoryOwner, Extent, FileOwner, Limits, Namespace, Observed, ObservedSecurity, ProcessRow,
     Sysctl, Volume, number,
 };
-use super::mount_name;
 
 /// The most processes that are listed.
 const MAX_PROCESSES: usize = 200;
@@ -147,7 +146,7 @@ impl LiveContainer<'_> {
             delegate: self.scope.map(|scope| scope.delegate),
             outside: own.as_ref().map(|own| place(own.inode(), own.owner().0)),
             inside: inside_it.map(|found| place(found.inode, found.uid)),
-            mount: self.seen.mount.map(mount_name),
+            mount: self.seen.mount.map(CgroupMount::name),
             files: files.collect(),
             limits: self.limits(&pod_cgroup(path).unwrap_or_else(|| path.clone())),
             own_limits: pod_cgroup(path).and_then(|_| self.limits(path)),

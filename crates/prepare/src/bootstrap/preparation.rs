@@ -41,34 +41,18 @@ pub struct Preparation<'a> {
 // === impl Preparation ===
 
 impl Preparation<'_> {
-    /// Plans all steps without writing.
-    ///
-    /// # Errors
-    /// See [`BootstrapError`].
-    pub fn plan(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
-        self.with_steps(|steps| super::plan(root, steps))
-    }
-
-    /// Plans all steps and applies the changes. `say` is called after each change.
-    ///
-    /// # Errors
-    /// See [`BootstrapError`].
-    pub fn apply(&self, root: &HostRoot, say: &mut dyn FnMut(&str)) -> Result<Part, BootstrapError> {
-        self.with_steps(|steps| super::apply(root, steps, say))
-    }
-
-    /// Calls `run` with the steps in their order: the plugin is installed before the runtime requires it, and removed
-    /// after the requirement. Another step is added here.
-    fn with_steps<T>(&self, run: impl FnOnce(&[&PlanStep<'_>]) -> T) -> T {
-        let steps: [&PlanStep<'_>; 6] = [
-            &|root| self.plan_ids(root),
-            &|root| self.plan_kernel(root),
-            &|root| plugin::plan(root, self.plugin, &self.observe_plugin(root)?),
-            &|root| self.plan_runtime(root),
-            &|root| plugin::plan_removal(root, &self.observe_plugin(root)?),
-            &|root| hook::plan(root, self.hook, self.runtime, self.crio),
-        ];
-        run(&steps)
+    /// The steps in their order: the plugin is installed before the runtime requires it, and removed after the
+    /// requirement. Another step is added here.
+    #[must_use]
+    pub fn steps(&self) -> [PlanStep<'_>; 6] {
+        [
+            Box::new(|root| self.plan_ids(root)),
+            Box::new(|root| self.plan_kernel(root)),
+            Box::new(|root| plugin::plan(root, self.plugin, &self.observe_plugin(root)?)),
+            Box::new(|root| self.plan_runtime(root)),
+            Box::new(|root| plugin::plan_removal(root, &self.observe_plugin(root)?)),
+            Box::new(|root| hook::plan(root, self.hook, self.runtime, self.crio)),
+        ]
     }
 
     fn plan_ids(&self, root: &HostRoot) -> Result<Part, BootstrapError> {
