@@ -60,13 +60,13 @@ pub enum PresentPlan {
 /// The outcome of the pod's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OptInResult {
-    /// The container asks for nothing that it does not have.
+    /// The container has everything that it asks for.
     Nothing,
     /// An annotation keeps its cgroup read-only.
     Declined(DecidingAnnotation),
-    /// It asked, nothing prevents it, and it does not have it.
+    /// It asks for a writable cgroup and may have it, but was created without it.
     Missed,
-    /// It asked, and it is not granted.
+    /// Its request is not granted.
     Ungranted(Ungranted),
 }
 

@@ -118,7 +118,7 @@ impl std::fmt::Display for Ungranted {
 /// `systemd_owner` is the mapped root if systemd is to change the owner of the cgroup (`mechanism: systemd-user`).
 ///
 /// # Errors
-/// If the pod asks for something that it does not get. The container runs without it.
+/// The pod's request is not granted. The container runs without what it asked for.
 pub fn plan(
     container: &Container,
     rules: &AdjustRules,

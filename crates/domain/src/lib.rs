@@ -1,60 +1,78 @@
 //! The terms of the field and the rules: pure functions without clock, files, processes or runtime. The rules of
-//! `usernsd-delegation` and the tables of `usernsd-messages` use the terms. Dependencies: std and `thiserror`.
+//! `usernsd-delegation` and the tables of `usernsd-messages` use the terms; every other crate uses both. Dependencies: std
+//! and `thiserror`.
 //!
+//! One container:
+//!
+//! - [`container`], [`pod`]: sandboxes, containers and mounts, as CRI, NRI and OCI describe them; pods, put together from
+//!   the containers' records
+//! - [`relevant`]: which parts of a pod and its containers the rules read
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
-//! - [`admission`]: the rules for annotations as admission policies of the API server
-//! - [`assessment`]: the worst that is known of a container
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`mod@unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
+//! - [`mountinfo`], [`mounts`], [`process`]: the kernel's mount table, a container's mounts and its processes
+//! - [`delegation`]: the terms of delegation; its rules are in `usernsd-delegation`
+//! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
+//! - [`repair`]: which containers may be stopped that started without what they should have
+//! - [`scc`], [`user_mapping`]: whether a pod's users are within its mapping and its namespace's range
+//! - [`security_module`], [`denial`]: what AppArmor and SELinux keep containers from; which denials were a container's
+//!
+//! Host IDs:
+//!
+//! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`accounts`], [`kubelet`]: users and groups; how the kubelet chooses IDs
+//! - [`ranges`]: windows of host IDs that overlap no other owner's
+//! - [`space`]: the owners of host IDs, and overlaps between them
+//! - [`map`]: the ID space as a drawing
+//! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
+//! - [`idplan`]: plans the lines of `/etc/subuid` and `/etc/subgid`
+//!
+//! The node's configuration:
+//!
+//! - [`kernel`]: what the kernel and its mounts must support
+//! - [`runtime`]: which container runtime a node has
 //! - [`crio`]: CRI-O's versions, its configuration, and the drop-in for it
-//! - [`toml`]: TOML values
 //! - [`containerd`]: whether NRI is on, and the drop-in that switches it on
 //! - [`nri_plugin`]: the pre-installed NRI plugin, and whether the runtime requires it
 //! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
-//! - [`kernel`]: what the kernel and its mounts must support
-//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell script
-//! - [`owned_files`]: the plans for the runtimes as file changes
-//! - [`mco`]: files that OpenShift's Machine Config Operator manages
+//! - [`provision`], [`owned_files`]: planned changes to the node's files; those for the runtimes
 //! - [`restart`]: configuration that was written but is not in effect
-//! - [`runtime`]: which container runtime a node has
-//! - [`container`]: sandboxes, containers and mounts, as CRI, NRI and OCI describe them
-//! - [`delegation`]: the terms of delegation; its rules are in `usernsd-delegation`
-//! - [`adjust`]: what an opted-in container needs before it is created
-//! - [`check`]: the checks of a node and their results
-//! - [`recent_events`]: recent actions and refusals
-//! - [`finding`]: facts about a node that an administrator should be aware of
-//! - [`guard`]: a pod that asked for a user namespace must run in one
-//! - [`relevant`]: which parts of a pod and its containers the rules read
-//! - [`repair`]: which containers may be stopped that started without what they should have
-//! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
-//! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
-//! - [`mountinfo`], [`mounts`], [`process`]: the kernel's mount table, a container's mounts and its processes
-//! - [`node`]: the agent's peers and runtime, and a snapshot of everything at one moment
-//! - [`pairing`]: whether the runtime that answers over CRI is the one that calls over NRI
-//! - [`places`]: the open connections of a server, and which of them makes room for a new one
-//! - [`privilege`]: the capabilities of the privileged role
-//! - [`protobuf`]: protobuf messages, read field by field
-//! - [`provision`]: planned changes to the node's files
-//! - [`readable`]: the files of the node's `/etc` that the agent may read
-//! - [`idplan`]: plans the lines of `/etc/subuid` and `/etc/subgid`
-//! - [`accounts`], [`kubelet`]: users and groups; how the kubelet chooses IDs
-//! - [`ranges`]: windows of host IDs that overlap no other owner's
-//! - [`redact`], [`secrets`]: texts without names; texts without secrets
-//! - [`record`]: the agent's record of each container, for output and metrics
-//! - [`report`]: what was decided and done for one container, as values that can be sent
-//! - [`pod`]: pods, put together from the containers' records
-//! - [`space`]: the owners of host IDs, and overlaps between them
-//! - [`map`]: the ID space as a drawing
-//! - [`security_module`]: what AppArmor and SELinux keep containers from
-//! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`mco`]: files that OpenShift's Machine Config Operator manages
+//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell script
 //! - [`unit_file`]: the settings in the files of a systemd unit
-//! - [`scc`], [`user_mapping`]: whether a pod's users are within its mapping and its namespace's range
-//! - [`denial`]: which denials of AppArmor and SELinux were a container's
+//! - [`readable`], [`paths`]: the files that the agent may read below the node's root; paths with several users
+//! - [`finding`]: facts about a node that an administrator should be aware of
+//! - [`check`]: the checks of a node and their results
+//!
+//! Records, and what is reported:
+//!
+//! - [`record`]: the agent's record of each container, for output and metrics
+//! - [`assessment`]: the worst that is known of a container
+//! - [`report`]: what was decided and done for one container, as values that can be sent
+//! - [`recent_events`]: recent actions and refusals
+//! - [`node`]: the agent's peers and runtime, and a snapshot of everything at one moment
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
+//! - [`admission`]: the rules for annotations as admission policies of the API server
+//! - [`redact`], [`secrets`]: texts without names; texts without secrets
+//!
+//! Peers and clients:
+//!
+//! - [`pairing`]: whether the runtime that answers over CRI is the one that calls over NRI
 //! - [`join`]: whether joining a runtime over NRI would harm it
 //! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
-//! - [`lock`]: a lock whose holder may have panicked
+//! - [`places`]: the open connections of a server, and which of them makes room for a new one
+//! - [`privilege`]: the capabilities of the privileged role
+//! - [`certificate`]: validity and names of a certificate, for messages
+//!
+//! For all of them:
+//!
 //! - [`mod@words`]: enums whose values have names in documents, logs and metrics
+//! - [`toml`], [`protobuf`]: TOML values; protobuf messages, read field by field
+//! - [`chain`]: errors with their causes
+//! - [`clock`], [`utc`]: a clock that is set now and then; moments as text
+//! - [`lock`]: a lock whose holder may have panicked
 
 #[macro_use]
 pub mod words;

@@ -37,7 +37,7 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// An [`Outcome`] without what went with it.
+/// The kind of an [`Outcome`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeName {
     /// See [`Outcome::Delegated`].

@@ -1,5 +1,5 @@
 //! Inspection of one container or one node: observe, prove, plan, apply. The agent uses [`inspector`] for every
-//! container and the OCI hook for one; doctor and explain use it without an effect.
+//! container and the OCI hook for one. doctor and explain use it to observe only, and change nothing.
 
 pub mod ask;
 pub mod bundle;

@@ -38,7 +38,7 @@ pub struct Ends(HashMap<CriId, (i64, i32)>);
 /// The state of a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinFacts {
-    /// Why the runtime must not be joined as long as its list is what it is.
+    /// Why the runtime must not be joined while it would send this list.
     pub refusal: Option<String>,
     /// An operation in progress with which a join would interfere.
     pub in_flight: Option<InFlight>,

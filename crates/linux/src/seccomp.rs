@@ -86,7 +86,7 @@ pub fn confine_to_stat() -> Result<(), FilterError> {
 /// A filter before it is a program of one processor.
 #[derive(Debug)]
 struct Filter {
-    /// By their numbers on this processor. A call without rules is meant with any arguments.
+    /// By their numbers on this processor. A call without rules is allowed with any arguments.
     calls: BTreeMap<i64, Vec<SeccompRule>>,
     these: SeccompAction,
     others: SeccompAction,

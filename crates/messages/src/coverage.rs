@@ -113,7 +113,7 @@ impl Reason {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
-            Reason::Wrapper => "it only introduces the text after it, which has the cause",
+            Reason::Wrapper => "it only introduces the text after it, which shows the cause",
             Reason::SystemCall => {
                 "it consists of a system call, a file and the kernel's error, and advice depends on these"
             }
@@ -121,7 +121,7 @@ impl Reason {
                 "it reports an inconsistent request of a container runtime or CRI client, which the kubelet does not make"
             }
             Reason::Internal => {
-                "it reports a failed step between processes of the program itself; an earlier line has the cause"
+                "it reports a failed step between processes of the program itself; an earlier line shows the cause"
             }
             Reason::Ignored => "it is a warning without consequences",
             Reason::Usage => "it is the usage text of a command",

@@ -1,11 +1,11 @@
-//! Messages of other programs that have to do with user namespaces, as their sources print them:
-//! what is behind each, and what to do about it. `docs/errors.md` is made of these tables.
+//! Messages of other programs about user namespaces, as their sources print them, each with its cause and its remedy.
+//! `usernsd explain --from-log` looks them up, and `docs/errors.md` is generated from these tables.
 //!
-//! - one module a program: its messages, as an enum.
+//! - a module for each program: its messages, as an enum.
 //! - [`coverage`]: every error text of the sources that were read, and why some have no message here.
-//! - [`log`]: what is known of a whole log, and the nearest to what is not.
+//! - [`log`]: the messages in a whole log, and for an unknown line the operation that failed and the nearest messages.
 //!
-//! Pure, as `usernsd-domain` is. `usernsd explain` reads it, and the page is generated from it.
+//! The crate is pure, as `usernsd-domain` is. `usernsd-inspect` and the binary use it.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -228,9 +228,10 @@ pub fn all() -> impl Iterator<Item = &'static Message> {
     Program::ALL.into_iter().flat_map(Program::messages).copied()
 }
 
-/// Finds the message in a line of a log. Of several that fit, the one that says most.
+/// Finds the message in a line of a log; of several that match, the most specific one.
 ///
-/// Lines of logs may hold it quoted, once or more often, in colours, and with the kernel's error in another language.
+/// In the line the message may be quoted, once or more often, coloured, and contain the kernel's error in another
+/// language.
 #[must_use]
 pub fn recognise(line: &str) -> Option<&'static Message> {
     recognise_in(&Line::new(line))
@@ -250,7 +251,7 @@ fn recognise_in(line: &Line) -> Option<&'static Message> {
 fn recognise_all(line: &Line) -> Vec<&'static Message> {
     let mut fits: Vec<(usize, Range<usize>, &'static Message)> = fitting(line).collect();
     fits.sort_by_key(|(weight, _, _)| Reverse(*weight));
-    // Admission names every reason in one sentence, in which the one that says most counts.
+    // Admission puts every reason into one sentence; the most specific one counts.
     let is_admission = |program| matches!(program, Program::Kubernetes | Program::Openshift);
     if fits.first().is_some_and(|(_, _, message)| is_admission(message.id.program())) {
         fits.truncate(1);

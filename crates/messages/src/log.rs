@@ -158,7 +158,7 @@ fn is_pasted(text: &str) -> bool {
     text.lines().filter(|line| !line.trim().is_empty()).take(MAX_PASTED + 1).count() <= MAX_PASTED
 }
 
-/// A few lines are what someone wants explained, whatever they are about.
+/// Someone who passes a few lines wants each of them explained, whatever it is about.
 fn pasted(text: &str) -> Vec<Found<Understood>> {
     if !is_pasted(text) {
         return Vec::new();

@@ -7,7 +7,7 @@
 //! NRI's `pkg/api/api.proto` over ttrpc over its `pkg/net/multiplex`, from 0.2 (CRI-O 1.26, containerd 1.7)
 //! to 0.12.
 //!
-//! Converts between bytes and values of `usernsd-domain`. A crate of its own beside `usernsd-peers`, because only the
+//! The crate converts between bytes and values of `usernsd-domain`. It is not part of `usernsd-peers`, because only the
 //! agent and the launched plugin use it: nothing else is compiled again after a change here.
 
 mod link;

@@ -1,4 +1,4 @@
-//! The messages of CRI and NRI, generated from the files in `proto/`. A crate of its own, so that this
+//! The messages of CRI and NRI, generated from the files in `proto/`. They are a crate of their own, so that this
 //! code, some 30,000 lines, is compiled once and no change elsewhere compiles it again.
 //!
 //! Only `usernsd-peers`, `usernsd-nri` and programs that play the other side (tests, benches, the demo) name these

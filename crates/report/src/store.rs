@@ -25,7 +25,7 @@ use usernsd_domain::record::Record;
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
     changed: watch::Sender<()>,
-    /// Whether the runtime calls somebody before it starts a container; updated under the lock.
+    /// Whether the runtime calls the agent or a launched plugin before it starts a container; updated under the lock.
     called_first: watch::Sender<bool>,
 }
 
