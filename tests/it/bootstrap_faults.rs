@@ -960,8 +960,8 @@ fn an_undo_that_waited_for_another_run_keeps_its_record() {
     assert_eq!(node.etc(), before);
 }
 
-/// A service counts as started before a run by their times. With a run in the future it would have to be restarted for
-/// ever.
+/// A service counts as started before a run by their times. After a run in the future it could never be restarted late
+/// enough.
 #[test]
 fn times_of_runs_under_a_wrong_clock_are_corrected() {
     if !is_root() {

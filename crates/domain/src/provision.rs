@@ -189,7 +189,7 @@ fn shown(lines: &[Vec<u8>]) -> String {
 /// those of the second, without line feeds.
 #[must_use]
 pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    // Of equal lines the first ones are in both.
+    // If lines are equal, the first ones are in both texts.
     let mut in_old: BTreeMap<&[u8], usize> = BTreeMap::new();
     for line in lines(old) {
         step();

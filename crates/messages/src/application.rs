@@ -144,8 +144,8 @@ messages! { Application;
     PamAccount = "pam-shadow-denied" {
         says: ["Authentication service cannot retrieve authentication info"],
         sample: "sudo: PAM account management error: Authentication service cannot retrieve authentication info",
-        cause: "unix_chkpwd of PAM cannot read /etc/shadow: the user has no line there, the file belongs to an ID that is not mapped, the container has dropped DAC_OVERRIDE, or an AppArmor profile named unix-chkpwd on the node denies it that capability.",
-        fix: "ls -n /etc/shadow in the container shows the owner, which must be 0. If the kernel's log has profile=\"unix-chkpwd\" and capname=\"dac_override\", allow that capability in /etc/apparmor.d/local/unix-chkpwd on the node.",
+        cause: "A PAM module cannot reach the source of its account data. With pam_unix, unix_chkpwd cannot read /etc/shadow: the user has no line there, the file belongs to an ID that is not mapped, the container has dropped DAC_OVERRIDE, or an AppArmor profile named unix-chkpwd on the node denies it that capability. With pam_sss, pam_winbind or pam_ldap it cannot reach its daemon, or the daemon cannot reach the directory.",
+        fix: "/etc/pam.d/SERVICE names the module. For a directory service read the log of its daemon. For pam_unix, ls -n /etc/shadow in the container shows the owner, which must be 0. If the kernel's log has profile=\"unix-chkpwd\" and capname=\"dac_override\", allow that capability in /etc/apparmor.d/local/unix-chkpwd on the node.",
     }
     AuditDaemon = "audit-daemon" {
         says: [

@@ -42,6 +42,12 @@ messages! { Oci;
         fix: "Choose runAsUser and runAsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3, whose users are 1000 to 65534. For an engine add ranges to its /etc/subuid and /etc/subgid, and run podman system migrate.",
         page: "recipes/sandbox.md",
     }
+    MountOptionNotMapped = "mount-option-not-mapped" {
+        says: ["mount options for unmapped uid", "mount options for unmapped gid"],
+        sample: "Error: cannot specify gid= mount options for unmapped gid in rootless containers: OCI runtime error",
+        cause: "A mount of the container has the option uid= or gid= with an ID that is not mapped: usually /dev/pts with gid=5 in a rootless container with a single ID, because its user has no line in /etc/subuid and /etc/subgid, as users of a directory service, or newuidmap failed.",
+        fix: "Add a line with 65536 IDs for the user to both files (usermod --add-subuids, --add-subgids), or set subid: sss in /etc/nsswitch.conf if the directory service has them; then podman system migrate.",
+    }
     NoRoom = "no-user-namespaces-left" {
         says: [
             "fork/exec /proc/self/exe: no space left on device",

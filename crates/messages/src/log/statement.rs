@@ -5,7 +5,7 @@ use super::marks::Marks;
 use super::step::Step;
 
 /// Sentences that decide what a line is about, whatever else it names.
-pub(super) const DECISIVE: [Marks; 9] = [
+pub(super) const DECISIVE: [Marks; 11] = [
     (
         Step::OutOfMemory,
         &[
@@ -58,6 +58,9 @@ pub(super) const DECISIVE: [Marks; 9] = [
         ],
     ),
     (Step::Bus, &["rejected external", "did not receive a reply"]),
+    // podman adds "invalid argument", which the kernel has not said.
+    (Step::Absent, &["no valid executable found", "no executable found"]),
+    (Step::Exists, &["is still running", "is already running, pid"]),
     (
         Step::Selinux,
         &["selinux is preventing", "selinux is enabled for", "not running in context", "selinux policy may"],
@@ -112,6 +115,14 @@ pub(super) const CHECKS: [Marks; 2] = [
         Step::OwnerCheck,
         &[
             "wrong ownership",
+            "invalid ownership",
+            "unexpected ownership",
+            "unexpected user owner",
+            "unexpected group owner",
+            "unexpected uid of",
+            "invalid owner",
+            "incorrect owner",
+            "expected owner",
             "incorrect ownership",
             "bad ownership",
             "bad owner",

@@ -358,7 +358,7 @@ impl Meaning {
         let named = Step::named(line, innermost.map(|(before, _)| before));
         let means = |step: Option<Step>, error: Option<KernelError>| {
             let step = step?;
-            // What a line only names, it may have done.
+            // A step that a line only names may have succeeded.
             let has_failed = error.is_some() || !step.is_named_by_words() || reports_a_failure(line);
             let usual = step.usual(error).filter(|_| has_failed)?;
             Some(Meaning { step: Some(step), error, usual: Some(usual) })

@@ -274,7 +274,7 @@ impl Step {
                 "the request to systemd is too large: the unit has too many settings"
             }
             (Step::Cgroup, None) => {
-                "the cgroups are not as the program expects them: version 1 or both versions, a controller that is not delegated to it, another driver (cgroupfs or systemd), or a limit without the one that it depends on (swap without memory)"
+                "the cgroups are not as the program expects them: version 1 or both versions, a controller that is not delegated to it, another driver (cgroupfs or systemd), a limit without the one that it depends on (swap without memory), or a device to be allowed that the node does not have"
             }
             (Step::Container | Step::Sandbox, Some(NoSpace)) => {
                 "if the line names no file, not the disk: a sysctl user.max_*_namespaces is 0 or used up"

@@ -14,7 +14,7 @@ fn owners_that_a_program_checks_itself_are_no_refusal_of_the_kernel() {
             Step::OwnerCheck,
             "65534",
         ),
-        // Of our own: git, PostgreSQL, ssh, cron, a key.
+        // Written for this test: git, PostgreSQL, ssh, cron, a key.
         ("fatal: unsafe repository ('/src' is owned by someone else)", Step::OwnerCheck, "mappings"),
         ("fatal: detected dubious ownership in repository at '/src'", Step::OwnerCheck, "refused nothing"),
         (r#"FATAL:  data directory "/pg" has wrong ownership"#, Step::OwnerCheck, "fsGroup"),
@@ -31,7 +31,7 @@ fn a_user_without_a_name_is_not_one_that_is_not_mapped() {
         ("whoami: unknown uid 1000", Step::UserName, "without a name"),
         ("error: Cannot find logrotate UID (1001) in passwd file: Success", Step::UserName, "/etc/passwd"),
         ("Unable to look up current user in the passwd file: no such user", Step::UserName, "runAsUser"),
-        // Of our own.
+        // Written for this test.
         ("KeyError: 'getpwuid(): uid not found: 185'", Step::UserName, "OpenShift"),
         ("No user exists for uid 1000680000", Step::UserName, "ssh"),
         ("chown: invalid user: 'www-data:www-data'", Step::UserName, "No mapping refuses it"),
@@ -61,7 +61,7 @@ fn checks_for_root_are_those_of_the_program() {
             Step::NeedsRoot,
             "another user or group",
         ),
-        // Of our own.
+        // Written for this test.
         ("the server must be started as the user that owns it", Step::NeedsRoot, "runAsUser"),
         ("initdb: error: cannot be run as root", Step::RefusesRoot, "user 0"),
         (
@@ -170,7 +170,7 @@ fn what_is_not_writable_or_missing_is_understood_from_a_sentence() {
             Step::Refused,
             "fsGroup",
         ),
-        // Of our own: PHP, an entry point, Java, Elasticsearch.
+        // Written for this test: PHP, an entry point, Java, Elasticsearch.
         (
             "The stream or file \"/app/storage/log\" could not be opened: not writable",
             Step::Refused,
@@ -279,6 +279,46 @@ fn a_name_of_freedesktop_is_not_a_bus_and_what_was_not_found_was_a_failure() {
         ("Failed to call org.freedesktop.hostname1.SetHostname: no reply", Step::Bus, "cannot use D-Bus"),
         ("no parent mount point found", Step::Mount, "does not have the kernel's reason"),
         ("volume /data: no mount found for it", Step::Mount, "does not have the kernel's reason"),
+    ]);
+}
+
+#[test]
+fn a_check_and_a_missing_program_count_before_the_words_behind_them() {
+    mean(&[
+        // ubuntu/aad-auth#399, SSSD/sssd#8166
+        (
+            "nss_aad: invalid ownership for /var/lib/aad/cache/passwd.db, expected 0:0 but got 65534:65534",
+            Step::OwnerCheck,
+            "an ID that is not mapped shows as 65534",
+        ),
+        (
+            "Unexpected user owner of '/etc/sssd/sssd.conf': 1001000000",
+            Step::OwnerCheck,
+            "the program itself",
+        ),
+        ("tool: unexpected group owner of /etc/tool: 4242", Step::OwnerCheck, "the program itself"),
+        ("check: /srv/key: expected owner root, found nobody", Step::OwnerCheck, "the program itself"),
+        // containers/podman#13360, actions/actions-runner-controller#3159
+        (
+            "OCI runtime runsc initialization failed: no valid executable found for OCI runtime runsc: invalid argument",
+            Step::Absent,
+            "not on the node",
+        ),
+        ("OCI runtime youki: no executable found in PATH: invalid argument", Step::Absent, "not on the node"),
+        (
+            "failed to start daemon, ensure docker is not running: process with PID 32 is still running",
+            Step::Exists,
+            "from an earlier run",
+        ),
+        ("cannot start: another instance (pid 7) is still running", Step::Exists, "from an earlier run"),
+    ]);
+    are(&[
+        // containers/podman#3541
+        ("cannot specify gid= mount options for unmapped gid", "mount-option-not-mapped"),
+        (
+            "runc: cannot specify uid= mount options for unmapped uid in rootless containers",
+            "mount-option-not-mapped",
+        ),
     ]);
 }
 
