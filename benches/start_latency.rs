@@ -17,25 +17,24 @@ mod node;
 mod pods;
 
 mod common;
+#[path = "common/on_node.rs"]
+mod on_node;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{AFTER, BEFORE, Samples, before, number, row, say};
 use node::{Node, Options, Process, Runtime};
+use on_node::{Agent, CHOWN, DIRECTORY};
 use pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 
-const DIRECTORY: &str = "/run/usernsd-bench";
 /// The launched plugin, and its settings.
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
 const PLUGIN_SETTINGS: &str = "/etc/nri/conf.d/90-usernsd.conf";
-/// Makes the agent delegate cgroups itself, even if it could make the runtime do so.
-const CHOWN: &str = "delegation: {privilegedCgroupNamespace: false}\n";
 /// The number of containers of one variant before the next variant's turn.
 const BLOCK: usize = 10;
 const PER_POD: usize = 10;
@@ -504,64 +503,6 @@ impl Rig<'_> {
             "12 MiB (500)",
             &format!("{:.1} MiB of it anonymous", anonymous as f64 / 1024.0),
         );
-    }
-}
-
-/// `usernsd agent` in the node, observed from outside.
-struct Agent<'a> {
-    node: &'a Node,
-    process: Process,
-    ready: Duration,
-}
-
-impl<'a> Agent<'a> {
-    fn start(node: &'a Node, binary: &str, configuration: &str) -> Self {
-        let file = |name: &str| format!("{DIRECTORY}/{name}");
-        node.write(&file("config.yaml"), configuration);
-        node.write(&file("log"), "");
-        let socket = node.socket(&file("notify"));
-        let _ = fs::remove_file(&socket);
-        let notified = UnixDatagram::bind(&socket).unwrap();
-        notified.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let line = format!(
-            "exec env NOTIFY_SOCKET={} {binary} agent --config {} --log-format json 2>>{}",
-            file("notify"),
-            file("config.yaml"),
-            file("log"),
-        );
-        let since = Instant::now();
-        let process = node.spawn(["sh", "-c", &line]);
-        let mut message = [0; 4096];
-        loop {
-            let length = notified.recv(&mut message).unwrap();
-            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1") {
-                break;
-            }
-        }
-        let ready = since.elapsed();
-        let agent = Self { node, process, ready };
-        wait_for("NRI", || {
-            let joined = agent.log().contains("joined the runtime over NRI");
-            (joined || configuration.contains("enabled: false")).then_some(())
-        });
-        agent
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
-    }
-
-    /// How long after the message the cgroup was delegated; `None` if another trigger caused it.
-    fn after(&self, container: &Container, source: &str) -> Option<Duration> {
-        let short = &container.id[..13];
-        let line = wait_for("a line on the container", || {
-            self.log()
-                .lines()
-                .find(|line| line.contains(short) && line.contains("chown_cgroup"))
-                .map(str::to_owned)
-        });
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        (line["source"] == source).then(|| Duration::from_micros(line["after_us"].as_u64().unwrap()))
     }
 }
 

@@ -125,6 +125,11 @@ pub(crate) fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
 }
 
+/// The binary under test, or another one in its place: one of another profile, such as the image's.
+fn program() -> PathBuf {
+    std::env::var_os("USERNSD_BENCH_PROGRAM").map_or_else(|| BINARY.into(), PathBuf::from)
+}
+
 /// The other build, if one is given.
 pub(crate) fn before() -> Option<PathBuf> {
     std::env::var_os("USERNSD_BENCH_BEFORE").map(PathBuf::from)
@@ -134,7 +139,7 @@ pub(crate) fn before() -> Option<PathBuf> {
 pub(crate) fn node(options: Options) -> Option<Node> {
     let node = Node::boot_or_skip(&options)?;
     // Copied, because a file written by a linker and its copy differ by a fifth in start time.
-    node.install(BINARY.as_ref(), AFTER);
+    node.install(&program(), AFTER);
     if let Some(before) = before() {
         node.install(&before, BEFORE);
     }

@@ -57,6 +57,15 @@ cgroup_of() { # cgroup_of NAME: the root of a node's cgroups
   fi
 }
 
+# missing_controllers CGROUP: those of the runtimes' limits that it lacks, separated by |.
+missing_controllers() {
+  local controller missing=''
+  for controller in cpu memory pids; do
+    grep -qw "$controller" "$1/cgroup.controllers" || missing+="${missing:+|}$controller"
+  done
+  echo "$missing"
+}
+
 # start_of PID: a process's start time tells it from a later one with the same number. Sets
 # REPLY instead of printing, as the watcher asks each second and should not fork.
 start_of() {
@@ -189,13 +198,11 @@ boot() {
   unlock
 
   # What the machine's v2 tree can control, its nodes may. None is fine too.
-  local controller missing=''
+  local controller missing
   for controller in cpu memory pids io cpuset hugetlb; do
     echo "+$controller" >"${cgroup%/*}/cgroup.subtree_control" 2>/dev/null || true
   done
-  for controller in cpu memory pids; do
-    grep -qw "$controller" "$cgroup/cgroup.controllers" || missing+="${missing:+|}$controller"
-  done
+  missing=$(missing_controllers "$cgroup")
   # A process that comes in by exec must sit in a leaf: systemd hands controllers down.
   mkdir "$cgroup/exec"
 
@@ -385,11 +392,13 @@ JSON
 # The node of a machine: called on it, with the options that boot has read.
 boot_machine() {
   # What configure_containerd and configure_crio read.
-  local missing='' before='' whole_machine=true
+  local missing before='' whole_machine=true
   [[ $suite != machine ]] || suite=$(<"$machine")
   [[ $suite = "$(<"$machine")" ]] || die "this machine has the programs of $(<"$machine")"
   image=/usr/share/usernsd-node
   cgroup=$(cgroup_of "$name")
+  # Of the kernel's, those that are not switched off at boot.
+  missing=$(missing_controllers "$cgroup")
   lock
   sweep
   [[ -z $(ls "$states") ]] || die "this machine is already the node $(ls "$states")"
@@ -436,15 +445,11 @@ prepare_machine() {
 oci_runtime() {
   local root=$1 name=$2 real pattern='' wrapper
   real=$(chroot "${root:-/}" /bin/sh -c "command -v $name") || die "no $name in $suite"
-  if [[ -n ${whole_machine:-} ]]; then
-    echo "$real"
-    return
-  fi
   [[ -z $missing ]] || pattern="\"($missing)\"\\s*:\\s*\\{[^{}]*\\}"
-  # CAP_SYS_RESOURCE, bit 24: without it no process can be made less killable.
+  # CAP_SYS_RESOURCE, bit 24: without it no process can be made less killable. A machine of its own has it.
   local caps
   caps=$(grep CapEff /proc/self/status)
-  if ! ((16#${caps##*[[:space:]]} >> 24 & 1)); then
+  if [[ -z ${whole_machine:-} ]] && ! ((16#${caps##*[[:space:]]} >> 24 & 1)); then
     pattern+="${pattern:+|}\"oomScoreAdj\"\\s*:\\s*-[0-9]+"
   fi
   if [[ -z $pattern ]]; then

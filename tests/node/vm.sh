@@ -11,6 +11,7 @@
 #                              whose programs the machine has; default: forky. On trixie containerd and runc are
 #                              forky's, because its own give pods no user namespace. Nor do those of bookworm
 #     --share DIRECTORY        of this machine, which that one has at the same path, read-only
+#     --without CONTROLLERS    of cgroup v2, separated by commas, that the kernel is told to leave out
 #   vm.sh exec NAME COMMAND... runs a command as root, and returns its exit code
 #   vm.sh shell NAME           a shell on its second serial line; Ctrl-] leaves it
 #   vm.sh down NAME            ends it
@@ -242,7 +243,7 @@ missing() {
 }
 
 boot() {
-  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy='' share=''
+  local name=vm kernel=6.12 lsm=apparmor suite=forky kernel_suite image disk state pipe options policy='' share='' without=''
   while (($#)); do
     [[ $# -gt 1 ]] || die "$1 needs a value, or is no option"
     case $1 in
@@ -251,6 +252,7 @@ boot() {
       --lsm) lsm=$2 ;;
       --suite) suite=$2 ;;
       --share) share=$2 ;;
+      --without) without=$2 ;;
       *) die "unknown option $1" ;;
     esac
     shift 2
@@ -270,6 +272,8 @@ boot() {
     none) options=(lsm=yama) ;;
     *) die "unknown security module $lsm: apparmor, selinux, permissive or none" ;;
   esac
+
+  [[ -z $without ]] || options+=("cgroup_disable=$without")
 
   mkdir -p "$out" "$states"
   out=$(cd "$out" && pwd)
