@@ -36,6 +36,8 @@ const PROGRAM: &str = "/usernsd";
 const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
 /// The containers of a node, as a command of usernsd's.
 const PS: [&str; 2] = ["ps", "--output=json"];
+/// How kubectl reports that a program in a container has ended with another exit code than 0.
+const TERMINATED: &str = "command terminated with exit code ";
 /// How many nodes without an agent are named.
 const NAMED: usize = 10;
 
@@ -186,7 +188,13 @@ impl Cluster {
 
     fn exec(&self, agent: &str, args: &[&str]) -> anyhow::Result<(i32, Vec<u8>)> {
         let words = ["exec", "--namespace", &self.agents, agent, "--container", CONTAINER, "--", PROGRAM];
-        let answer = self.kubectl.call(&[&words, args].concat(), &super::tell)?;
+        let on_line = |line: &str| {
+            // The exit code is passed on, and usernsd has printed the reason.
+            if !line.starts_with(TERMINATED) {
+                super::tell(line);
+            }
+        };
+        let answer = self.kubectl.call(&[&words, args].concat(), &on_line)?;
         Ok((answer.code, answer.stdout))
     }
 

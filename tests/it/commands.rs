@@ -243,7 +243,7 @@ case "$*" in
   echo "Starting to serve"
   exec sleep 1000 ;;
 *"exec "*" support-bundle "*) printf ARCHIVE ;;
-*"exec "*" explain "*) echo explained; exit 1 ;;
+*"exec "*" explain "*) echo explained; echo 'command terminated with exit code 1' >&2; exit 1 ;;
 *"exec "*) echo passed on ;;
 *) exit 3 ;;
 esac
@@ -458,8 +458,8 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let exec = "exec --namespace usernsd usernsd-1 --container agent -- /usernsd";
 
     // The plugin finds the pod's node, and its exit code is that of the node's usernsd.
-    let (code, stdout, _, calls) = plugin(&["explain", "web", "-n", "team", "-c", "box", "-o", "json"]);
-    assert_eq!((code, stdout.as_str()), (1, "explained\n"));
+    let (code, stdout, stderr, calls) = plugin(&["explain", "web", "-n", "team", "-c", "box", "-o", "json"]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (1, "explained\n", ""));
     let want = [
         "get --output=json pod web --namespace team".to_owned(),
         format!("{agents} --field-selector=spec.nodeName=n1"),

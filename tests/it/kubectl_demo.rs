@@ -179,7 +179,7 @@ fn each_right_that_is_missing_is_named_before_anything_is_created() {
     fake.write("unreachable", "");
     let output = fake.run(&[]);
     assert!(
-        output.code == Some(2) && output.stderr.contains("the API server does not answer"),
+        output.code == Some(2) && output.stderr.contains("kubectl could not ask whether you may create pods"),
         "{}",
         output.stderr
     );

@@ -125,7 +125,7 @@ impl Cluster {
                 output if output.starts_with("no") => {
                     missing.push(format!("{verb} {resource} in namespace {place}"))
                 }
-                _ => bail!("the API server does not answer: kubectl get --raw /readyz shows why"),
+                _ => bail!("kubectl could not ask whether you may {verb} {resource} in namespace {place}"),
             }
         }
         if missing.is_empty() {
