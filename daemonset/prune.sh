@@ -1,10 +1,12 @@
 #!/bin/sh
-# prune.sh DIRECTORY [ARGUMENT…]: applies an overlay again, and deletes the objects that another overlay, a component or
-# an earlier configuration has left behind. ARGUMENTs go to kubectl: "--dry-run=server" shows what would be deleted.
+# prune.sh DIRECTORY|FILE [ARGUMENT…]: applies an overlay again, which is a directory of the source or a file of a release,
+# and deletes the objects that another overlay, a component or an earlier configuration has left behind. ARGUMENTs go to
+# kubectl: "--dry-run=server" shows what would be deleted.
 # Run it once the pods of the new overlay run: a pod of the old one may still need its ConfigMap.
 set -eu
-directory=${1:?usage: prune.sh DIRECTORY [ARGUMENT…]}
+overlay=${1:?usage: prune.sh DIRECTORY|FILE [ARGUMENT…]}
 shift
+if [ -d "$overlay" ]; then as=-k; else as=-f; fi
 
 # Every kind that an overlay or a component has, but Namespace. kubectl looks only for objects of kinds that are
 # named to it, and refuses those that the API server does not know.
@@ -34,4 +36,4 @@ for kind in $kinds; do
         set -- "$@" "--prune-allowlist=$kind"
     fi
 done
-exec kubectl apply -k "$directory" --prune -l app.kubernetes.io/part-of=usernsd "$@"
+exec kubectl apply "$as" "$overlay" --prune -l app.kubernetes.io/part-of=usernsd "$@"

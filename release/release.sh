@@ -123,6 +123,7 @@ part_manifests() {
     kubectl kustomize "$overlay" >"$out/usernsd-$(basename "$overlay").yaml"
   done
   kubectl kustomize "$source/dashboards" >"$out/usernsd-monitoring.yaml"
+  install -m 755 "$source/daemonset/prune.sh" "$out/prune.sh"
   cp "$source/daemonset/components/admission/policies.yaml" "$out/usernsd-admission.yaml"
   cp "$source/daemonset/components/admission-required/policy.yaml" "$out/usernsd-admission-required.yaml"
   cp "$source"/dashboards/{node,fleet}.json "$source/dashboards/openshift-console.yaml" "$work"

@@ -1,5 +1,7 @@
 //! `kubectl userns demo` in a real cluster.
 
+use serde_json::json;
+
 use crate::harness::{Cluster, wait_for};
 use crate::node::Options;
 
@@ -15,12 +17,13 @@ fn nothing_is_left(cluster: &Cluster) {
 #[test]
 #[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 fn the_demonstration_works_and_leaves_nothing() {
-    let Some(cluster) = Cluster::boot_or_skip(1, &Options::default()) else { return };
+    let Some(cluster) = Cluster::boot_or_skip(2, &Options::default()) else { return };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let demo = |more: &[&str]| {
-        let output = cluster.try_kubectl(&[&["userns"], more, &["demo", IMAGE]].concat());
+    let demo_with = |more: &[&str], image: &str| {
+        let output = cluster.try_kubectl(&[&["userns"], more, &["demo", image]].concat());
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
+    let demo = |more: &[&str]| demo_with(more, IMAGE);
 
     let (code, _, stderr) = demo(&[]);
     assert!(code == Some(2) && stderr.contains("is usernsd installed there?"), "{stderr}");
@@ -35,6 +38,22 @@ fn the_demonstration_works_and_leaves_nothing() {
     let row = stdout.lines().find(|line| line.starts_with("default ")).unwrap_or_default();
     assert!(row.contains("systemd") && row.ends_with(" ok"), "the row of ps: {stdout}");
     nothing_is_left(&cluster);
+
+    // An image that no registry has.
+    let (code, stdout, stderr) = demo_with(&[], "--image=localhost/none:1");
+    println!("{stdout}{stderr}");
+    assert!(code == Some(2) && stderr.contains("the pod does not start: "), "{stdout}{stderr}");
+    assert!(stderr.contains("localhost/none:1") && stderr.contains("--image names another"), "{stderr}");
+    nothing_is_left(&cluster);
+
+    // A namespace and a context that do not exist.
+    let (code, _, stderr) = demo(&["--namespace=nowhere"]);
+    println!("{stderr}");
+    assert!(code == Some(2) && stderr.contains("namespaces \"nowhere\" not found"), "{stderr}");
+    let (code, stdout, stderr) = demo(&["--context=nowhere"]);
+    println!("{stderr}");
+    assert!(code == Some(2) && stdout.is_empty(), "{stdout}{stderr}");
+    assert!(stderr.contains("context \"nowhere\" does not exist"), "{stderr}");
 
     // A namespace that admits no such pod.
     cluster.kubectl(&["create", "namespace", "strict"]);
@@ -58,8 +77,39 @@ fn the_demonstration_works_and_leaves_nothing() {
         "{stderr}"
     );
 
+    // A terminal sends SIGINT to every process of the command, which a shell without one would let ignore it.
+    for moment in ["is created", "runs on node"] {
+        let printed = cluster.script(&format!(
+            "setsid env --default-signal kubectl userns demo {IMAGE} >/run/demo.out 2>&1 & demo=$!
+             until grep -q '{moment}' /run/demo.out; do sleep 0.05; done
+             env kill -INT -- \"-$demo\"; code=0; wait \"$demo\" || code=$?
+             cat /run/demo.out; echo \"code $code\"",
+        ));
+        assert!(printed.contains("code 130") && printed.contains(" deleted"), "{printed}");
+        nothing_is_left(&cluster);
+    }
+
+    // A node without an agent.
+    let [with, without] = &cluster.workers[..] else { panic!("two nodes") };
+    let selector = json!({"kubernetes.io/hostname": with.name});
+    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}});
+    cluster.kubectl(&["-n", "usernsd", "patch", "daemonset", "usernsd", "-p", &patch.to_string()]);
+    cluster.wait_for_roll_out();
+    let agents = ["-n", "usernsd", "get", "pods", "--no-headers"];
+    wait_for("one agent", || (cluster.kubectl(&agents).lines().count() == 1).then_some(()));
+    cluster.kubectl(&["cordon", &with.name]);
+    let (code, stdout, stderr) = demo(&[]);
+    println!("{stdout}{stderr}");
+    assert!(code == Some(2) && stderr.contains("systemd ended with 255"), "{stdout}{stderr}");
+    assert!(stderr.contains(&format!("no agent runs on node {}", without.name)), "{stderr}");
+    nothing_is_left(&cluster);
+    let status = cluster.try_kubectl(&["userns", "status"]);
+    let (table, note) = (text(&status.stdout), text(&status.stderr));
+    assert!(table.lines().count() == 2, "{table}");
+    assert!(note.contains(&format!("nodes without an agent: {};", without.name)), "{note}");
+
     // Interrupted while no node takes the pod.
-    cluster.kubectl(&["cordon", &cluster.workers[0].name]);
+    cluster.kubectl(&["cordon", &without.name]);
     let printed = cluster.script(
         "kubectl userns demo --image=localhost/systemd:1 >/run/demo.out 2>&1 & demo=$!
          until grep -q 'waits: .*unschedulable' /run/demo.out; do sleep 0.2; done

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::harness::{CHECKOUT, Cluster, UNAVAILABLE, WITH_NODE_CONDITION, Worker, is_ready, wait_for};
 use crate::node::Options;
 use crate::presence::{asking, plugin_runs};
+use crate::recipes::{page, type_block};
 
 /// Kinds of objects that the cluster creates and deletes by itself.
 const TRANSIENT: [&str; 11] = [
@@ -78,6 +79,12 @@ impl<'a> Installation<'a> {
         let output = self.cluster.kubectl(&["apply", "-k", directory]);
         assert!(!output.contains("Warning"), "{output}");
         self.cluster.wait_for_roll_out();
+        self.is_applied(directory);
+    }
+
+    /// A directory has been applied.
+    #[track_caller]
+    fn is_applied(&mut self, directory: &str) {
         self.applied.append(&mut rendered(self.cluster, directory));
         self.assert_objects(directory);
     }
@@ -91,6 +98,12 @@ impl<'a> Installation<'a> {
         let output = self.cluster.script(&format!("cd {CHECKOUT}; daemonset/prune.sh {directory}"));
         let pruned = |output: &str| output.lines().filter(|line| line.contains(" pruned")).count();
         assert_eq!(pruned(&shown), pruned(&output), "{shown}\n{output}");
+        self.is_pruned(directory);
+    }
+
+    /// A directory has been applied, and what it does not have has been deleted.
+    #[track_caller]
+    fn is_pruned(&mut self, directory: &str) {
         let kept = rendered(self.cluster, directory);
         self.applied.retain(|object| kept.contains(object) || self.by_itself.contains(object));
         self.assert_objects(&format!("{directory} is pruned"));
@@ -122,6 +135,11 @@ fn an_installation_changes_and_goes_without_a_trace() {
     let worker = &cluster.workers[0];
     let subuid = file(worker, "/etc/subuid");
     let mut installation = Installation::new(&cluster);
+    // The page's commands, as an administrator types them.
+    let above = "<!-- run by: an_installation_changes_and_goes_without_a_trace -->";
+    let blocks: Vec<_> =
+        page("docs/install-kubernetes.md").into_iter().filter(|block| block.above == above).collect();
+    let [change, upgrade, undo] = &blocks[..] else { panic!("{blocks:#?}") };
 
     installation.apply(&format!("{OVERLAYS}/observe-only"));
     assert!(!is_prepared(worker));
@@ -150,7 +168,8 @@ fn an_installation_changes_and_goes_without_a_trace() {
     });
     let difference = cluster.try_kubectl(&["diff", "-k", &format!("{OVERLAYS}/kubernetes")]);
     assert!(String::from_utf8_lossy(&difference.stdout).contains("localhost/usernsd:next"), "{difference:?}");
-    installation.apply(&format!("{OVERLAYS}/kubernetes"));
+    type_block(&cluster, upgrade);
+    installation.is_applied(&format!("{OVERLAYS}/kubernetes"));
     // The pod before may still be there, terminating.
     wait_for("pods of the next image only", || {
         let agents = cluster.get(&["pods", "-n", "usernsd"]);
@@ -219,18 +238,18 @@ fn an_installation_changes_and_goes_without_a_trace() {
     assert_eq!(maps.count(), 1, "{:?}", installation.applied);
 
     // One process, and two again. It needs no rights.
-    installation.apply(&format!("{OVERLAYS}/combined"));
+    type_block(&cluster, change);
+    installation.applied.append(&mut rendered(&cluster, &format!("{OVERLAYS}/combined")));
+    installation.is_pruned(&format!("{OVERLAYS}/combined"));
     let agents = cluster.get(&["pods", "-n", "usernsd"]);
     assert_eq!(agents["items"][0]["spec"]["containers"].as_array().unwrap().len(), 1);
-    installation.prune(&format!("{OVERLAYS}/combined"));
     assert!(!installation.applied.iter().any(|object| object.starts_with("ClusterRole")));
     installation.apply(&format!("{OVERLAYS}/kubernetes"));
     // No directory of another runtime was made.
     assert!(!worker.node.path("/run/crio").exists() && !worker.node.path("/run/containers").exists());
 
-    installation.apply(&format!("{OVERLAYS}/undo"));
+    type_block(&cluster, undo);
     assert_eq!((is_prepared(worker), file(worker, "/etc/subuid")), (false, subuid));
-    cluster.kubectl(&["delete", "-k", &format!("{OVERLAYS}/undo")]);
     installation.applied.clear();
     installation.assert_objects("the end");
     let left = worker.node.run(["sh", "-c", "find / -xdev -newer /etc/machine-id -path '*usernsd*' -not -path '/proc/*' -not -path '/usr/*' -not -path '/srv/*' | sort"]);

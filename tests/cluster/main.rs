@@ -35,4 +35,5 @@ mod pods;
 mod presence;
 mod problem_detector;
 mod recipes;
+mod release;
 mod skew;

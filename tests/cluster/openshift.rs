@@ -188,14 +188,7 @@ fn the_overlays_are_admitted_by_their_own_scc_and_by_no_broader_one() {
     cluster.kubectl(&["delete", "-k", "daemonset/overlays/microshift"]);
 
     // The whole overlay, with what the monitoring stack and the service CA bring.
-    for (kind, plural) in [("PodMonitor", "podmonitors"), ("PrometheusRule", "prometheusrules")] {
-        cluster.apply(&format!(
-            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: \
-             {plural}.monitoring.coreos.com}}\nspec:\n  group: monitoring.coreos.com\n  scope: Namespaced\n  names: \
-             {{kind: {kind}, plural: {plural}}}\n  versions:\n    - name: v1\n      served: true\n      storage: \
-             true\n      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}\n"
-        ));
-    }
+    bring_monitoring(&cluster);
     for overlay in ["openshift-observe-only", "openshift"] {
         wait_for(overlay, || {
             let applied = cluster.try_kubectl(&["apply", "-k", &format!("daemonset/overlays/{overlay}")]);
@@ -205,6 +198,19 @@ fn the_overlays_are_admitted_by_their_own_scc_and_by_no_broader_one() {
         cluster.wait_for_roll_out();
         let agents = cluster.get(&["pods", "-n", "usernsd"]);
         assert_eq!(scc(&agents["items"][0]), "usernsd-agent", "{overlay}");
+    }
+}
+
+/// The kinds of the monitoring stack, until the API server serves them.
+pub(crate) fn bring_monitoring(cluster: &Cluster) {
+    for (kind, plural) in [("PodMonitor", "podmonitors"), ("PrometheusRule", "prometheusrules")] {
+        cluster.apply(&format!(
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: \
+             {plural}.monitoring.coreos.com}}\nspec:\n  group: monitoring.coreos.com\n  scope: Namespaced\n  names: \
+             {{kind: {kind}, plural: {plural}}}\n  versions:\n    - name: v1\n      served: true\n      storage: \
+             true\n      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}\n"
+        ));
+        wait_for(plural, || cluster.try_kubectl(&["get", plural, "-A"]).status.success().then_some(()));
     }
 }
 

@@ -75,7 +75,11 @@ pub(crate) fn type_block(cluster: &Cluster, block: &Block) {
             let both = [&out[..], &err.lines().map(str::trim_end).collect::<Vec<_>>()].concat();
             last = both.join("\n");
             let is_right = match shown.is_empty() {
-                true => output.status.success(),
+                // kubectl diff ends with 1 if there is a difference.
+                true => {
+                    output.status.success()
+                        || command.starts_with("kubectl diff") && output.status.code() == Some(1)
+                }
                 false => agrees(&shown, &out) || agrees(&shown, &both),
             };
             is_right.then_some(())
