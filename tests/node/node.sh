@@ -225,9 +225,9 @@ boot() {
   ) 0<>"$state/ready" >"$state/console.log" 2>&1 &
 
   local said=''
-  read -r -t 60 said 0<>"$state/ready" || true
+  read -r -t 180 said 0<>"$state/ready" || true
   if [[ $said != up ]]; then
-    echo "node.sh: node $name did not come up (${said:-no word in 60 s}):" >&2
+    echo "node.sh: node $name did not come up (${said:-no word in 180 s}):" >&2
     cat "$state/console.log" >&2
     if [[ -s $state/pid ]] && alive "$state/pid"; then
       (enter "$name" journalctl --no-pager -n 40) >&2 || true

@@ -27,7 +27,7 @@ use usernsd_proto::cri::runtime_service_client::RuntimeServiceClient;
 use crate::node::{Node, is_machine};
 
 /// Time limit of one call. Longer means that it hangs; a storm on a loaded machine may take a while.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Container ID, host ID, length: in the order of `/proc/PID/uid_map`.
 pub(crate) type IdMapping = (u32, u32, u32);
@@ -319,7 +319,7 @@ pub(crate) fn owner(path: &Path) -> (u32, u32) {
 /// The time limit for one answer, and the pause between two questions. A whole machine is slower than a node, and has one
 /// processor, which questions without a pause would keep busy.
 fn patience() -> (Duration, Duration) {
-    if is_machine() { (5 * LIMIT, Duration::from_millis(200)) } else { (LIMIT, Duration::from_millis(10)) }
+    if is_machine() { (3 * LIMIT, Duration::from_millis(200)) } else { (LIMIT, Duration::from_millis(10)) }
 }
 
 /// Calls `ask` until it returns a value.
