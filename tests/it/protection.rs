@@ -287,36 +287,6 @@ fn a_storm_of_certificates_is_counted_change_by_change() {
     is_counted("refusals", 0);
 }
 
-/// Half of a new pair is read while it is being swapped: the pair is not invalid.
-#[test]
-fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
-    let authority = Authority::new();
-    let secret = Secret::new(&authority.pair("first.test"));
-    let (server, events) = serve_and_note(secret.files(), |event| {
-        (!matches!(event, ServerEvent::Certificate(_))).then(|| format!("{event:?}"))
-    });
-    let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
-    // A pipe delivers the certificate when the reader has opened it.
-    let pipe = secret.dir.path().join("pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    secret.swap("", &second.1);
-    let current = std::fs::read_link(secret.dir.path().join("..data")).unwrap();
-    std::fs::remove_file(current.join("tls.crt")).unwrap();
-    symlink(&pipe, current.join("tls.crt")).unwrap();
-    thread::sleep(Duration::from_millis(1100));
-    let (address, client) = (server.address(), authority.client(&TLS13));
-    let asking = thread::spawn(move || get(address, &client, "third.test", "/healthz", "").unwrap());
-    let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
-    secret.swap(&third.0, &third.1);
-    writer.write_all(third.0.as_bytes()).unwrap();
-    drop(writer);
-    // The certificate of one pair and the key of the other; then the complete new pair.
-    asking.join().unwrap();
-    let events = events.lock().unwrap();
-    assert_eq!(events.len(), 1, "{events:?}");
-    assert!(events[0].contains("CertificateRenewed"), "{events:?}");
-}
-
 /// A chain of 10 MB, which no Secret can hold, is refused and does not increase the server's memory use.
 #[test]
 fn a_chain_that_is_too_long_is_refused() {

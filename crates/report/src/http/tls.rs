@@ -84,6 +84,9 @@ pub struct InUse {
     pub validity: Validity,
 }
 
+/// The configuration with a pair, and the pair's certificate; `None` if it cannot be parsed.
+type Loaded = (Arc<ServerConfig>, Option<Certificate>);
+
 /// Identifies a file's version. Kubernetes replaces files by switching a link to a directory above them.
 type Mark = Option<(u64, u64, i64, i64, u64)>;
 
@@ -139,6 +142,15 @@ impl Tls {
     }
 
     fn renew(&self, current: &mut Current) -> Renewed {
+        self.renew_with(current, TlsFiles::load)
+    }
+
+    /// Renews the pair with what `load` makes of the files, which may be replaced meanwhile.
+    fn renew_with(
+        &self,
+        current: &mut Current,
+        mut load: impl FnMut(&TlsFiles) -> Result<Loaded, TlsError>,
+    ) -> Renewed {
         current.checked = Instant::now();
         let marks = self.files.marks();
         if marks == current.marks {
@@ -146,7 +158,7 @@ impl Tls {
         }
         current.marks = marks;
         for _ in 0..TRIES {
-            match self.files.load() {
+            match load(&self.files) {
                 Ok((config, certificate)) => {
                     (current.config, current.certificate, current.reported) = (config, certificate, None);
                     return Renewed::Yes;
@@ -176,7 +188,7 @@ impl TlsFiles {
         [mark(&self.certificate), mark(&self.key)]
     }
 
-    fn load(&self) -> Result<(Arc<ServerConfig>, Option<Certificate>), TlsError> {
+    fn load(&self) -> Result<Loaded, TlsError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| TlsError::Read { path, error }
@@ -247,6 +259,49 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+
+    /// Replaces both files, each by another one.
+    fn put(files: &TlsFiles, certificate: &str, key: &str) {
+        for (path, text) in [(&files.certificate, certificate), (&files.key, key)] {
+            let new = path.with_extension("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(&new, path).unwrap();
+        }
+    }
+
+    /// A mixture of two pairs was read because the files were replaced in between.
+    #[test]
+    fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
+        let pair = || {
+            let made = rcgen::generate_simple_self_signed(["node.test".to_owned()]).unwrap();
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        };
+        let (first, second, third) = (pair(), pair(), pair());
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let files = TlsFiles { certificate: path("tls.crt"), key: path("tls.key") };
+        put(&files, &first.0, &first.1);
+        let tls = Tls::open(files.clone()).unwrap();
+
+        put(&files, &first.0, &second.1);
+        let mut results = Vec::new();
+        let renewed = tls.renew_with(&mut lock(&tls.current), |files| {
+            let loaded = files.load();
+            results.push(loaded.is_ok());
+            if results.len() == 1 {
+                put(files, &third.0, &third.1);
+            }
+            loaded
+        });
+        assert!(matches!(renewed, Renewed::Yes), "{renewed:?}");
+        assert_eq!(results, [false, true]);
+
+        // A pair that stays as it is has no such excuse, and is reported once.
+        put(&files, &first.0, &second.1);
+        let renewed = tls.renew(&mut lock(&tls.current));
+        assert!(matches!(renewed, Renewed::Broken(TlsError::Pair { .. })), "{renewed:?}");
+        assert!(matches!(tls.renew(&mut lock(&tls.current)), Renewed::No));
+    }
 
     /// Without a writer, opening a pipe waits for one; a renewal is read while a client connects.
     #[test]
