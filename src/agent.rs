@@ -26,7 +26,7 @@ use usernsd_agent::pod_answers::PodAnswer;
 use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::systemd_watch::Units;
 use usernsd_agent::watchdog::{self, Pulse};
-use usernsd_config::{Authorization, ConfigError, Mechanism, Overrides, Settings};
+use usernsd_config::{Authorization, BundleDir, ConfigError, Mechanism, Overrides, Settings};
 use usernsd_domain::chain::chain;
 use usernsd_domain::container::CriId;
 use usernsd_domain::node::Peer;
@@ -61,6 +61,8 @@ use usernsd_tasks::Tasks;
 const NEW_PODS: Duration = Duration::from_secs(10);
 /// Threads for looks at containers that wait for systemd or a file; a few are enough.
 const BLOCKING: usize = 8;
+/// The directory of the pods' bundles, below containerd's state directory.
+const BUNDLES_OF_PODS: &str = "io.containerd.runtime.v2.task/k8s.io";
 
 /// The parts that are made with more privileges than the agent keeps.
 #[derive(Debug)]
@@ -124,9 +126,17 @@ fn own_files(settings: &Settings) -> Vec<PathBuf> {
     tls.filter_map(|path| path.parent()).map(Path::to_owned).collect()
 }
 
-/// Where the runtimes keep the containers' bundles.
+/// Where the runtimes keep the containers' bundles, and the state directories of containerd: it makes those of the bundles
+/// with its first container, and what is not there cannot be named.
 fn bundles(settings: &Settings) -> Vec<PathBuf> {
-    settings.runtime.bundle_dirs.iter().map(|dir| settings.host_root.join(dir.above())).collect()
+    let above = |dir: &BundleDir| settings.host_root.join(dir.above());
+    let state = |above: &PathBuf| {
+        let of_task = above.ends_with(BUNDLES_OF_PODS);
+        of_task.then(|| above.ancestors().nth(2).map(Path::to_owned)).flatten()
+    };
+    let mut places: Vec<PathBuf> = settings.runtime.bundle_dirs.iter().map(above).collect();
+    places.extend(places.iter().filter_map(state).collect::<Vec<_>>());
+    places
 }
 
 /// Where the agent writes. Those of its own are made here: later nothing could be made beside them.
