@@ -268,7 +268,10 @@ impl Cluster {
     fn status(&self) -> anyhow::Result<ExitCode> {
         let agents = self.agents(None)?;
         if agents.is_empty() {
-            bail!("no pod with {SELECTOR} is in namespace {}: is usernsd installed there?", self.agents);
+            bail!(
+                "no pod with {SELECTOR} is in namespace {}: is usernsd installed there? --agent-namespace names another namespace",
+                self.agents
+            );
         }
         let agents = one_per_node(agents);
         let (answers, nodes) = thread::scope(|scope| {

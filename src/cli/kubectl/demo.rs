@@ -69,7 +69,10 @@ pub(super) fn run(cluster: Cluster, demo: Demo) -> anyhow::Result<ExitCode> {
     };
     cluster.may(&namespace)?;
     if one_per_node(cluster.agents(None)?).is_empty() {
-        bail!("no agent is in namespace {}: is usernsd installed there?", cluster.agents);
+        bail!(
+            "no agent is in namespace {}: is usernsd installed there? --agent-namespace names another namespace",
+            cluster.agents
+        );
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let pod = format!("usernsd-demo-{:x}-{:x}", now.as_secs() & 0xff_ffff, std::process::id());
