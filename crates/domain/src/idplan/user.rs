@@ -56,7 +56,17 @@ impl Planner<'_> {
                 }
                 continue;
             };
-            if let Some(new) = file.with(bytes, kubelet::USER, id) {
+            let new = file.with(bytes, kubelet::USER, id);
+            // The line would have been found, if it were one that the C library understands.
+            if new.is_none()
+                && (*file == AccountFile::Passwd || (*file == AccountFile::Group && group.is_none()))
+            {
+                return Err(PlanError::NoUser(
+                    "/etc/passwd or /etc/group has a line for kubelet whose number is none, so that nobody finds it; remove \
+                     that line, or correct it",
+                ));
+            }
+            if let Some(new) = new {
                 let reason = format!("the kubelet looks for a user {} ({id})", kubelet::USER);
                 let attributes = if is_needed { Attributes::READABLE } else { Attributes::SECRET };
                 changes.push(lines_change(path.clone(), old.clone(), Some(new), attributes, vec![reason]));
