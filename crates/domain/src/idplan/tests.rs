@@ -140,7 +140,7 @@ fn the_default_of_containers_is_halved_until_there_is_room() {
 
 /// The C library does not find such a user, and a second line of that name would not be added.
 #[test]
-fn a_user_whose_number_is_none_is_not_made_in_part() {
+fn a_user_with_an_invalid_number_is_not_made_in_part() {
     let desired = DesiredIds {
         kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
         ..DesiredIds::default()
@@ -148,7 +148,7 @@ fn a_user_whose_number_is_none_is_not_made_in_part() {
     for number in ["-1", "0x3df", "", "99999999999"] {
         let passwd = format!("{PASSWD}kubelet:x:{number}:1::/:/bin/false\n");
         let refused = plan(&node(Some(DEFAULTS), Some(DEFAULTS), &passwd), &desired).unwrap_err();
-        assert!(refused.to_string().contains("whose number is none"), "{number}: {refused}");
+        assert!(refused.to_string().contains("with an invalid number"), "{number}: {refused}");
     }
     let good = format!("{PASSWD}kubelet:x:991:1::/:/bin/false\n");
     plan(&node(Some(DEFAULTS), Some(DEFAULTS), &good), &desired).unwrap();

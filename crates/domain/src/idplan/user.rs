@@ -62,7 +62,7 @@ impl Planner<'_> {
                 && (*file == AccountFile::Passwd || (*file == AccountFile::Group && group.is_none()))
             {
                 return Err(PlanError::NoUser(
-                    "/etc/passwd or /etc/group has a line for kubelet whose number is none, so that nobody finds it; remove \
+                    "/etc/passwd or /etc/group has a line for kubelet with an invalid number, so that nobody finds it; remove \
                      that line, or correct it",
                 ));
             }
