@@ -69,10 +69,11 @@ pub(super) fn by_form(line: &str) -> Option<&str> {
     });
     let of_compose = || line.split_once(" | ").map(|(name, _)| name.trim_end()).filter(|name| is_name(name));
     let own = || {
-        let (name, _) = line.split_once(": ")?;
+        let (name, rest) = line.split_once(": ")?;
         let file = name.rsplit('/').next()?;
-        (COMMANDS.contains(&file) || (name.contains('/') && is_name(file) && !name.contains(' ')))
-            .then_some(file)
+        // A path directly before the error is what was not there or refused: "/.ssh/id: No such file or directory".
+        let is_path = name.contains('/') && is_name(file) && !name.contains(' ') && rest.contains(": ");
+        (COMMANDS.contains(&file) || is_path).then_some(file)
     };
     of_journal.or_else(of_compose).or_else(own)
 }
@@ -158,6 +159,8 @@ mod tests {
             ("grafana | x is not writable", Some("grafana")),
             ("su: authentication failure", Some("su")),
             ("/opt/app/run.sh: line 4: x", Some("run.sh")),
+            ("/.ssh/id_gh: no such file or directory", None),
+            ("/data/app.db: permission denied", None),
             ("error: su: x", None),
             ("user: unknown user", None),
             ("see [1]: x", None),
