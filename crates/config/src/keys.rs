@@ -122,7 +122,8 @@ section! {
         /// MicroK8s.
         endpoints: Vec<String> = vec![];
         /// Where the runtime keeps a container's OCI bundle, below host.root; "{id}" stands for the
-        /// container's ID. Tried in this order. That of a CRI-O or containerd whose storage was moved is found in its files.
+        /// container's ID. Tried in this order. That of a CRI-O or containerd whose storage was moved is
+        /// found in its files.
         bundle_dirs: Vec<String> = vec![
             "/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
             "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
