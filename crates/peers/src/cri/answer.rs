@@ -28,14 +28,14 @@ pub struct CriSandbox {
     /// only those that usernsd reads ([`relevant`](usernsd_domain::relevant)).
     pub annotations: BTreeMap<String, String>,
     /// The annotations were left out, because those of all pods in the list were too long in total.
-    /// [`Cri::sandbox`] returns them.
+    /// [`Cri::sandbox`](super::Cri::sandbox) returns them.
     pub is_cut: bool,
     /// Size of all annotations and labels, in bytes.
     pub size: u64,
     /// Whether the sandbox is ready; otherwise it is stopped.
     pub ready: bool,
-    /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists; [`Cri::sandbox`] fills
-    /// it in.
+    /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists;
+    /// [`Cri::sandbox`](super::Cri::sandbox) fills it in.
     pub runtime_handler: String,
 }
 
