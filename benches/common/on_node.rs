@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::node::{Node, Process};
 use crate::pods::{Container, wait_for};
 
-/// What a bench keeps on the node.
+/// The directory of a bench on the node.
 pub(crate) const DIRECTORY: &str = "/run/usernsd-bench";
 /// Makes the agent delegate cgroups itself, even if it could make the runtime do so.
 pub(crate) const CHOWN: &str = "delegation: {privilegedCgroupNamespace: false}\n";

@@ -980,7 +980,7 @@ fn times_of_runs_under_a_wrong_clock_are_corrected() {
     let in_ten_years = ran_at + 10 * 365 * 86_400_000;
     node.write(path, &text.replace(&ran_at.to_string(), &in_ten_years.to_string()));
     assert_eq!(times(), [in_ten_years]);
-    // What only plans writes nothing.
+    // A run that only plans writes nothing.
     assert!(node.run(&["--check"]).status.success());
     assert_eq!(times(), [in_ten_years]);
     let output = node.run(&[]);

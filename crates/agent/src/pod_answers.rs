@@ -1,4 +1,4 @@
-//! What the runtime has answered about pods, remembered for the guard and for the next inspection: the parts that cannot
+//! The runtime's answers about pods, remembered for the guard and for the next inspection: the parts that cannot
 //! change while the pod exists. Bounded, because pods are others' to create.
 
 use std::collections::{BTreeMap, HashMap};

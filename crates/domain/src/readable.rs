@@ -215,7 +215,7 @@ fn outermost(text: &str) -> String {
             (None, _) => {}
         }
         if depth == 1 {
-            // What separates entries has no such meaning in a string.
+            // In a string, the signs that separate entries have no such meaning.
             found.push(if quote.is_some() && matches!(sign, '{' | ',') { ' ' } else { sign });
         }
     }

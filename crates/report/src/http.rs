@@ -109,7 +109,7 @@ pub struct Routes {
 /// Whether a client may read.
 pub type Gate = Box<dyn Fn(Credentials) -> BoxFuture<'static, Admission> + Send + Sync>;
 
-/// What is known of a client that asks to read.
+/// The credentials of a client that asks to read.
 #[derive(Debug)]
 pub struct Credentials {
     /// The client's address.

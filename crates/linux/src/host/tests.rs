@@ -272,7 +272,7 @@ fn a_copy_with_the_name_of_the_lockers_file_is_kept() {
     drop(root.lock_shadow(&FILE, NOW).unwrap());
     assert_eq!(fs::read_to_string(&path).unwrap(), "alice:100000:65536\n");
     assert_eq!(names(&directory), [copy]);
-    // What an earlier process with this PID left is no copy, under whichever name.
+    // A file that an earlier process with this PID left is no copy, under either name.
     fs::write(&path, std::process::id().to_string()).unwrap();
     let dead = directory.path().join("etc/.subuid.usernsd-lock.4194303");
     fs::write(dead, "4194303\0").unwrap();

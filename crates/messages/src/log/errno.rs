@@ -30,7 +30,7 @@ pub(super) enum KernelError {
     NotConnected,
     /// The other side of a connection does not answer, or has no address.
     Unreachable,
-    /// What a program has waited for did not happen.
+    /// The wait of a program ended without the expected event.
     Late,
     /// An address is taken.
     InUse,

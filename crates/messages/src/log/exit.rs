@@ -1,4 +1,4 @@
-//! What the status with which a program has ended means: `sh(1)`, `systemd.exec(5)`, `podman-run(1)`.
+//! The meanings of exit statuses: `sh(1)`, `systemd.exec(5)`, `podman-run(1)`.
 
 /// Texts before a status.
 const MARKS: [&str; 9] = [
@@ -13,7 +13,7 @@ const MARKS: [&str; 9] = [
     "status=",
 ];
 
-/// What the status in a line means; `None` if there is none, or one that each program uses in its own way.
+/// The meaning of the exit status in a line; `None` without a status, or for one that each program uses in its own way.
 pub(super) fn meaning(line: &str) -> Option<&'static str> {
     Some(match status(line)? {
         125 => {

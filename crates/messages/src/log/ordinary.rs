@@ -1,9 +1,9 @@
-//! What sentences without an error of the kernel mean, and what failures that concern no user namespace mean.
+//! The meanings of sentences without an error of the kernel, and of failures that concern no user namespace.
 
 use super::step::Step;
 
 impl Step {
-    /// What the step means, whatever error of the kernel the line has; `None` for operations, of which the error decides.
+    /// The meaning of a step for every error of the kernel; `None` for operations, whose meaning depends on the error.
     pub(super) const fn of_sentence(self) -> Option<&'static str> {
         Some(match self {
             Step::OwnerCheck => {

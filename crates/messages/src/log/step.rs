@@ -103,7 +103,7 @@ pub enum Step {
     Cni,
     /// Talking to systemd or another program over D-Bus.
     Bus,
-    /// What `SELinux` or one of its tools reports in a sentence.
+    /// A report of `SELinux` or of one of its tools.
     Selinux,
     /// A program's own check of a file's owner or mode.
     OwnerCheck,
@@ -155,13 +155,13 @@ pub enum Step {
     Unclear,
 }
 
-/// What is understood of a line.
+/// The meaning of a line, as far as it is understood.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Meaning {
     pub(super) step: Option<Step>,
     /// The kernel's error, if the line has one.
     pub(super) error: Option<KernelError>,
-    /// What this error, or the failure without one, usually means in the step.
+    /// The usual meaning of this error, or of the failure without one, in the step.
     pub(super) usual: Option<&'static str>,
 }
 
@@ -343,7 +343,7 @@ impl Step {
 // === impl Meaning ===
 
 impl Meaning {
-    /// What the words of a line mean.
+    /// The meaning of the words of a line.
     pub(super) fn of(line: &str) -> Meaning {
         let innermost = errno::last(line);
         let error = innermost.map(|(_, error)| error);
@@ -366,7 +366,7 @@ impl Meaning {
         // A sentence counts as an error only where none of the kernel is named.
         let sentence = error.is_none().then(|| errno::stated(line)).flatten();
         let of_sentence = || means(named.filter(|_| sentence.is_some()), sentence);
-        // What a program checks itself is more than the operation whose words it names.
+        // A check of the program's own counts more than an operation that the line only mentions.
         if error.is_none()
             && let Some(step) = in_sentence(line, &statement::CHECKS)
         {

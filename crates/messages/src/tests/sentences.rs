@@ -358,7 +358,7 @@ fn the_end_of_another_program_is_explained_by_its_status() {
     ]);
 }
 
-/// What an answer that blames a user namespace, a mapping or a right contains.
+/// Words of answers that blame a user namespace, a mapping or a right.
 const BLAME: [&str; 6] = ["hostUsers", "not mapped", "user.max_", "CHOWN", "SYS_ADMIN", "newuidmap"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a runtime answers over CRI, as far as usernsd uses it.
+//! A runtime's answers over CRI, as far as usernsd uses them.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -160,8 +160,8 @@ fn containerd_conf(
                 return Ok(Err(UnknownConf::Imports(why)));
             }
             Some(Content::Toml(table)) => table,
-            // What it leads to may be visible elsewhere. containerd 2 starts without an imported file (seen with 2.1.9
-            // and 2.3.4), 1.7 does not.
+            // The target of such a link may be visible elsewhere. containerd 2 starts without an imported file (seen with
+            // 2.1.9 and 2.3.4), 1.7 does not.
             Some(Content::Unreadable(_)) if files.leads_nowhere(&path) => {
                 let why = format!("{path} is a link that leads to no file here");
                 return Ok(Err(UnknownConf::Imports(why)));
